@@ -1,0 +1,247 @@
+"""Config files: load, override, check, compare, JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import pathlib
+import runpy
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from sagan.architecture import discriminator_blocks, generator_blocks
+from sagan.schema import (
+    MAY_CHANGE,
+    Config,
+    ConfigError,
+    Data,
+    Discriminator,
+    Ema,
+    Generator,
+    Model,
+    Optim,
+    Run,
+)
+
+__all__ = [
+    "MAY_CHANGE",
+    "Config",
+    "ConfigError",
+    "Data",
+    "Discriminator",
+    "Ema",
+    "Generator",
+    "Model",
+    "Optim",
+    "Run",
+    "check",
+    "differences",
+    "fields",
+    "from_json",
+    "load",
+    "provenance",
+    "replace",
+    "to_json",
+]
+
+
+def fields(config: Config) -> dict[str, Any]:
+    """All values by dotted name, in order of definition."""
+    return {
+        f"{section.name}.{field.name}": getattr(
+            getattr(config, section.name), field.name
+        )
+        for section in dataclasses.fields(config)
+        for field in dataclasses.fields(getattr(config, section.name))
+    }
+
+
+def replace(config: Config, values: Mapping[str, Any]) -> Config:
+    """A copy with the dotted names in `values` set (dashes count as underscores).
+
+    Raises:
+      ConfigError: a name that no section has, or a value of the wrong type.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        name = name.replace("-", "_")
+        kind = field_type(name)
+        section, _, field = name.partition(".")
+        sections.setdefault(section, {})[field] = _coerce(name, value, kind)
+    return dataclasses.replace(
+        config,
+        **{
+            section: dataclasses.replace(getattr(config, section), **changes)
+            for section, changes in sections.items()
+        },
+    )
+
+
+def field_type(name: str) -> Any:
+    """The type of a dotted name; an unknown one is a ConfigError with a suggestion."""
+    known = fields(Config())
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "--help lists every field"
+        raise ConfigError(f"{name}: no such field; {hint}")
+    section, _, field = name.partition(".")
+    section_type = get_type_hints(Config)[section]
+    return get_type_hints(section_type)[field]
+
+
+def _coerce(name: str, value: Any, kind: Any) -> Any:
+    """`value` as the field's type: JSON and Python files write 1 for 1.0, [] for ()."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if value in args:
+            return value
+    elif origin is tuple and isinstance(value, list | tuple):
+        variadic = args[-1] is Ellipsis
+        if variadic or len(value) == len(args):
+            return tuple(_coerce(name, item, args[0]) for item in value)
+    elif origin is not None and type(None) in args:
+        if value is None:
+            return None
+        return _coerce(name, value, args[0])
+    elif kind is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    allowed = getattr(kind, "__name__", "") if origin is None else str(kind)
+    raise ConfigError(f"{name} = {value!r}: must be {allowed.replace('typing.', '')}")
+
+
+def load(
+    path: str | pathlib.Path, overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """The checked Config of a file in `configs/`, with dotted fields replaced.
+
+    Args:
+      path: a Python file with a function `config() -> Config`.
+      overrides: values by dotted name, such as {"optim.g_lr": 2e-4}.
+
+    Raises:
+      ConfigError: the file, a field or a value is wrong.
+    """
+    config = _run_file(path)["config"]()
+    if not isinstance(config, Config):
+        raise ConfigError(f"{path}: config() must return a sagan.config.Config")
+    config = replace(config, {**fields(config), **(overrides or {})})
+    check(config)
+    return config
+
+
+def provenance(path: str | pathlib.Path) -> dict[str, str]:
+    """Where a config file takes its deviations from the official recipe from."""
+    return dict(_run_file(path).get("PROVENANCE", {}))
+
+
+def _run_file(path: str | pathlib.Path) -> dict[str, Any]:
+    path = pathlib.Path(path)
+    if not path.is_file():
+        near = sorted(str(p) for p in pathlib.Path("configs").glob("*.py"))
+        known = f"; there are {', '.join(near)}" if near else ""
+        raise ConfigError(f"{path}: no such config file{known}")
+    try:
+        names = runpy.run_path(str(path))
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+    if not callable(names.get("config")):
+        raise ConfigError(f"{path}: has no function config() -> Config")
+    return names
+
+
+def to_json(config: Config) -> str:
+    """The config as JSON, sections in order."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """The inverse of to_json."""
+    tree = json.loads(text)
+    flat = {
+        f"{section}.{field}": value
+        for section, values in tree.items()
+        for field, value in values.items()
+    }
+    return replace(Config(), flat)
+
+
+def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two configs differ, with both values."""
+    other = fields(b)
+    return {k: (v, other[k]) for k, v in fields(a).items() if v != other[k]}
+
+
+def check(config: Config) -> None:
+    """Raises one ConfigError that names every value that cannot be, and what can."""
+    problems = list(_problems(config))
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _problems(config: Config) -> Iterator[str]:
+    values = fields(config)
+
+    def unless(ok: bool, name: str, allowed: str) -> Iterator[str]:
+        if not ok:
+            yield f"{name} = {values[name]!r}: must be {allowed}"
+
+    at_least_one = ["data.batch", "g.z", "g.width", "d.width", "optim.d_steps"]
+    at_least_one += ["optim.accumulate"] + [
+        f"run.{name}"
+        for name in ("steps", "log_every", "sample_every", "checkpoint_every", "keep")
+    ]
+    for name in at_least_one:
+        yield from unless(values[name] >= 1, name, "at least 1")
+    at_least_zero = ["optim.g_lr", "optim.d_lr", "optim.eps", "optim.clip"]
+    at_least_zero += ["g.bn_group", "g.bn_eps", "model.sn_eps", "ema.start", "run.seed"]
+    for name in at_least_zero:
+        yield from unless(values[name] >= 0, name, "0 or more")
+    for name in ["g.bn_momentum", "g.bn_momentum_out"]:
+        yield from unless(0 <= values[name] < 1, name, "in [0, 1)")
+    for name in ["optim.betas", "ema.decays"]:
+        ok = all(0 <= value < 1 for value in values[name])
+        yield from unless(ok, name, "numbers in [0, 1)")
+    for name in ["g.multipliers", "d.multipliers"]:
+        yield from unless(all(m >= 1 for m in values[name]), name, "at least 1 each")
+    classes, start = config.data.classes, config.optim.decay_start
+    yield from unless(classes is None or classes >= 0, "data.classes", "0 or more")
+    ok = start is None or 0 <= start < config.run.steps
+    yield from unless(
+        ok, "optim.decay_start", f"in [0, run.steps = {config.run.steps})"
+    )
+    for blocks in (generator_blocks, discriminator_blocks):
+        try:
+            blocks(config)
+        except ConfigError as error:
+            yield str(error)
+    yield from _batch_problems(config)
+
+
+def _batch_problems(config: Config) -> Iterator[str]:
+    batch, accumulate = config.data.batch, config.optim.accumulate
+    group = config.g.bn_group
+    if accumulate < 1 or batch < 1 or group < 0:
+        return
+    if batch % accumulate:
+        yield (
+            f"data.batch = {batch}: must be divisible by"
+            f" optim.accumulate = {accumulate}"
+        )
+        return
+    micro = batch // accumulate
+    if group and micro % group:
+        yield (
+            f"g.bn_group = {group}: must divide the micro-batch of {micro}"
+            f" (data.batch = {batch} / optim.accumulate = {accumulate})"
+        )
+    if not group and accumulate > 1:
+        yield (
+            "g.bn_group = 0: the statistics of the global batch cannot be gathered"
+            f" over optim.accumulate = {accumulate} micro-batches; set it to a divisor"
+            f" of {micro}"
+        )

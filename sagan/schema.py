@@ -1,0 +1,177 @@
+"""What differs between two rows of a results table.
+
+The defaults are the official recipe: the released TF1 code of Zhang et al. 2019
+(brain-research/self-attention-gan), ImageNet at 128x128, attention at 32x32. A file in
+`configs/` names only what it changes.
+"""
+
+import dataclasses
+from typing import Literal
+
+
+class ConfigError(ValueError):
+    """A user's mistake: the message is all that the user needs to see."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The images, and how many of them make a step."""
+
+    name: str = "imagenet2012"
+    """A name in sagan.data.DATASETS (digits, folder), or a TFDS catalogue name."""
+    path: str = ""
+    """The folder of images, or the TFDS data directory; empty: TFDS's default."""
+    split: str = "train"
+    """The split to train on."""
+    size: int = 128
+    """Height and width in pixels: base * 2^k with base 4 to 7 and k >= 1."""
+    channels: Literal[1, 3] = 3
+    """1: grey, 3: colour. Images are converted."""
+    classes: int | None = None
+    """Number of classes; 0: unconditional; None: as many as the data has."""
+    batch: int = 256
+    """Real images of one D update, over all devices and processes."""
+    flip: bool = False
+    """Mirror every image left to right with probability 1/2."""
+    skip_broken: bool = False
+    """Train without the images that cannot be read, instead of refusing."""
+    allow_small: bool = False
+    """Enlarge images that are smaller than `size`, instead of refusing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """The generator: a linear layer, residual blocks that double, attention."""
+
+    z: int = 128
+    """Length of the latent vector, normally distributed."""
+    width: int = 64
+    """Channels of the narrowest block."""
+    multipliers: tuple[int, ...] = ()
+    """Channels over `width`: of the stem, then of each block. Empty: official."""
+    attention: tuple[int, ...] = (32,)
+    """Resolutions after whose block the slot is filled."""
+    block: str = "attention"
+    """What fills the slot: a name in sagan.blocks.BLOCKS."""
+    sn_tables: bool = False
+    """Spectral normalisation of the class-conditional batch-norm tables."""
+    bn_group: int = 64
+    """Images that share batch statistics; 0: the global batch."""
+    bn_momentum: float = 0.999
+    """What the running averages of the blocks keep at each update."""
+    bn_momentum_out: float = 0.9999
+    """The same, for the unconditional batch norm before the output."""
+    bn_eps: float = 1e-5
+    """Added to the batch variance."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Discriminator:
+    """The discriminator: residual blocks that halve, attention, projection."""
+
+    width: int = 64
+    """Channels of the narrowest block."""
+    multipliers: tuple[int, ...] = ()
+    """Channels of each block over `width`. Empty: official."""
+    down: int | None = None
+    """How many blocks halve the resolution, from the first; None: down to the base."""
+    attention: tuple[int, ...] = (32,)
+    """Resolutions after whose first block the slot is filled."""
+    block: str = "attention"
+    """What fills the slot: a name in sagan.blocks.BLOCKS."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What both networks share."""
+
+    init: Literal["glorot_uniform", "orthogonal"] = "glorot_uniform"
+    """Initialiser of every convolution, linear layer and embedding."""
+    sn_eps: float = 1e-12
+    """Added to the norms of the power iteration."""
+    sn_detach: bool = False
+    """Stop gradients at the singular vectors. The official code does not."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations and convolutions; weights and statistics stay float32."""
+    fast: bool = True
+    """Resampling convolutions in their exact cheaper form."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The loss and how the two players move."""
+
+    loss: str = "hinge"
+    """A name in sagan.losses.LOSSES."""
+    g_lr: float = 1e-4
+    """Adam's learning rate of the generator."""
+    d_lr: float = 4e-4
+    """Adam's learning rate of the discriminator."""
+    betas: tuple[float, float] = (0.0, 0.999)
+    """Adam's moment decays. The paper's text says 0.9 for the second."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    decay_start: int | None = None
+    """Step from which both rates fall linearly to 0 at run.steps; None: constant."""
+    clip: float = 0.0
+    """Global gradient norm above which a player's gradient is scaled; 0: never."""
+    d_steps: int = 1
+    """D updates for each G update."""
+    accumulate: int = 1
+    """Micro-batches into which each update's batch is cut, to save memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ema:
+    """Moving averages of the generator's weights and batch statistics."""
+
+    decays: tuple[float, ...] = ()
+    """What each average keeps per step. Samples use the first."""
+    start: int = 0
+    """Step until which the averages are copies of the weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How long, how often, and where things go."""
+
+    steps: int = 1_000_000
+    """Train steps: each is `optim.d_steps` D updates and one G update."""
+    seed: int = 0
+    """Of weights, latents, labels and the order of the data."""
+    parallel: Literal["pmap", "jit"] = "pmap"
+    """How the step is spread over the devices."""
+    log_every: int = 100
+    """Steps between two lines of metrics.jsonl."""
+    sample_every: int = 1000
+    """Steps between two sample grids."""
+    checkpoint_every: int = 1000
+    """Steps between two checkpoints."""
+    keep: int = 3
+    """Newest checkpoints to keep."""
+    tensorboard: bool = True
+    """Write TensorBoard event files too."""
+    wandb: bool = False
+    """Log to Weights & Biases too (extra `wandb`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    data: Data = Data()
+    g: Generator = Generator()
+    d: Discriminator = Discriminator()
+    model: Model = Model()
+    optim: Optim = Optim()
+    ema: Ema = Ema()
+    run: Run = Run()
+
+
+# A run may be resumed with other values of these: they do not change what is computed,
+# only how long, how often it is told, and on which machine.
+MAY_CHANGE = frozenset(
+    ["data.path", "data.skip_broken"]
+    + ["run." + name for name in ("steps", "parallel", "log_every", "sample_every")]
+    + ["run." + name for name in ("checkpoint_every", "keep", "tensorboard", "wandb")]
+)
