@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -124,7 +125,9 @@ def load(
     Raises:
       ConfigError: the file, a field or a value is wrong.
     """
-    config = _run_file(path)["config"]()
+    names = _run_file(path)
+    with _blame(path):
+        config = names["config"]()
     if not isinstance(config, Config):
         raise ConfigError(f"{path}: config() must return a sagan.config.Config")
     config = replace(config, {**fields(config), **(overrides or {})})
@@ -143,15 +146,20 @@ def _run_file(path: str | pathlib.Path) -> dict[str, Any]:
         near = sorted(str(p) for p in pathlib.Path("configs").glob("*.py"))
         known = f"; there are {', '.join(near)}" if near else ""
         raise ConfigError(f"{path}: no such config file{known}")
-    try:
+    with _blame(path):
         names = runpy.run_path(str(path))
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
     if not callable(names.get("config")):
         raise ConfigError(f"{path}: has no function config() -> Config")
     return names
+
+
+@contextlib.contextmanager
+def _blame(path: str | pathlib.Path) -> Iterator[None]:
+    """Whatever a user's file raises becomes one line that names the file."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def to_json(config: Config) -> str:
@@ -178,7 +186,7 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
 
 def check(config: Config) -> None:
     """Raises one ConfigError that names every value that cannot be, and what can."""
-    problems = list(_problems(config))
+    problems = list(dict.fromkeys(_problems(config)))
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -214,11 +222,18 @@ def _problems(config: Config) -> Iterator[str]:
     yield from unless(
         ok, "optim.decay_start", f"in [0, run.steps = {config.run.steps})"
     )
-    for blocks in (generator_blocks, discriminator_blocks):
+    for blocks, net in (
+        (generator_blocks, config.g),
+        (discriminator_blocks, config.d),
+    ):
         try:
-            blocks(config)
+            slots = [block for block in blocks(config) if block.slot]
         except ConfigError as error:
             yield str(error)
+            continue
+        if net.block == "attention" and any(block.channels % 8 for block in slots):
+            name = "g.width" if net is config.g else "d.width"
+            yield from unless(False, name, "such that attention has 8 k channels")
     yield from _batch_problems(config)
 
 

@@ -1,0 +1,66 @@
+"""Self-attention over image positions: section 3 of the paper, nothing else."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sagan.layers import SNConv, SpectralModule
+
+
+class SelfAttention(SpectralModule):
+    """Computes y = gamma * v(sum_i beta_ji h(x_i)) + x, over all positions j.
+
+    Names follow the paper: f gives the keys, g the queries, h the values, and
+    beta[j, i] is how much position j draws from position i (rows sum to one). Each of
+    the four maps is a 1x1 convolution, which is one linear layer applied to every
+    position by itself. gamma starts at zero, so a fresh layer is the identity.
+
+    Follows the official code where the paper's text is silent: keys and values are
+    max-pooled to a quarter of the positions, values have C/2 channels, no map has a
+    bias, and the scores are not divided by a root. The softmax is in float32.
+
+    Attributes:
+      reduction: C over the channels of keys and queries.
+      value_reduction: C over the channels of the values.
+
+    Source: arXiv:1805.08318, section 3; official non_local.py:48-81, whose phi, theta
+    and g are f, g and h here.
+    """
+
+    reduction: int = 8  # C / C-bar in the paper
+    value_reduction: int = 2  # official non_local.py:71; the paper's text says 8
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        n, height, width, c = x.shape
+        if c % self.reduction or c % self.value_reduction:
+            raise ValueError(
+                f"attention at {height}x{width}: {c} channels do not divide by"
+                f" {self.reduction} and {self.value_reduction}"
+            )
+
+        def project(name: str, channels: int) -> Float[Array, "n h w o"]:
+            return self._conv(name, channels)(x)
+
+        def flat(x: Float[Array, "n hh ww o"]) -> Float[Array, "n positions o"]:
+            return x.reshape(n, -1, x.shape[-1])
+
+        keys = flat(max_pool(project("f", c // self.reduction)))
+        queries = flat(project("g", c // self.reduction))
+        values = flat(max_pool(project("h", c // self.value_reduction)))
+        s = jnp.einsum("njc,nic->nji", queries, keys)
+        beta = jax.nn.softmax(s.astype(jnp.float32), axis=-1)  # over the keys i
+        self.sow("intermediates", "beta", beta)
+        o = jnp.einsum("nji,nic->njc", beta.astype(values.dtype), values)
+        o = self._conv("v", c)(o.reshape(n, height, width, -1))
+        gamma = self.param("gamma", nn.initializers.zeros, ())
+        return gamma.astype(o.dtype) * o + x.astype(o.dtype)
+
+    def _conv(self, name: str, channels: int) -> SNConv:
+        return SNConv(self.model, channels, width=1, use_bias=False, name=name)
+
+
+def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww c"]:
+    """The largest of each 2x2 positions; an odd last row or column is left out."""
+    return nn.max_pool(x, (2, 2), strides=(2, 2))

@@ -1,0 +1,149 @@
+"""The command line: arguments to calls, mistakes to one line and exit code 2."""
+
+import argparse
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tyro
+
+from sagan import config as config_lib
+from sagan.config import Config, ConfigError
+
+Arguments = Sequence[str]
+
+
+def run(command: Callable[[Arguments], None], args: Arguments) -> int:
+    """Calls a command; returns the exit code: 2 after a user's mistake."""
+    try:
+        command(args)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (ArithmeticError, OSError) as error:  # diverged; the disk
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def train_command(args: Arguments) -> None:
+    """CONFIG --workdir DIR [--section.field VALUE ...]: see `train.py --help`."""
+    config, workdir = parse_train(args)
+    from sagan import loop  # JAX starts only for a command line that is right
+
+    loop.train(config, workdir)
+
+
+def parse_train(args: Arguments) -> tuple[Config, Path]:
+    """The config file with its overrides, and the workdir, of a command line.
+
+    Raises:
+      ConfigError: something is missing, unknown or of the wrong type.
+      SystemExit: after --help, which lists every field.
+    """
+    rest = list(args)
+    files = [arg for arg in rest if arg.endswith(".py")]
+    path = files[0] if files else None
+    if path:
+        rest.remove(path)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--workdir", type=Path, nargs="?")
+    known, overrides = parser.parse_known_args(rest)
+    wants_help = {"-h", "--help"} & set(overrides)
+    if path is None and not wants_help:
+        raise ConfigError("name a config file first, such as configs/digits.py")
+    default = Config() if path is None else config_lib.load(path)
+    config = override(default, overrides)
+    if known.workdir is None:
+        raise ConfigError("--workdir DIR is missing: where the run keeps its files")
+    return config, known.workdir
+
+
+def override(default: Config, args: Arguments) -> Config:
+    """A checked config with fields set by `--section.field VALUE` arguments."""
+    for arg in args:
+        name = arg[2:].partition("=")[0]
+        if arg.startswith("--") and name != "help":
+            config_lib.field_type(re.sub(r"\.no[-_]", ".", name).replace("-", "_"))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            config = tyro.cli(
+                Config,
+                default=default,
+                args=list(args),
+                prog="train.py CONFIG --workdir DIR",
+                description="Trains a Self-Attention GAN; resumes what is in DIR.",
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ConfigError(_first_sentence(said.getvalue())) from None
+    config_lib.check(config)
+    return config
+
+
+def _first_sentence(box: str) -> str:
+    """What tyro's framed message says above its first rule, as one line."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    rules = [i for i, line in enumerate(lines) if line.startswith("─")]
+    said = " ".join(lines[: rules[0]] if rules else lines)
+    return re.sub(r"\s+", " ", said) or "the command line cannot be read"
+
+
+def diff_command(args: Arguments) -> None:
+    """CONFIG CONFIG: the fields in which two recipes differ, and where from."""
+    parser = argparse.ArgumentParser(
+        prog="sagan diff", description=diff_command.__doc__
+    )
+    parser.add_argument("a", type=Path)
+    parser.add_argument("b", type=Path)
+    paths = parser.parse_args(args)
+    print(config_diff(paths.a, paths.b))
+
+
+def config_diff(a: Path, b: Path) -> str:
+    """A line for each field in which two config files differ, with provenance."""
+    sources = [config_lib.provenance(path) for path in (a, b)]
+    changes = config_lib.differences(config_lib.load(a), config_lib.load(b))
+    if not changes:
+        return f"{a} and {b} are the same recipe"
+    lines = [f"{a} -> {b}"]
+    for name, values in changes.items():
+        lines.append(f"{name}: {values[0]!r} -> {values[1]!r}")
+        for path, source in zip((a, b), sources, strict=True):
+            if name in source:
+                lines.append(f"    {path.stem}: {source[name]}")
+    return "\n".join(lines)
+
+
+def prepare_command(args: Arguments) -> None:
+    """NAME --data-dir DIR: write a data set as array_record, to train from."""
+    parser = argparse.ArgumentParser(
+        prog="sagan prepare", description=prepare_command.__doc__
+    )
+    parser.add_argument("name", help="digits, folder, or a TFDS catalogue name")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--path", help="the folder of images, for `folder`")
+    known = parser.parse_args(args)
+    from sagan.prepare import prepare
+
+    prepare(known.name, known.data_dir, known.path)
+
+
+COMMANDS = {"prepare": prepare_command, "diff": diff_command}
+
+
+def main() -> None:
+    """The console script `sagan`."""
+    args = sys.argv[1:]
+    if not args or args[0] not in COMMANDS:
+        lines = [f"  sagan {name} {f.__doc__}" for name, f in COMMANDS.items()]
+        print("usage:\n" + "\n".join(lines), file=sys.stderr)
+        sys.exit(0 if args and args[0] in ("-h", "--help") else 2)
+    sys.exit(run(COMMANDS[args[0]], args[1:]))

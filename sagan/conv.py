@@ -1,0 +1,246 @@
+"""Convolutions of the residual blocks, plain and in an exact cheaper form.
+
+Images are NHWC, kernels HWIO of 1x1 or 3x3, stride 1, SAME padding, no bias. With
+`fast` a function computes the same values and gradients, to rounding, with fewer
+multiplications; which form does so is chosen per backend when JAX traces. Measured by
+`benchmarks/conv.py`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Images = Float[Array, "n h w c"]
+Kernel = Float[Array, "k k c f"]
+Padding = tuple[tuple[int, int], tuple[int, int]]
+SAME: Padding = ((1, 1), (1, 1))
+
+
+def upsample(x: Images) -> Float[Array, "n h2 w2 c"]:
+    """Nearest-neighbour upsampling by two."""
+    n, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c))
+    return x.reshape(n, 2 * h, 2 * w, c)
+
+
+def downsample(x: Images) -> Float[Array, "n h2 w2 c"]:
+    """2x2 mean pooling; an odd last row or column is dropped."""
+    n, h, w, c = x.shape
+    x = x[:, : h // 2 * 2, : w // 2 * 2]
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def conv(x: Images, kernel: Kernel, *, fast: bool) -> Float[Array, "n h w f"]:
+    """Convolves at stride 1 with SAME padding."""
+    kernel = kernel.astype(x.dtype)
+    pad = kernel.shape[0] // 2
+    if not fast or not _on_cpu(x):
+        return _correlate(x, kernel, ((pad, pad), (pad, pad)))
+    if pad == 0:
+        return _dot(x, kernel[0, 0])
+    if x.shape[3] <= 4:  # RGB: 0.65 of the time
+        return _im2col(x, kernel)
+    return _correlate_cpu(x, kernel, SAME)
+
+
+def upsample_conv(
+    x: Images, kernel: Kernel, *, fast: bool
+) -> Float[Array, "n h2 w2 f"]:
+    """Nearest-neighbour upsampling by two, then `conv`."""
+    if fast and kernel.shape[0] == 1:
+        return upsample(conv(x, kernel, fast=True))
+    if fast and _on_cpu(x):
+        return _upsample_conv_cpu(x, kernel.astype(x.dtype))
+    if fast and min(x.shape[1:3]) >= 8:
+        return _upsample_by_parity(x, kernel, _correlate)
+    return conv(upsample(x), kernel, fast=fast)
+
+
+def conv_downsample(
+    x: Images, kernel: Kernel, *, fast: bool
+) -> Float[Array, "n h2 w2 f"]:
+    """`conv`, then 2x2 mean pooling."""
+    even = x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0
+    if fast and kernel.shape[0] == 1:
+        return conv(downsample(x), kernel, fast=True)
+    if fast and even and _on_cpu(x):
+        return _conv_downsample_cpu(x, kernel.astype(x.dtype))
+    if fast and even and min(x.shape[1:3]) > 8:
+        return _correlate(x, _widen(kernel).astype(x.dtype), SAME, stride=2)
+    return downsample(conv(x, kernel, fast=fast))
+
+
+def _on_cpu(x: Array) -> bool:
+    return jax.default_backend() == "cpu" and x.dtype == jnp.float32
+
+
+def _correlate(x: Array, kernel: Array, padding: Padding, stride: int = 1) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _dot(x: Array, matrix: Array) -> Array:
+    return jnp.einsum("nhwc,cf->nhwf", x, matrix)
+
+
+def _flip(kernel: Array) -> Array:
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+
+
+# The weight gradient that XLA derives is no shape that its CPU kernel knows; with the
+# channels in the place of the batch it is a plain convolution.
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _correlate_cpu(x: Array, kernel: Array, padding: Padding) -> Array:
+    return _correlate(x, kernel, padding)
+
+
+def _correlate_cpu_forward(x, kernel, padding):
+    return _correlate(x, kernel, padding), (x, kernel)
+
+
+def _correlate_cpu_backward(padding, saved, dy):
+    x, kernel = saved
+    (top, bottom), (left, right) = padding
+    rows, columns = kernel.shape[0] - 1, kernel.shape[1] - 1
+    around = (rows - top, rows - bottom), (columns - left, columns - right)
+    dx = _correlate(dy, _flip(kernel), around)
+    dk = _correlate(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), padding)
+    return dx, dk.transpose(1, 2, 0, 3)
+
+
+_correlate_cpu.defvjp(_correlate_cpu_forward, _correlate_cpu_backward)
+
+
+def _im2col(x: Array, kernel: Array) -> Array:
+    _, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), *SAME, (0, 0)))
+    taps = [x[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    return _dot(jnp.concatenate(taps, axis=3), kernel.reshape(9 * c, -1))
+
+
+def _upsample_by_parity(x: Array, kernel: Array, correlate: Callable) -> Array:
+    """Four 2x2 convolutions, one for each parity of the output's row and column."""
+
+    def fold(kernel: Array, axis: int) -> tuple[Array, Array]:
+        a, b, c = jnp.split(kernel, 3, axis=axis)
+        even, odd = [a, b + c], [a + b, c]
+        return jnp.concatenate(even, axis), jnp.concatenate(odd, axis)
+
+    return _interleave(
+        [
+            [
+                correlate(x, both.astype(x.dtype), ((1 - i, i), (1 - j, j)))
+                for j, both in enumerate(fold(rows, 1))
+            ]
+            for i, rows in enumerate(fold(kernel.astype(jnp.float32), 0))
+        ]
+    )
+
+
+def _interleave(parts: list[list[Array]]) -> Array:
+    n, h, w, c = parts[0][0].shape
+    rows = [jnp.stack(row, axis=3) for row in parts]
+    return jnp.stack(rows, axis=2).reshape(n, 2 * h, 2 * w, c)
+
+
+def _widen(kernel: Array) -> Array:
+    """The 4x4 kernel that, at stride 2, convolves and takes the mean."""
+    kernel = kernel.astype(jnp.float32)
+    pad = partial(jnp.pad, kernel)
+    shifts = [
+        pad(((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)
+    ]
+    return sum(shifts[1:], shifts[0]) / 4
+
+
+# On the CPU, matrix products on the small grid: nine where the parities need sixteen
+# taps and the plain form 36. In one dimension, with d[i] = x[i] - x[i-1] and the kernel
+# a b c, upsampling then convolving gives
+#   even[i] = a x[i-1] + (b+c) x[i] = s x[i] - a d[i]      where s = a + b + c
+#   odd[i]  = (a+b) x[i] + c x[i+1] = s x[i] + c d[i+1]
+# and convolving then taking the mean gives half of
+#   s (x[2i] + x[2i+1]) + a (x[2i-1] - x[2i+1]) + c (x[2i+2] - x[2i]).
+# Each is the transpose of the other, so each gives the other's gradient.
+@jax.custom_vjp
+def _upsample_conv_cpu(x: Array, kernel: Array) -> Array:
+    return _upsample_by_products(x, kernel)
+
+
+def _upsample_conv_cpu_backward(saved, dy):
+    x, kernel = saved
+    dx = 4 * _downsample_by_products(dy, _flip(kernel))
+    by_parity = partial(_upsample_by_parity, x, correlate=_correlate_cpu)
+    return dx, jax.vjp(by_parity, kernel)[1](dy)[0]
+
+
+_upsample_conv_cpu.defvjp(
+    lambda x, kernel: (_upsample_by_products(x, kernel), (x, kernel)),
+    _upsample_conv_cpu_backward,
+)
+
+
+@jax.custom_vjp
+def _conv_downsample_cpu(x: Array, kernel: Array) -> Array:
+    return _downsample_by_products(x, kernel)
+
+
+def _conv_downsample_cpu_backward(saved, dy):
+    x, kernel = saved
+    dx = _upsample_by_products(dy, _flip(kernel)) / 4
+    return dx, jax.vjp(partial(_downsample_by_products, x), kernel)[1](dy)[0]
+
+
+_conv_downsample_cpu.defvjp(
+    lambda x, kernel: (_downsample_by_products(x, kernel), (x, kernel)),
+    _conv_downsample_cpu_backward,
+)
+
+
+def _kernels(kernel: Array) -> list[list[Array]]:
+    def three(kernel: Array) -> tuple[Array, Array, Array]:
+        return kernel[0], kernel.sum(0), kernel[2]
+
+    return [list(three(rows)) for rows in three(kernel)]
+
+
+def _upsample_by_products(x: Array, kernel: Array) -> Array:
+    def ends(x: Array, axis: int) -> tuple[Array, Array, Array]:
+        last = x.shape[axis]
+        wide = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
+        cut = partial(lax.slice_in_dim, wide, axis=axis)
+        return cut(0, last) - x, x, cut(2, last + 2) - x  # -d[i], x[i], d[i+1]
+
+    images = [ends(rows, 2) for rows in ends(x, 1)]
+    products = [
+        [_dot(image, matrix) for image, matrix in zip(*both, strict=True)]
+        for both in zip(images, _kernels(kernel), strict=True)
+    ]
+    return _interleave(
+        [
+            [
+                products[1][1] + products[1][j] + products[i][1] + products[i][j]
+                for j in (0, 2)
+            ]
+            for i in (0, 2)
+        ]
+    )
+
+
+def _downsample_by_products(x: Array, kernel: Array) -> Array:
+    def three(x: Array, axis: int) -> tuple[Array, Array, Array]:
+        size = x.shape[axis]
+        wide = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
+        before, even, odd, after = (
+            lax.slice_in_dim(wide, i, i + size - 1, stride=2, axis=axis)
+            for i in range(4)
+        )
+        return before - odd, even + odd, after - even
+
+    images = [image for rows in three(x, 1) for image in three(rows, 2)]
+    kernels = [matrix for rows in _kernels(kernel / 4) for matrix in rows]
+    return sum(map(_dot, images[1:], kernels[1:]), _dot(images[0], kernels[0]))

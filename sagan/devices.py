@@ -1,0 +1,95 @@
+"""How one step is spread over the devices: pmap, or jit over a mesh."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sagan.data import Batch
+from sagan.schema import Config, ConfigError
+from sagan.state import GANState, make_game
+from sagan.step import Metrics, train_step
+
+AXIS = "batch"
+
+
+class Mapped(NamedTuple):
+    """A train step on several devices, and how its arguments get there.
+
+    Attributes:
+      step: (state, batch) -> (state, metrics), compiled at the first call; the state
+        that goes in is gone after the call.
+      place_state: puts a state on every device.
+      place_batch: gives every device its share of a batch.
+    """
+
+    step: Callable[[GANState, Any], tuple[GANState, Metrics]]
+    place_state: Callable[[GANState], GANState]
+    place_batch: Callable[[Batch], Any]
+
+
+def map_step(config: Config, devices: list[jax.Device] | None = None) -> Mapped:
+    """The train step of a config, by config.run.parallel, on all devices.
+
+    Both ways give the same update on any number of devices.
+
+    Raises:
+      ConfigError: the batch does not divide.
+    """
+    devices = devices or jax.devices()
+    check_batch(config, len(devices))
+    mesh = Mesh(np.array(devices), (AXIS,))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    # a copy: the caller's state survives the donation of ours
+    place_state = partial(jax.device_put, device=replicated, may_alias=False)
+    if config.run.parallel == "jit":
+        game = make_game(config, shards=len(devices))
+        by_image = NamedSharding(mesh, PartitionSpec(None, AXIS))
+        step = jax.jit(
+            partial(train_step, game),
+            in_shardings=(replicated, by_image),
+            out_shardings=replicated,
+            donate_argnums=0,
+        )
+        return Mapped(step, place_state, partial(jax.device_put, device=by_image))
+    game = make_game(config, axis_name=AXIS)
+    step = jax.pmap(
+        partial(train_step, game),
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=None,  # the state stays one array on all devices, without an axis
+        devices=devices,
+        donate_argnums=0,
+    )
+    by_device = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def place_batch(batch: Batch) -> Any:
+        def split(x: np.ndarray) -> np.ndarray:  # [d n ...] -> [devices d n ...]
+            shares = x.reshape(x.shape[0], len(devices), -1, *x.shape[2:])
+            return np.moveaxis(shares, 1, 0)
+
+        return jax.device_put(jax.tree.map(split, batch), by_device)
+
+    return Mapped(step, place_state, place_batch)
+
+
+def check_batch(config: Config, devices: int) -> None:
+    """Raises ConfigError where batch, micro-batches or groups do not divide."""
+    batch, parts, group = config.data.batch, config.optim.accumulate, config.g.bn_group
+    if batch % (devices * parts):
+        raise ConfigError(
+            f"data.batch = {batch}: must be divisible by the {devices} devices times"
+            f" optim.accumulate = {parts}"
+        )
+    micro = batch // devices // parts
+    spans = parts == 1 and group % micro == 0
+    if group and micro % group and not spans:
+        raise ConfigError(
+            f"g.bn_group = {group}: must divide the {micro} images of a device's"
+            f" micro-batch (data.batch = {batch}, {devices} devices,"
+            f" optim.accumulate = {parts})"
+            + ("" if parts > 1 else ", or be a multiple of them")
+        )

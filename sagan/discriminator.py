@@ -1,0 +1,53 @@
+"""The discriminator: image and class to logit."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sagan.architecture import discriminator_blocks
+from sagan.blocks import BLOCKS, DiscriminatorBlock
+from sagan.layers import SNDense, SNEmbed
+from sagan.schema import Config
+
+
+class Discriminator(nn.Module):
+    """Maps images [n h w c] in [-1, 1] and labels [n] to logits [n].
+
+    The features are summed over positions, not averaged; the class enters as their
+    inner product with its embedding (Miyato and Koyama 2018, arXiv:1802.05637), left
+    out where config.data.classes is 0. Collections: `params` and `spectral`.
+
+    Attributes:
+      config: of the experiment; data.classes must be known (a number).
+
+    Source: official discriminator.py:170-206.
+    """
+
+    config: Config
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], y: Int[Array, " n"]
+    ) -> Float[Array, " n"]:
+        config = self.config
+        model, d = config.model, config.d
+        for i, block in enumerate(discriminator_blocks(config), start=1):
+            x = DiscriminatorBlock(
+                features=block.channels,
+                down=block.resampled,
+                is_first=i == 1,
+                model=model,
+                name=f"block{i}",
+            )(x)
+            if block.slot:
+                x = BLOCKS[d.block](model, name=f"{d.block}{block.resolution}")(x)
+        h = jax.nn.relu(x).astype(jnp.float32).sum(axis=(1, 2))
+        head = dataclasses.replace(model, dtype="float32")
+        logits = SNDense(head, 1, name="logit")(h)[:, 0]
+        if config.data.classes:
+            embed = SNEmbed(head, config.data.classes, h.shape[-1], name="embed")(y)
+            logits = logits + jnp.sum(h * embed, axis=-1)
+        return logits

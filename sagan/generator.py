@@ -1,0 +1,60 @@
+"""The generator: latent and class to image."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sagan.architecture import generator_blocks, generator_stem
+from sagan.blocks import BLOCKS, GeneratorBlock
+from sagan.layers import BatchNorm, SNConv, SNDense
+from sagan.schema import Config
+
+
+class Generator(nn.Module):
+    """Maps z [n, config.g.z] and y [n] to images [n, size, size, channels] in [-1, 1].
+
+    The layers follow from the config: see architecture.py. Collections: `params`;
+    `batch_stats`, used where `train` is False and moved where it is True and the
+    collection mutable; `spectral`, moved where it is mutable. Labels are ignored where
+    config.data.classes is 0.
+
+    Attributes:
+      config: of the experiment; data.classes must be known (a number).
+      axis_name: of the axis over which pmap spreads the batch, or None.
+
+    Source: official generator.py:179-219.
+    """
+
+    config: Config
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, z: Float[Array, "n z"], y: Int[Array, " n"], *, train: bool
+    ) -> Float[Array, "n h w c"]:
+        config = self.config
+        model, g = config.model, config.g
+        channels, base = generator_stem(config)
+        x = SNDense(model, base * base * channels, name="stem")(z)
+        x = x.reshape(-1, base, base, channels)
+        for i, block in enumerate(generator_blocks(config), start=1):
+            x = GeneratorBlock(
+                features=block.channels,
+                classes=config.data.classes or 0,
+                g=g,
+                model=model,
+                axis_name=self.axis_name,
+                name=f"block{i}",
+            )(x, y, train=train)
+            if block.slot:
+                x = BLOCKS[g.block](model, name=f"{g.block}{block.resolution}")(x)
+        x = BatchNorm(  # unconditional: official generator.py:213
+            group=g.bn_group,
+            momentum=g.bn_momentum_out,
+            eps=g.bn_eps,
+            axis_name=self.axis_name,
+            name="bn_out",
+        )(x, y, train=train)
+        x = SNConv(model, config.data.channels, name="out")(jax.nn.relu(x))
+        return jnp.tanh(x.astype(jnp.float32))

@@ -1,0 +1,254 @@
+"""Spectrally normalised layers and (class-conditional) batch normalisation."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sagan import conv
+from sagan.schema import Model
+
+INITIALIZERS = {
+    "glorot_uniform": nn.initializers.glorot_uniform(),
+    "orthogonal": nn.initializers.orthogonal(),
+}
+
+
+def spectral_normalise(
+    w: Float[Array, "rows out"],
+    u: Float[Array, "1 out"],
+    *,
+    eps: float,
+    detach: bool,
+) -> tuple[Float[Array, ""], Float[Array, "1 out"]]:
+    """One power iteration: the estimate of w's top singular value, and the next u.
+
+    v = l2n(u w^T), u' = l2n(v w), sigma = v w u'^T; no clamp and no gain. The gradient
+    of sigma flows through the iteration unless `detach`.
+
+    Source: official ops.py:120-175, which does not detach; Miyato et al. 2018
+    (arXiv:1802.05957), algorithm 1, where u and v are constants.
+    """
+
+    def unit(x: Float[Array, "1 m"]) -> Float[Array, "1 m"]:
+        return x / (jnp.sqrt(jnp.sum(x**2)) + eps)
+
+    v = unit(u @ w.T)
+    u = unit(v @ w)
+    if detach:
+        u, v = jax.lax.stop_gradient((u, v))
+    return (v @ w @ u.T)[0, 0], jax.lax.stop_gradient(u)
+
+
+class SpectralModule(nn.Module):
+    """What the spectrally normalised layers share: where u and sigma live.
+
+    The collection `spectral` holds u and the last sigma of every layer. Each call does
+    one power iteration from the stored u; the result is stored where the collection is
+    mutable, so that the caller decides which passes move it (see step.py).
+
+    Attributes:
+      model: initialiser, epsilon, detaching and precision, shared by all layers.
+    """
+
+    model: Model
+
+    def normalised(
+        self, name: str, shape: Sequence[int], *, transposed: bool = False
+    ) -> Float[Array, "..."]:
+        """The parameter `name` over its sigma, in the dtype of the activations.
+
+        The weight is seen as [-1, out] (an embedding as its transpose): all of it in
+        float32, whatever the activations are.
+        """
+        w = self.param(name, INITIALIZERS[self.model.init], tuple(shape))
+        matrix = w.T if transposed else w.reshape(-1, shape[-1])
+        u = self.variable("spectral", "u", self._first_u, (1, matrix.shape[-1]))
+        sigma, next_u = spectral_normalise(
+            matrix, u.value, eps=self.model.sn_eps, detach=self.model.sn_detach
+        )
+        stored = self.variable("spectral", "sigma", jnp.ones, ())
+        if self.is_mutable_collection("spectral") and not self.is_initializing():
+            u.value, stored.value = next_u, jax.lax.stop_gradient(sigma)
+        return (w / sigma).astype(self.model.dtype)
+
+    def _first_u(self, shape: tuple[int, int]) -> Float[Array, "1 out"]:
+        # official ops.py:153-155
+        key = self.make_rng("params")
+        return jax.random.truncated_normal(key, -2.0, 2.0, shape)
+
+
+class SNConv(SpectralModule):
+    """A spectrally normalised convolution: 1x1 or 3x3, stride 1, same padding.
+
+    Attributes:
+      features: channels of the output.
+      width: 1 or 3, of the kernel.
+      use_bias: the attention's convolutions have none.
+      resample: "up" doubles the image first (nearest neighbour), "down" halves the
+        result (2x2 mean). With model.fast in an exact cheaper form; see conv.py.
+
+    Source: official ops.py:180-215.
+    """
+
+    features: int = 0
+    width: int = 3
+    use_bias: bool = True
+    resample: str = ""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww o"]:
+        shape = (self.width, self.width, x.shape[-1], self.features)
+        kernel = self.normalised("kernel", shape)
+        form = {"": conv.conv, "up": conv.upsample_conv, "down": conv.conv_downsample}
+        x = form[self.resample](x.astype(kernel.dtype), kernel, fast=self.model.fast)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            x = x + bias.astype(x.dtype)[None, None, None]
+        return x
+
+
+class SNDense(SpectralModule):
+    """A spectrally normalised linear layer. Source: official ops.py:218-240."""
+
+    features: int = 0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n c"]) -> Float[Array, "n o"]:
+        kernel = self.normalised("kernel", (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x.astype(kernel.dtype) @ kernel + bias.astype(kernel.dtype)[None]
+
+
+class SNEmbed(SpectralModule):
+    """A spectrally normalised table of one row per class.
+
+    Source: official ops.py:243-265; normalised as its transpose, so u has one entry
+    for each class.
+    """
+
+    classes: int = 0
+    features: int = 0
+
+    @nn.compact
+    def __call__(self, y: Int[Array, " n"]) -> Float[Array, "n o"]:
+        shape = (self.classes, self.features)
+        return self.normalised("embedding", shape, transposed=True)[y]
+
+
+class SNTable(SpectralModule):
+    """A batch-norm table under spectral normalisation: `offset` + table[y].
+
+    Source: StudioGAN's variant (utils/ops.py:21-28), a normalised linear map of the
+    one-hot label added to 1; the official code does not normalise its tables.
+    """
+
+    classes: int = 0
+    features: int = 0
+    offset: float = 0.0
+
+    @nn.compact
+    def __call__(self, y: Int[Array, " n"]) -> Float[Array, "n o"]:
+        table = self.normalised("kernel", (self.classes, self.features))
+        return self.offset + table.astype(jnp.float32)[y]
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation, with scale and bias of the class where there are classes.
+
+    Statistics are the biased moments over `group` contiguous images of the global
+    batch (0: all of it), computed in float32; 64 gives the official code's statistics
+    (64 images a GPU) on any machine. Running averages take the mean over the groups.
+
+    Attributes:
+      group: images that share statistics, over all devices.
+      momentum: what the running averages keep.
+      eps: added to the variance.
+      classes: rows of the tables; 0: one scale and one bias.
+      sn_tables: the model whose spectral normalisation the tables get, or None.
+      axis_name: of the mapped axis if the batch is spread by pmap, else None.
+
+    Source: official ops.py:304-376.
+    """
+
+    group: int
+    momentum: float
+    eps: float
+    classes: int = 0
+    sn_tables: Model | None = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], y: Int[Array, " n"], *, train: bool
+    ) -> Float[Array, "n h w c"]:
+        n, _, _, c = x.shape
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
+        var = self.variable("batch_stats", "var", jnp.ones, (c,))
+        if train and not self.is_initializing():
+            means, variances = group_moments(x, self.group, self.axis_name)
+            if self.is_mutable_collection("batch_stats"):
+                keep = self.momentum
+                for running, batch in ((mean, means), (var, variances)):
+                    now = batch.mean(axis=0)
+                    if self.axis_name is not None:
+                        now = jax.lax.pmean(now, self.axis_name)
+                    running.value = keep * running.value + (1 - keep) * now
+            repeat = n // means.shape[0]
+            image_mean = jnp.repeat(means, repeat, axis=0)
+            image_var = jnp.repeat(variances, repeat, axis=0)
+        else:
+            image_mean, image_var = mean.value[None], var.value[None]
+        scale, bias = self._scale_and_bias(y, c)
+        scale = scale * jax.lax.rsqrt(image_var + self.eps)
+        shift = bias - scale * image_mean
+        return (x * scale[:, None, None] + shift[:, None, None]).astype(x.dtype)
+
+    def _scale_and_bias(
+        self, y: Int[Array, " n"], c: int
+    ) -> tuple[Float[Array, "m c"], Float[Array, "m c"]]:
+        if self.classes and self.sn_tables is not None:
+            table = (self.sn_tables, self.classes, c)
+            scale = SNTable(*table, offset=1.0, name="scale")(y)
+            return scale, SNTable(*table, name="bias")(y)
+        shape = (self.classes, c) if self.classes else (c,)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        if self.classes:
+            return scale[y], bias[y]
+        return scale[None], bias[None]
+
+
+def group_moments(
+    x: Float[Array, "n h w c"], group: int, axis_name: str | None
+) -> tuple[Float[Array, "groups c"], Float[Array, "groups c"]]:
+    """Mean and biased variance of each group of images on this device, in float32.
+
+    A group may be part of the device's images, all of them, or spread over several
+    devices of `axis_name`; then every one of these gets the same moments.
+
+    Args:
+      x: the images of this device.
+      group: images of the global batch that share moments; 0: all.
+      axis_name: of the mapped axis, or None where x is the global batch.
+    """
+    n = x.shape[0]
+    spread = axis_name is not None and (group == 0 or group > n)
+    groups = 1 if spread or group == 0 else n // group
+    x = x.astype(jnp.float32).reshape(groups, -1, x.shape[-1])
+
+    def average(local: Float[Array, "groups c"]) -> Float[Array, "groups c"]:
+        if not spread:
+            return local
+        if group == 0:
+            return jax.lax.pmean(local, axis_name)
+        every = jax.lax.all_gather(local, axis_name)  # [devices, 1, c]
+        by_group = every.reshape(-1, group // n, local.shape[-1]).mean(axis=1)
+        mine = jax.lax.axis_index(axis_name) // (group // n)
+        return by_group[mine][None]
+
+    mean = average(x.mean(axis=1))
+    # two passes: E[x^2] - E[x]^2 cancels where the mean is large
+    return mean, average(jnp.square(x - mean[:, None]).mean(axis=1))

@@ -1,0 +1,200 @@
+"""Training: order and cadence. The only file that reads the clock."""
+
+import contextlib
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from sagan import data, devices, sample
+from sagan import workdir as workdir_lib
+from sagan.checkpoint import Checkpoints
+from sagan.config import Config, check, replace
+from sagan.interrupt import Interrupt
+from sagan.state import GANState, count, create, generator_variables, make_game
+from sagan.writer import Writer, grid
+
+Report = Callable[[str], None]
+Evaluate = Callable[[Config, GANState], Mapping[str, float]]
+
+
+class Started(NamedTuple):
+    """A run that is ready for its next step."""
+
+    config: Config
+    source: data.Source
+    mapped: devices.Mapped
+    checkpoints: Checkpoints
+    state: GANState
+    step: int
+
+
+def train(
+    config: Config,
+    workdir: str | Path,
+    *,
+    evaluate: Evaluate | None = None,
+    report: Report = tqdm.write,
+) -> GANState:
+    """Trains until config.run.steps, or until SIGINT or SIGTERM; then saves.
+
+    The same call goes on where an earlier one stopped: the state after step n is the
+    same, bit for bit on one CPU, however often training was stopped before it.
+
+    Args:
+      config: of the experiment.
+      workdir: where config.json, checkpoints, metrics and pictures go.
+      evaluate: called before each checkpoint; its value `metric`, lower is better,
+        decides which checkpoint is the best.
+      report: takes the lines for the user.
+
+    Returns:
+      The state that was saved last.
+
+    Raises:
+      ConfigError: the config, the data or the workdir is wrong.
+      Diverged: a loss or gradient is not finite; the last good checkpoint stays.
+    """
+    run = start(config, Path(workdir), report)
+    main = jax.process_index() == 0
+    with Interrupt() as interrupt:
+        with Writer(workdir, run.config, run.step, active=main) as writer:
+            state, step = _steps(run, writer, interrupt, evaluate, report)
+        run.checkpoints.close()
+    if step < run.config.run.steps:
+        command = shlex.join(["python", *sys.argv])
+        report(
+            f"stopped and saved at step {step}; the same command resumes:\n{command}"
+        )
+    else:
+        report(f"done: step {step}; pictures are in {Path(workdir) / 'samples'}")
+    return state
+
+
+def start(config: Config, workdir: Path, report: Report) -> Started:
+    """Checks everything that can be wrong, cheapest first; creates or restores."""
+    check(config)
+    make_game(replace(config, {"data.classes": config.data.classes or 0}))
+    devices.check_batch(config, len(jax.devices()))
+    config = workdir_lib.usable(workdir, config)
+    source = data.open_source(config)
+    for note in source.notes:
+        report(note)
+    config = data.resolve(config, source)
+    workdir_lib.claim(workdir, config)
+    mapped = devices.map_step(config)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep, report)
+    state, step = mapped.place_state(create(config)), 0
+    restored = checkpoints.restore(state)
+    if restored is not None:
+        state, step = restored
+        report(f"resuming from step {step}")
+    if step > config.run.steps:
+        report(f"run.steps = {config.run.steps}: the run is already at step {step}")
+    kinds = sorted({device.device_kind for device in jax.devices()})
+    report(
+        f"{len(jax.devices())} x {', '.join(kinds)} by {config.run.parallel};"
+        f" {len(source)} images of {config.data.classes} classes;"
+        f" parameters: {count(state.g.params):,} in G, {count(state.d.params):,} in D;"
+        f" files: {workdir}"
+    )
+    return Started(config, source, mapped, checkpoints, state, step)
+
+
+def _steps(
+    run: Started,
+    writer: Writer,
+    interrupt: Interrupt,
+    evaluate: Evaluate | None,
+    report: Report,
+) -> tuple[GANState, int]:
+    config, mapped, state, step = run.config, run.mapped, run.state, run.step
+    if step >= config.run.steps:
+        return state, step
+    draw = _pictures(config, writer)
+    if step == 0:
+        draw(state, step)
+
+    def save() -> None:
+        writer.flush()  # raises where the state is not worth keeping
+        run.checkpoints.save(step, state, evaluate(config, state) if evaluate else None)
+
+    process = (jax.process_index(), jax.process_count())
+    batches = data.batches(config, run.source, step, *process)
+    bar = tqdm(total=config.run.steps, initial=step, disable=None, unit="step")
+    clock = _Clock()
+    saved = step
+    with contextlib.closing(batches), contextlib.closing(bar):
+        batch = mapped.place_batch(next(batches))
+        while step < config.run.steps and not interrupt.requested:
+            state, metrics = mapped.step(state, batch)
+            batch = mapped.place_batch(next(batches))  # while the devices work
+            step += 1
+            if clock.step is None:
+                jax.block_until_ready(state)
+                report(f"first step: {clock.lap(step):.0f} s, nearly all to compile it")
+            rates = _rates(clock, config, step)
+            writer.write(step, metrics, rates)
+            _tell(bar, writer, step, rates, report)
+            if step % config.run.sample_every == 0 or step == config.run.steps:
+                draw(state, step)
+            if step % config.run.checkpoint_every == 0:
+                save()
+                saved = step
+        if saved < step:
+            save()
+    return state, step
+
+
+def _pictures(config: Config, writer: Writer) -> Callable[[GANState, int], None]:
+    """Draws grids of fixed latents, a row for each class: raw and averaged weights."""
+    sampler = sample.make_sampler(config)
+    z, y, columns = sample.fixed_inputs(config)
+
+    def draw(state: GANState, step: int) -> None:
+        averages = {"raw": None} | ({"ema": 0} if state.ema else {})
+        for name, average in averages.items():
+            images = sampler(generator_variables(state, average), z, y)
+            writer.image(step, name, grid(np.asarray(images), columns))
+
+    return draw
+
+
+class _Clock:
+    """Seconds between laps, and the step of the last one."""
+
+    def __init__(self) -> None:
+        self.step: int | None = None
+        self._time = time.perf_counter()
+
+    def lap(self, step: int) -> float:
+        now = time.perf_counter()
+        seconds, self._time, self.step = now - self._time, now, step
+        return seconds
+
+
+def _rates(clock: _Clock, config: Config, step: int) -> dict[str, float]:
+    """Real images a second since the last logged step, at a logged step."""
+    if step % config.run.log_every or clock.step is None or clock.step == step:
+        return {}
+    images = (step - clock.step) * config.optim.d_steps * config.data.batch
+    return {"images_per_s": images / clock.lap(step)}
+
+
+def _tell(
+    bar: tqdm, writer: Writer, step: int, rates: dict[str, float], report: Report
+) -> None:
+    """Moves the bar; where there is no terminal, a line at every logged step."""
+    told = {k: f"{v:.3f}" for k, v in writer.latest.items() if k.endswith("loss")}
+    told |= {name: f"{value:.0f}" for name, value in rates.items()}
+    bar.set_postfix(told, refresh=False)
+    bar.update()
+    if bar.disable and rates:
+        values = ", ".join(f"{name} {value}" for name, value in told.items())
+        report(f"step {step} of {bar.total}: {values}")

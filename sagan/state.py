@@ -1,0 +1,208 @@
+"""The two players and their averages: one PyTree that a step maps to the next."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, PyTree
+
+from sagan.blocks import BLOCKS
+from sagan.config import fields
+from sagan.discriminator import Discriminator
+from sagan.generator import Generator
+from sagan.losses import LOSSES, GANLoss
+from sagan.schema import Config, ConfigError
+
+
+@struct.dataclass
+class Player:
+    """One network of the two, with its optimizer.
+
+    Attributes:
+      params: what the optimizer moves.
+      stats: the collections that a forward pass moves: `spectral` (vectors u and
+        sigma) and, in the generator, `batch_stats` (running mean and variance).
+      opt_state: the optimizer's moments.
+    """
+
+    params: PyTree
+    stats: dict[str, PyTree]
+    opt_state: PyTree
+
+
+@struct.dataclass
+class Average:
+    """Moving averages of the generator's weights and of its batch statistics."""
+
+    params: PyTree
+    batch_stats: PyTree
+
+
+@struct.dataclass
+class GANState:
+    """Everything that training changes; a checkpoint is this and the Config.
+
+    Attributes:
+      step: train steps done, int32.
+      g: the generator.
+      d: the discriminator.
+      ema: one Average for each of config.ema.decays.
+    """
+
+    step: Any  # an array, or its shape in a checkpoint's target
+    g: Player
+    d: Player
+    ema: tuple[Average, ...]
+
+
+class Game(NamedTuple):
+    """Everything that training does not change.
+
+    Attributes:
+      config: of the experiment.
+      g: the generator's module.
+      d: the discriminator's module.
+      loss: both halves.
+      g_tx: the generator's optimizer.
+      d_tx: the discriminator's optimizer.
+      axis_name: of the axis over which pmap spreads the batch, or None.
+      shards: devices over which jit spreads the batch (1 under pmap).
+    """
+
+    config: Config
+    g: Generator
+    d: Discriminator
+    loss: GANLoss
+    g_tx: optax.GradientTransformation
+    d_tx: optax.GradientTransformation
+    axis_name: str | None = None
+    shards: int = 1
+
+
+def make_game(config: Config, *, axis_name: str | None = None, shards: int = 1) -> Game:
+    """The modules, the loss and the optimizers that a config names.
+
+    Raises:
+      ConfigError: a name is unknown, or data.classes is still None.
+    """
+    _known("optim.loss", config, LOSSES)
+    _known("g.block", config, BLOCKS)
+    _known("d.block", config, BLOCKS)
+    if config.data.classes is None:
+        raise ConfigError("data.classes = None: give the number of classes")
+    return Game(
+        config=config,
+        g=Generator(config, axis_name=axis_name),
+        d=Discriminator(config),
+        loss=LOSSES[config.optim.loss],
+        g_tx=_optimizer(config, learning_rate(config, "g")),
+        d_tx=_optimizer(config, learning_rate(config, "d")),
+        axis_name=axis_name,
+        shards=shards,
+    )
+
+
+def _known(field: str, config: Config, table: dict[str, Any]) -> None:
+    name = fields(config)[field]
+    if name not in table:
+        raise ConfigError(f"{field} = {name!r}: unknown; there are {', '.join(table)}")
+
+
+def learning_rate(config: Config, player: str) -> optax.Schedule:
+    """The rate of player "g" or "d" after a number of its own updates."""
+    optim = config.optim
+    rate, updates = (optim.g_lr, 1) if player == "g" else (optim.d_lr, optim.d_steps)
+    if optim.decay_start is None:
+        return optax.constant_schedule(rate)
+    length = (config.run.steps - optim.decay_start) * updates
+    return optax.linear_schedule(rate, 0.0, length, optim.decay_start * updates)
+
+
+def _optimizer(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
+    optim = config.optim
+    b1, b2 = optim.betas
+    adam = optax.adam(rate, b1=b1, b2=b2, eps=optim.eps)
+    if not optim.clip:
+        return adam
+    return optax.chain(optax.clip_by_global_norm(optim.clip), adam)
+
+
+def create(config: Config) -> GANState:
+    """The state before the first step, a function of config.run.seed.
+
+    Raises:
+      ConfigError: as make_game.
+    """
+    return jax.jit(initial_state, static_argnums=0)(make_game(config))
+
+
+def initial_state(game: Game) -> GANState:
+    """The state before the first step; traceable, so that eval_shape costs nothing."""
+    g_key, d_key = jax.random.split(jax.random.key(game.config.run.seed))
+    data = game.config.data
+    y = jnp.zeros((1,), jnp.int32)
+    z = jnp.zeros((1, game.config.g.z))
+    x = jnp.zeros((1, data.size, data.size, data.channels))
+    g = _player(dict(game.g.init(g_key, z, y, train=False)), game.g_tx)
+    d = _player(dict(game.d.init(d_key, x, y)), game.d_tx)
+    ema = tuple(
+        Average(params=g.params, batch_stats=g.stats["batch_stats"])
+        for _ in game.config.ema.decays
+    )
+    return GANState(step=jnp.zeros((), jnp.int32), g=g, d=d, ema=ema)
+
+
+def _player(variables: dict[str, Any], tx: optax.GradientTransformation) -> Player:
+    params = variables.pop("params")
+    return Player(params=params, stats=variables, opt_state=tx.init(params))
+
+
+def update_ema(game: Game, state: GANState) -> tuple[Average, ...]:
+    """The averages after the weights and statistics of `state`.
+
+    Until config.ema.start they are copies. Spectral vectors are not averaged: they
+    belong to the weights of the moment, and one power iteration renews them.
+
+    Source: BigGAN-PyTorch (decay 0.9999 from a start step); MMGeneration averages the
+    batch statistics too. The official code has no average.
+    """
+    now = Average(params=state.g.params, batch_stats=state.g.stats["batch_stats"])
+
+    def move(average: Average, decay: float) -> Average:
+        keep = jnp.where(state.step <= game.config.ema.start, 0.0, decay)
+        return jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, average, now)
+
+    return tuple(map(move, state.ema, game.config.ema.decays))
+
+
+def count(params: PyTree) -> int:
+    """The number of trainable parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def generator_variables(
+    state: GANState, average: int | None = None
+) -> dict[str, PyTree[Array]]:
+    """The generator's collections: raw, or of the average at this index.
+
+    The averaged weights come with the averaged batch statistics, never with the raw
+    network's.
+    """
+    spectral = state.g.stats["spectral"]
+    if average is None:
+        return {"params": state.g.params, **state.g.stats}
+    chosen = state.ema[average]
+    return {
+        "params": chosen.params,
+        "batch_stats": chosen.batch_stats,
+        "spectral": spectral,
+    }
+
+
+def gammas(params: PyTree[Array]) -> dict[str, Float[Array, ""]]:
+    """The gate of every attention layer, by layer name."""
+    return {
+        layer: leaves["gamma"] for layer, leaves in params.items() if "gamma" in leaves
+    }

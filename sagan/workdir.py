@@ -1,0 +1,139 @@
+"""A run's directory: claimed for one config, and read by whoever comes later."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+
+from sagan.config import (
+    MAY_CHANGE,
+    Config,
+    ConfigError,
+    check,
+    differences,
+    from_json,
+    replace,
+    to_json,
+)
+
+_NAME = "config.json"
+_UNFINISHED = f".{_NAME}."
+
+
+def usable(workdir: str | pathlib.Path, config: Config) -> Config:
+    """Checks, before the data is opened, that `claim` will succeed; creates `workdir`.
+
+    Returns:
+      The config, with the number of classes of the run that is there if it names none.
+
+    Raises:
+      ConfigError: the directory cannot be used, or belongs to something else.
+    """
+    workdir = pathlib.Path(workdir)
+    _create(workdir)
+    if (workdir / _NAME).exists():
+        run = read_config(workdir)
+        if config.data.classes is None:
+            config = replace(config, {"data.classes": run.data.classes})
+        _refuse_another(workdir, run, config)
+    elif strangers := _strangers(workdir):
+        raise ConfigError(
+            f"{workdir}: holds something else ({strangers}) and no {_NAME}; choose a"
+            " new or empty directory"
+        )
+    return config
+
+
+def claim(workdir: str | pathlib.Path, config: Config) -> bool:
+    """Makes `workdir` the directory of a run of `config`; True: a run is there.
+
+    A directory without `config.json` must be empty. One with it may be resumed by a
+    config that differs only in the fields of MAY_CHANGE, which are then updated.
+
+    Raises:
+      ConfigError: the directory cannot be used, or belongs to something else.
+    """
+    path = pathlib.Path(workdir) / _NAME
+    usable(workdir, config)
+    resumes = path.exists()
+    if resumes and read_config(workdir) == config:
+        return True
+    try:
+        _replace(path, to_json(config))
+    except OSError as error:
+        raise ConfigError(f"{workdir}: cannot be written: {error.strerror}") from error
+    return resumes
+
+
+def read_config(workdir: str | pathlib.Path) -> Config:
+    """The config of the run in `workdir`.
+
+    Raises:
+      ConfigError: there is no run, or its config cannot be read.
+    """
+    path = pathlib.Path(workdir) / _NAME
+    try:
+        config = from_json(path.read_text(encoding="utf-8"))
+        check(config)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{workdir}: holds no run (there is no {_NAME})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: is not a config: {error}") from error
+    return config
+
+
+def _create(workdir: pathlib.Path) -> None:
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"{workdir}: is a file, not a directory")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{workdir}: cannot be created: {error.strerror}") from error
+    if not os.access(workdir, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(f"{workdir}: cannot be written: no permission")
+
+
+def _strangers(workdir: pathlib.Path, show: int = 3) -> str:
+    names = sorted(path.name for path in workdir.iterdir())
+    # A process killed while claiming, or one claiming at this moment, leaves its own.
+    names = [name for name in names if not name.startswith(_UNFINISHED)]
+    return ", ".join(names[:show] + ["..."] * (len(names) > show))
+
+
+def _refuse_another(workdir: pathlib.Path, run: Config, now: Config) -> None:
+    free = set(MAY_CHANGE)
+    if run.optim.decay_start is not None:
+        free.discard("run.steps")  # the rates fall to 0 at run.steps
+    changes = {k: v for k, v in differences(run, now).items() if k not in free}
+    if not changes:
+        return
+    lines = [f"{workdir}: holds a run of another config:"]
+    lines += [
+        f"  {k}: {old} in the run, {new} now" for k, (old, new) in changes.items()
+    ]
+    lines += [f"Only these may change in a run: {', '.join(sorted(free))}"]
+    if "run.steps" in changes:
+        lines += [
+            "run.steps may not, as optim.decay_start makes the rates depend on it"
+        ]
+    raise ConfigError("\n".join(lines))
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is there whole or not at all, even when killed."""
+    handle, unfinished = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(unfinished, 0o644)  # mkstemp's files are the owner's alone
+        os.replace(unfinished, path)
+    except BaseException:
+        pathlib.Path(unfinished).unlink(missing_ok=True)
+        raise

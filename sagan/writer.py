@@ -1,0 +1,189 @@
+"""What a run leaves behind for people: metrics.jsonl, TensorBoard, W&B, pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import types
+from collections.abc import Mapping
+from typing import final
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import UInt8
+from PIL import Image
+
+from sagan import sinks
+from sagan.config import Config
+
+PLAYERS = {"d": "the discriminator", "g": "the generator"}
+CHECKED = ("d_loss", "g_loss", "d_grad_norm", "g_grad_norm")
+
+
+class Diverged(ArithmeticError):
+    """A loss or gradient norm is no longer a number.
+
+    Attributes:
+      step: where it was seen first.
+      name: one of CHECKED.
+    """
+
+    def __init__(self, step: int, name: str, value: float):
+        super().__init__(
+            f"step {step}: {name} is {value}: {PLAYERS[name[0]]} diverged; the newest"
+            " checkpoint is from before"
+        )
+        self.step = step
+        self.name = name
+
+
+@final
+class Writer:
+    """Checks each step and logs every `run.log_every`th, one call behind the device.
+
+    `write` keeps its arrays and waits for those of the call before: the device always
+    has a step to work on, and never more than two. A line of metrics.jsonl holds the
+    values of its step alone, so a resumed run leaves the lines of an unbroken one.
+    JSON has no infinities: such a value is the string "nan", "inf" or "-inf", which
+    Python's `float` reads.
+
+    Attributes:
+      latest: the checked values of the last step whose values have arrived.
+    """
+
+    def __init__(
+        self,
+        workdir: str | pathlib.Path,
+        config: Config,
+        start_step: int,
+        *,
+        active: bool = True,
+    ):
+        """Opens the logs, and drops from metrics.jsonl what `start_step` undoes.
+
+        Args:
+          workdir: the run's directory.
+          config: its config.
+          start_step: the step of the state that training starts from.
+          active: write; False (in all processes but one) only checks.
+
+        Raises:
+          ConfigError: `run.wandb` is set and wandb is not installed.
+        """
+        self.latest: dict[str, float] = {}
+        self._workdir = pathlib.Path(workdir)
+        self._active = active
+        self._every = config.run.log_every
+        self._pending: tuple[int, dict[str, ArrayLike]] | None = None
+        self._wandb = self._tensorboard = self._lines = None
+        if not active:
+            return
+        if config.run.wandb:
+            self._wandb = sinks.start_wandb(self._workdir, config)
+        if config.run.tensorboard:
+            self._tensorboard = sinks.start_tensorboard(self._workdir, start_step)
+        path = self._workdir / "metrics.jsonl"
+        sinks.drop_after(path, start_step)
+        self._lines = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        failed = True
+        try:
+            if error is None:
+                self.flush()
+                failed = False
+        finally:
+            for log in (self._lines, self._tensorboard):
+                if log is not None:
+                    log.close()
+            if self._wandb is not None:
+                self._wandb.finish(exit_code=int(failed))
+
+    def write(
+        self,
+        step: int,
+        metrics: Mapping[str, ArrayLike],
+        extra: Mapping[str, float] | None = None,
+    ) -> None:
+        """Takes a step's scalars, and deals with those of the call before.
+
+        Args:
+          step: rises from call to call.
+          metrics: scalars that may still be being computed.
+          extra: what the loop measured, such as images_per_s: logged last.
+
+        Raises:
+          Diverged: a value in CHECKED of the step before is not finite.
+        """
+        self.flush(pending=(step, {**metrics, **(extra or {})}))
+
+    def flush(self, *, pending: tuple[int, dict[str, ArrayLike]] | None = None) -> None:
+        """Deals with the step that is pending: before its state is saved, say.
+
+        Raises:
+          Diverged: a value in CHECKED of that step is not finite.
+        """
+        ready, self._pending = self._pending, pending
+        if ready is None:
+            return
+        step, metrics = ready
+        log = self._active and step % self._every == 0
+        names = metrics if log else [name for name in CHECKED if name in metrics]
+        fetched = jax.device_get([metrics[name] for name in names])
+        values = {n: float(v) for n, v in zip(names, fetched, strict=True)}
+        self.latest = {name: values[name] for name in CHECKED if name in values}
+        for name, value in self.latest.items():
+            if not math.isfinite(value):
+                raise Diverged(step, name, value)
+        if log:
+            self._log(step, values)
+
+    def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
+        """Writes samples/<name>_<step>.png, whole or not at all."""
+        if not self._active:
+            return
+        path = self._workdir / "samples" / f"{name}_{step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        grey = picture.shape[-1] == 1
+        Image.fromarray(picture[..., 0] if grey else picture).save(unfinished, "PNG")
+        os.replace(unfinished, path)
+        if self._tensorboard is not None:
+            self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        line = {n: v if math.isfinite(v) else str(v) for n, v in values.items()}
+        if self._lines is not None:
+            self._lines.write(json.dumps({"step": step, **line}) + "\n")
+            self._lines.flush()
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
+
+
+def grid(
+    images: UInt8[np.ndarray, "n h w c"], columns: int, gap: int = 2
+) -> UInt8[np.ndarray, "height width c"]:
+    """The images row by row; gaps, and the places of missing ones, are white."""
+    n, h, w, c = images.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    tiles = np.full((rows * columns, h + gap, w + gap, c), 255, np.uint8)
+    tiles[:n, :h, :w] = images
+    tiles = tiles.reshape(rows, columns, h + gap, w + gap, c).swapaxes(1, 2)
+    picture = tiles.reshape(rows * (h + gap), columns * (w + gap), c)
+    return picture[: rows * (h + gap) - gap, : columns * (w + gap) - gap]

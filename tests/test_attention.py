@@ -1,0 +1,106 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sagan.attention import SelfAttention
+from sagan.blocks import BLOCKS
+from sagan.schema import Model
+
+LAYER = SelfAttention(Model())
+
+
+@pytest.fixture(scope="module")
+def layer():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 8))
+    variables = LAYER.init(jax.random.key(1), x)
+    return x, variables
+
+
+def with_gamma(variables, gamma):
+    params = {**variables["params"], "gamma": jnp.asarray(gamma)}
+    return {**variables, "params": params}
+
+
+def test_fresh_attention_is_the_identity(layer):
+    x, variables = layer
+    np.testing.assert_array_equal(LAYER.apply(variables, x), x)
+
+
+def test_four_maps_have_the_channels_of_the_official_code_and_no_bias(layer):
+    _, variables = layer
+    shapes = jax.tree.map(jnp.shape, variables["params"])
+    assert shapes == {
+        "f": {"kernel": (1, 1, 8, 1)},
+        "g": {"kernel": (1, 1, 8, 1)},
+        "h": {"kernel": (1, 1, 8, 4)},
+        "v": {"kernel": (1, 1, 4, 8)},
+        "gamma": (),
+    }
+
+
+def test_every_position_shares_one_among_the_pooled_keys(layer):
+    x, variables = layer
+    _, sown = LAYER.apply(variables, x, mutable=["intermediates"])
+    (beta,) = sown["intermediates"]["beta"]
+    assert beta.shape == (2, 4 * 6, 2 * 3)
+    np.testing.assert_allclose(beta.sum(-1), 1.0, rtol=1e-5)
+
+
+def test_attention_is_the_plain_loop_over_positions(layer):
+    x, variables = layer
+    gamma = 0.7
+    y = LAYER.apply(with_gamma(variables, gamma), x)
+    kernels = {
+        name: np.asarray(variables["params"][name]["kernel"][0, 0], np.float64)
+        for name in "fghv"
+    }
+    for name, w in kernels.items():  # one power iteration from the stored u
+        v = np.asarray(variables["spectral"][name]["u"], np.float64) @ w.T
+        v /= np.linalg.norm(v)
+        kernels[name] = w / np.linalg.norm(v @ w)
+
+    image = np.asarray(x[0], np.float64)
+    keys, values = (
+        (image @ kernels[name]).reshape(2, 2, 3, 2, -1).max((1, 3)).reshape(6, -1)
+        for name in "fh"
+    )
+    for i in range(4):
+        for j in range(6):
+            scores = keys @ (image[i, j] @ kernels["g"])
+            beta = np.exp(scores) / np.exp(scores).sum()
+            wanted = image[i, j] + gamma * (beta @ values) @ kernels["v"]
+            np.testing.assert_allclose(y[0, i, j], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_far_positions_reach_each_other(layer):
+    x, variables = layer
+
+    def corner(x):
+        return LAYER.apply(with_gamma(variables, 1.0), x)[0, 0, 0].sum()
+
+    slope = jax.grad(corner)(x)
+    assert jnp.abs(slope[0, 2:, 3:]).max() > 0  # a 3x3 convolution would give 0
+    assert jnp.abs(slope[1]).max() == 0  # images do not mix
+
+
+def test_softmax_is_float32_in_bfloat16(layer):
+    x, variables = layer
+    half = SelfAttention(Model(dtype="bfloat16"))
+    y, sown = half.apply(variables, x, mutable=["intermediates"])
+    assert y.dtype == jnp.bfloat16
+    assert sown["intermediates"]["beta"][0].dtype == jnp.float32
+
+
+def test_channels_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="12 channels do not divide by 8"):
+        LAYER.init(jax.random.key(0), jnp.ones((1, 4, 4, 12)))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_block_keeps_the_shape_and_moves_u_only(name, layer):
+    x, _ = layer
+    block = BLOCKS[name](Model())
+    variables = block.init(jax.random.key(0), x)
+    assert set(variables) <= {"params", "spectral"}
+    assert block.apply(variables, x).shape == x.shape

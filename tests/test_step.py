@@ -1,0 +1,276 @@
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sagan import devices, state, step
+from sagan.data import Batch
+
+
+def batch(config, seed=0):
+    rng = np.random.default_rng(seed)
+    data, d = config.data, config.optim.d_steps
+    shape = (d, data.batch, data.size, data.size, data.channels)
+    label = rng.integers(0, max(data.classes, 1), (d, data.batch), np.int32)
+    return Batch(rng.integers(0, 256, shape, np.uint8), label)
+
+
+def lively(start):
+    """A state in which no part is idle: gammas, biases and tables are not zero."""
+    rng = np.random.default_rng(1)
+
+    def shake(x):
+        return x + 0.1 * rng.standard_normal(x.shape).astype(np.float32)
+
+    g = start.g.replace(params=jax.tree.map(shake, start.g.params))
+    d = start.d.replace(params=jax.tree.map(shake, start.d.params))
+    return start.replace(g=g, d=d)
+
+
+def with_sgd(game, lr=0.05):
+    sgd = optax.sgd(lr)  # Adam would hide a gradient that is wrong by a factor
+    return game._replace(g_tx=sgd, d_tx=sgd)
+
+
+@pytest.fixture(autouse=True)
+def sgd(monkeypatch):
+    monkeypatch.setattr(state, "_optimizer", lambda config, rate: optax.sgd(0.05))
+
+
+def mapped_step(config, count, start, steps=1):
+    mapped = devices.map_step(config, jax.devices()[:count])
+    current = mapped.place_state(start)
+    for i in range(steps):
+        current, metrics = mapped.step(current, mapped.place_batch(batch(config, i)))
+    return jax.device_get((current, metrics))
+
+
+def changed(before, after):
+    parts = {}
+    for name in ("g", "d"):
+        for part in ("params", "stats"):
+            old, new = (getattr(getattr(s, name), part) for s in (before, after))
+            same = jax.tree.map(np.array_equal, old, new)
+            parts[f"{name}.{part}"] = jax.tree.all(same)
+    return {name for name, same in parts.items() if not same}
+
+
+def assert_same(a, b, rtol=2e-4):
+    # Each device sums its images by itself: float32 differs in the last bits, more
+    # where a leaf's entries cancel. Scale by the leaf's largest entry, and by the
+    # largest of all: a gradient wrong by a factor moves leaves by a hundred times this.
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+        scale = np.abs(y).max() + 1e-2
+        error = np.abs(np.asarray(x, np.float64) - y).max() / scale
+        assert error < rtol, f"{jax.tree_util.keystr(path)}: {error}"
+
+
+@pytest.fixture(scope="module")
+def start(tiny_config):
+    return lively(state.create(tiny_config))
+
+
+@pytest.fixture(scope="module")
+def tiny_config():
+    from conftest import tiny
+
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_config, start):
+    """The state before, after one D step, and after a G step from there."""
+    game = with_sgd(state.make_game(tiny_config))
+    x = jnp.asarray(batch(tiny_config).image[0], jnp.float32) / 127.5 - 1
+    y = jnp.asarray(batch(tiny_config).label[0])
+    after_d, d_metrics = jax.jit(partial(step.d_step, game, purpose=1))(start, x, y)
+    after_g, g_metrics = jax.jit(partial(step.g_step, game, n=16))(after_d)
+    return start, after_d, after_g, d_metrics | g_metrics
+
+
+def test_d_step_moves_the_discriminator_and_the_statistics_of_both(parts):
+    before, after, _, _ = parts
+    assert changed(before, after) == {"d.params", "d.stats", "g.stats"}
+
+
+def test_g_step_moves_the_generator_only(parts):
+    _, before, after, _ = parts
+    assert changed(before, after) == {"g.params", "g.stats"}
+
+
+def test_every_parameter_gets_a_gradient(parts):
+    before, after_d, after_g, _ = parts
+    for old, new in ((before.d, after_d.d), (after_d.g, after_g.g)):
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), old.params, new.params)
+        still = [k for k, v in jax.tree_util.tree_leaves_with_path(moved) if not v]
+        # a bias before batch norm has gradient zero but for rounding
+        assert not [k for k in still if "bias" not in str(k)]
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_config, start):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "_optimizer", lambda config, rate: optax.sgd(0.05))
+        return mapped_step(tiny_config, 1, start, steps=2)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "count"),
+    [
+        ("pmap", 2),
+        ("jit", 2),
+        pytest.param("pmap", 8, marks=pytest.mark.slow),
+        pytest.param("jit", 8, marks=pytest.mark.slow),
+        pytest.param("jit", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_step_does_not_depend_on_the_number_of_devices(
+    tiny, start, reference, parallel, count
+):
+    config = tiny(run__parallel=parallel)
+    assert_same(mapped_step(config, count, start, steps=2), reference)
+
+
+CASES = {
+    "grouped": {"g__bn_group": 4},
+    "unconditional": {"data__classes": 0},
+    "two_d_steps": {"optim__d_steps": 2},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("parallel", ["pmap", "jit"])
+def test_variants_do_not_depend_on_devices_or_accumulation(tiny, case, parallel):
+    changes = {**CASES[case], "run__parallel": parallel}
+    first = lively(state.create(tiny(**changes)))
+    reference = mapped_step(tiny(**changes), 1, first)
+    assert_same(mapped_step(tiny(**changes), 8, first), reference)
+    assert_same(mapped_step(tiny(**changes), 2, first), reference)
+    if case == "grouped":
+        cut = tiny(**changes, optim__accumulate=2)
+        assert_same(mapped_step(cut, 2, first), reference)
+
+
+def test_accumulation_gives_the_update_of_the_whole_batch(tiny, start):
+    whole, cut = (
+        mapped_step(tiny(g__bn_group=4, optim__accumulate=parts), 1, start)
+        for parts in (1, 4)
+    )
+    assert_same(cut, whole)
+
+
+def test_zero_learning_rates_leave_the_weights_alone(tiny, start, monkeypatch):
+    # fails if spectral normalisation writes to the weights
+    monkeypatch.setattr(state, "_optimizer", lambda config, rate: optax.sgd(0.0))
+    after, _ = mapped_step(tiny(), 1, start)
+    assert changed(start, after) == {"g.stats", "d.stats"}
+
+
+def test_d_steps_are_that_many_d_updates_and_one_g_update(tiny, start):
+    config = tiny(optim__d_steps=2)
+    game = with_sgd(state.make_game(config))
+    after, _ = jax.jit(partial(step.train_step, game))(start, batch(config))
+    by_hand = start
+    for i in range(2):
+        x = jnp.asarray(batch(config).image[i], jnp.float32) * (2 / 255) - 1
+        y = jnp.asarray(batch(config).label[i])
+        d_step = jax.jit(partial(step.d_step, game, purpose=1 + i))
+        by_hand, _ = d_step(by_hand, x, y)
+    by_hand, _ = jax.jit(partial(step.g_step, game, n=16))(by_hand)
+    assert_same((after.g, after.d), (by_hand.g, by_hand.d))
+
+
+def test_latents_belong_to_the_example_and_the_purpose(tiny):
+    game = state.make_game(tiny(data__classes=10))
+    z, y = step.draw(game, jnp.array(3), 1, 64)
+    first, _ = step.draw(game, jnp.array(3), 1, 8)
+    np.testing.assert_array_equal(z[:8], first)
+    for other in (step.draw(game, jnp.array(4), 1, 64), step.draw(game, jnp.array(3), 2, 64)):
+        assert not np.isin(z, other[0]).any()
+    assert set(np.unique(y)) == set(range(10))  # every label is drawn
+    assert abs(z.mean()) < 0.2 and abs(z.std() - 1) < 0.1
+
+
+def test_averages_start_as_copies_and_then_keep_their_share(tiny, start):
+    game = state.make_game(tiny(ema__decays=(0.5, 0.9), ema__start=1))
+    now = state.Average(start.g.params, start.g.stats["batch_stats"])
+    zero = jax.tree.map(jnp.zeros_like, now)
+
+    def move(done):
+        moved = start.replace(step=jnp.array(done), ema=(zero, zero))
+        return state.update_ema(game, moved)
+
+    assert_same(move(1), (now, now))
+    half, tenth = move(2)
+    assert_same(half, jax.tree.map(lambda x: x / 2, now))
+    assert_same(tenth, jax.tree.map(lambda x: x * 0.1, now))
+
+
+def test_metrics_tell_losses_logits_gammas_sigmas_norms_and_rates(reference):
+    _, metrics = reference
+    assert set(metrics) == {
+        *("d_loss", "d_real", "d_fake", "d_grad_norm", "g_loss", "g_grad_norm"),
+        *("gamma/g/attention8", "gamma/d/attention4", "lr/g", "lr/d"),
+        *("sigma/g_max", "sigma/g_min", "sigma/d_max", "sigma/d_min"),
+    }
+    assert all(np.ndim(value) == 0 for value in metrics.values())
+
+
+@pytest.mark.slow
+def test_bfloat16_moves_as_float32_does_but_for_its_rounding(tiny, start):
+    half = mapped_step(tiny(model__dtype="bfloat16"), 1, start)[0]
+    full = mapped_step(tiny(), 1, start)[0]
+    for leaf in jax.tree.leaves((half.g, half.d, half.ema)):
+        assert leaf.dtype in (np.float32, np.int32)
+    old, a, b = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves((s.g.params, s.d.params))])
+        for s in (start, half, full)
+    )
+    cosine = (a - old) @ (b - old)
+    cosine /= np.linalg.norm(a - old) * np.linalg.norm(b - old)
+    assert cosine > 0.98
+
+
+def test_rates_fall_to_zero_at_the_last_step(tiny):
+    config = tiny(optim__decay_start=10, run__steps=20, optim__d_steps=2)
+    g, d = (state.learning_rate(config, name) for name in "gd")
+    np.testing.assert_allclose([g(0), g(10), g(15), g(20)], [1e-4, 1e-4, 5e-5, 0])
+    np.testing.assert_allclose([d(20), d(30), d(40)], [4e-4, 2e-4, 0])
+
+
+def test_clipping_bounds_the_gradient_of_each_player(tiny, monkeypatch):
+    monkeypatch.undo()
+    tx = state.make_game(tiny(optim__clip=1e-3)).d_tx
+    plain = state.make_game(tiny()).d_tx
+    grads = {"w": jnp.array([3.0, 4.0])}
+    moments = tx.update(grads, tx.init(grads))[1][1][0].nu["w"]
+    np.testing.assert_allclose(moments, 1e-3 * 1e-6 * jnp.array([0.36, 0.64]), 1e-4)
+    assert plain.update(grads, plain.init(grads))[1][0].nu["w"][1] > 1e-3
+
+
+def test_a_batch_that_does_not_divide_is_refused_by_name(tiny):
+    with pytest.raises(ValueError, match="data.batch = 16.*3 devices"):
+        devices.check_batch(tiny(), 3)
+    with pytest.raises(ValueError, match="g.bn_group = 8: must divide the 4 images"):
+        devices.check_batch(tiny(g__bn_group=8, optim__accumulate=2), 2)
+    devices.check_batch(tiny(g__bn_group=8), 4)  # a group may span two devices
+
+
+@pytest.mark.parametrize("field", ["optim__loss", "g__block", "d__block"])
+def test_an_unknown_name_lists_the_known_ones(tiny, field):
+    with pytest.raises(ValueError, match="= 'nope': unknown; there are"):
+        state.make_game(tiny(**{field: "nope"}))
+
+
+def test_unresolved_classes_are_refused(tiny):
+    config = tiny()
+    open_classes = dataclasses.replace(config.data, classes=None)
+    with pytest.raises(ValueError, match="data.classes"):
+        state.make_game(dataclasses.replace(config, data=open_classes))

@@ -1,0 +1,158 @@
+import json
+import os
+
+import pytest
+
+from sagan.config import Config, ConfigError, fields, replace, to_json
+from sagan.workdir import claim, read_config
+
+MINE = replace(Config(), {"data.size": 16, "g.attention": (), "d.attention": ()})
+
+
+def other(**values):
+    return replace(MINE, {k.replace("__", "."): v for k, v in values.items()})
+
+
+def test_new_directory_is_created_with_the_config(tmp_path):
+    workdir = tmp_path / "runs" / "a"
+    assert claim(workdir, MINE) is False
+    assert (workdir / "config.json").read_text() == to_json(MINE)
+    assert [path.name for path in workdir.iterdir()] == ["config.json"]
+    assert read_config(workdir) == MINE
+
+
+def test_same_config_resumes(tmp_path):
+    claim(tmp_path, MINE)
+    (tmp_path / "metrics.jsonl").touch()
+    assert claim(tmp_path, MINE) is True
+
+
+def test_empty_directory_is_claimed(tmp_path):
+    assert claim(str(tmp_path), MINE) is False
+
+
+def test_claim_killed_half_way_can_be_repeated(tmp_path):
+    (tmp_path / ".config.json.x1y2").write_text("{")
+    assert claim(tmp_path, MINE) is False
+    assert read_config(tmp_path) == MINE
+
+
+def test_another_config_is_refused_field_by_field(tmp_path):
+    claim(tmp_path, MINE)
+    with pytest.raises(ConfigError) as error:
+        claim(tmp_path, other(data__size=32, optim__g_lr=2e-4, run__keep=9))
+    lines = str(error.value).splitlines()
+    assert lines[0] == f"{tmp_path}: holds a run of another config:"
+    assert lines[1:3] == [
+        "  data.size: 16 in the run, 32 now",
+        "  optim.g_lr: 0.0001 in the run, 0.0002 now",
+    ]
+    assert "run.keep" in lines[3] and "may change" in lines[3]
+    assert len(lines) == 4
+    assert read_config(tmp_path) == MINE
+
+
+def test_fields_that_may_change_are_updated(tmp_path):
+    claim(tmp_path, MINE)
+    longer = other(run__steps=7, run__log_every=2, data__path="elsewhere")
+    assert claim(tmp_path, longer) is True
+    assert read_config(tmp_path) == longer
+
+
+def test_length_of_a_run_with_decay_may_not_change(tmp_path):
+    decaying = other(optim__decay_start=10, run__steps=100)
+    claim(tmp_path, decaying)
+    with pytest.raises(ConfigError) as error:
+        claim(tmp_path, replace(decaying, {"run.steps": 200}))
+    assert "run.steps: 100 in the run, 200 now" in str(error.value)
+    assert "optim.decay_start" in str(error.value).splitlines()[-1]
+    assert claim(tmp_path, replace(decaying, {"run.keep": 7})) is True
+
+
+def test_file_is_refused(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(ConfigError, match="is a file, not a directory"):
+        claim(tmp_path / "a", MINE)
+
+
+def test_path_below_a_file_is_refused(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(ConfigError, match="cannot be created: Not a directory"):
+        claim(tmp_path / "a" / "b", MINE)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+@pytest.mark.parametrize("resumes", [False, True])
+def test_read_only_directory_is_refused(tmp_path, resumes):
+    if resumes:
+        claim(tmp_path, MINE)
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ConfigError, match="cannot be written"):
+            claim(tmp_path, MINE)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_failed_write_is_one_message_and_spares_the_old(tmp_path, monkeypatch, resumes):
+    if resumes:
+        claim(tmp_path, MINE)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ConfigError, match="cannot be written: No space left"):
+        claim(tmp_path, other(run__keep=9))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"] * resumes
+    assert not resumes or read_config(tmp_path) == MINE
+
+
+def test_directory_with_something_else_is_refused_and_untouched(tmp_path):
+    for name in "edcba":
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=r"something else \(a, b, c, \.\.\.\)"):
+        claim(tmp_path, MINE)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"data": 3}',
+        '{"data": {"siez": 16}}',
+        '{"data": {"size": "16"}}',
+        '{"run": {"steps": -1}}',
+        "\udcff",
+    ],
+)
+def test_broken_config_is_refused_and_named(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+    for act in (lambda: claim(tmp_path, MINE), lambda: read_config(tmp_path)):
+        with pytest.raises(ConfigError, match="config.json: "):
+            act()
+
+
+def test_config_that_is_a_directory_is_refused(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        claim(tmp_path, MINE)
+
+
+def test_read_config_of_no_run_says_so(tmp_path):
+    for workdir in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ConfigError, match="holds no run"):
+            read_config(workdir)
+
+
+def test_config_of_an_older_version_gets_the_defaults(tmp_path):
+    tree = json.loads(to_json(MINE))
+    del tree["run"]["wandb"]
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert read_config(tmp_path) == MINE
+    assert fields(read_config(tmp_path))["run.wandb"] is False
