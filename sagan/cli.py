@@ -136,7 +136,59 @@ def prepare_command(args: Arguments) -> None:
     prepare(known.name, known.data_dir, known.path)
 
 
-COMMANDS = {"prepare": prepare_command, "diff": diff_command}
+def sample_command(args: Arguments) -> None:
+    """--workdir DIR [--n N ...]: write samples of a checkpoint as PNGs or .npz."""
+    parser = argparse.ArgumentParser(
+        prog="sagan sample", description=sample_command.__doc__
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
+    parser.add_argument("--n", type=_at_least(1), default=64, help="images (64)")
+    parser.add_argument(
+        "--classes",
+        type=_at_least(0),
+        nargs="+",
+        help="labels to draw, in equal shares (default: all)",
+    )
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="of the latents")
+    parser.add_argument(
+        "--truncation",
+        type=float,
+        default=0.0,
+        help="draw latents beyond this again, such as 0.5 (0: none)",
+    )
+    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
+    parser.add_argument(
+        "--weights",
+        choices=["ema", "raw"],
+        help="averaged, or as trained (default: averaged if there are any)",
+    )
+    parser.add_argument("--batch", type=_at_least(1), default=64, help="at once (64)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="a folder for PNGs, or a file.npz (default: WORKDIR/samples/step_N)",
+    )
+    known = parser.parse_args(args)
+    from sagan.export import export
+
+    print(export(**vars(known)))
+
+
+def _at_least(smallest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"{text} is less than {smallest}")
+        return value
+
+    return parse
+
+
+COMMANDS = {
+    "prepare": prepare_command,
+    "sample": sample_command,
+    "diff": diff_command,
+}
 
 
 def main() -> None:

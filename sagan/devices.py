@@ -12,6 +12,7 @@ from sagan.data import Batch
 from sagan.schema import Config, ConfigError
 from sagan.state import GANState, make_game
 from sagan.step import Metrics, train_step
+from sagan.xla import cpu_compiler_options
 
 AXIS = "batch"
 
@@ -22,7 +23,7 @@ class Mapped(NamedTuple):
     Attributes:
       step: (state, batch) -> (state, metrics), compiled at the first call; the state
         that goes in is gone after the call.
-      place_state: puts a state on every device.
+      place_state: puts a state on every device; may take over its buffers.
       place_batch: gives every device its share of a batch.
     """
 
@@ -43,8 +44,7 @@ def map_step(config: Config, devices: list[jax.Device] | None = None) -> Mapped:
     check_batch(config, len(devices))
     mesh = Mesh(np.array(devices), (AXIS,))
     replicated = NamedSharding(mesh, PartitionSpec())
-    # a copy: the caller's state survives the donation of ours
-    place_state = partial(jax.device_put, device=replicated, may_alias=False)
+    place_state = partial(jax.device_put, device=replicated)
     if config.run.parallel == "jit":
         game = make_game(config, shards=len(devices))
         by_image = NamedSharding(mesh, PartitionSpec(None, AXIS))
@@ -54,7 +54,8 @@ def map_step(config: Config, devices: list[jax.Device] | None = None) -> Mapped:
             out_shardings=replicated,
             donate_argnums=0,
         )
-        return Mapped(step, place_state, partial(jax.device_put, device=by_image))
+        place_batch = partial(jax.device_put, device=by_image)
+        return Mapped(_compiled_once(step), place_state, place_batch)
     game = make_game(config, axis_name=AXIS)
     step = jax.pmap(
         partial(train_step, game),
@@ -73,7 +74,21 @@ def map_step(config: Config, devices: list[jax.Device] | None = None) -> Mapped:
 
         return jax.device_put(jax.tree.map(split, batch), by_device)
 
-    return Mapped(step, place_state, place_batch)
+    return Mapped(_compiled_once(step), place_state, place_batch)
+
+
+def _compiled_once(step: Any) -> Callable[[GANState, Any], Any]:
+    """The step, compiled at its first call with the options that pay here."""
+    compiled = None
+
+    def call(state: GANState, batch: Any) -> tuple[GANState, Metrics]:
+        nonlocal compiled
+        if compiled is None:
+            options = cpu_compiler_options()
+            compiled = step.lower(state, batch).compile(compiler_options=options)
+        return compiled(state, batch)
+
+    return call
 
 
 def check_batch(config: Config, devices: int) -> None:

@@ -1,8 +1,9 @@
 """Ctrl-C and SIGTERM as a question that the loop asks, not as an exception."""
 
+from __future__ import annotations
+
 import signal
 from types import FrameType, TracebackType
-from typing import Self
 
 
 class Interrupt:
@@ -17,7 +18,7 @@ class Interrupt:
         self.requested = False
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Interrupt:
         for number in self.signals:
             self._before[number] = signal.signal(number, self._request)
         return self

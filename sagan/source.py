@@ -169,11 +169,11 @@ def decode(image: bytes | str, data: Data) -> UInt8[np.ndarray, "h w c"]:
         return pixels.reshape(data.size, data.size, data.channels)
 
 
-def _open(image: bytes | str) -> io.BufferedIOBase:
+def _open(image: bytes | str) -> io.BytesIO | io.BufferedReader:
     return open(image, "rb") if isinstance(image, str) else io.BytesIO(image)
 
 
-def _tail(stream: io.BufferedIOBase) -> bytes:
+def _tail(stream: io.BytesIO | io.BufferedReader) -> bytes:
     position = stream.tell()
     size = stream.seek(0, io.SEEK_END)
     stream.seek(max(0, size - _TAIL))

@@ -1,6 +1,6 @@
 import os
+import tempfile
 
-# eight devices; and XLA compiles a third faster when it optimises less
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
@@ -10,14 +10,18 @@ import pytest  # noqa: E402
 
 from sagan.config import Config, replace  # noqa: E402
 
+_CACHE = tempfile.TemporaryDirectory(prefix="sagan-test-cache-")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most of the tests' time is compiling: do it once a session, and with less effort.
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_disable_most_optimizations", True)
 
 TINY = {
     "data.name": "digits",
     "data.size": 8,
     "data.channels": 1,
-    "data.classes": 3,
+    "data.classes": 10,
     "data.batch": 16,
     "g.z": 4,
     "g.width": 8,
@@ -26,15 +30,19 @@ TINY = {
     "d.width": 8,
     "d.attention": (4,),
     "ema.decays": (0.5,),
+    "run.steps": 6,
+    "run.log_every": 1,
+    "run.sample_every": 3,
+    "run.checkpoint_every": 3,
 }
 
 
-def tiny(**changes) -> Config:
+@pytest.fixture(scope="session")
+def tiny():
     """The smallest config with every part; `optim__d_lr=1.0` sets optim.d_lr."""
-    named = {name.replace("__", "."): value for name, value in changes.items()}
-    return replace(Config(), {**TINY, **named})
 
+    def make(**changes) -> Config:
+        named = {name.replace("__", "."): value for name, value in changes.items()}
+        return replace(Config(), {**TINY, **named})
 
-@pytest.fixture(name="tiny")
-def tiny_fixture():
-    return tiny
+    return make

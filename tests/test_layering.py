@@ -7,8 +7,8 @@ import sagan
 
 ORDER = (
     "schema architecture config source datacheck readers data prepare conv layers"
-    " attention blocks generator discriminator losses state step devices sample"
-    " snapshot checkpoint workdir sinks writer interrupt loop cli"
+    " attention blocks generator discriminator losses state xla step devices sample"
+    " snapshot checkpoint workdir sinks writer interrupt export loop cli"
 ).split()
 ROOT = pathlib.Path(sagan.__file__).parent
 MODULES = sorted(path for path in ROOT.glob("[a-z]*.py"))

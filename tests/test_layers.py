@@ -118,7 +118,9 @@ def test_running_averages_keep_their_momentum_and_take_biased_moments():
     np.testing.assert_allclose(stats["mean"], 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-5)
     kept, same = layer.apply(variables, x, y, train=False, mutable=["batch_stats"])
-    unmoved = jax.tree.map(jnp.array_equal, same, {"batch_stats": variables["batch_stats"]})
+    unmoved = jax.tree.map(
+        jnp.array_equal, same, {"batch_stats": variables["batch_stats"]}
+    )
     assert jax.tree.all(unmoved)
     np.testing.assert_allclose(kept, x / np.sqrt(1 + 1e-5), rtol=1e-5)
 

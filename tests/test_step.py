@@ -26,6 +26,7 @@ def lively(start):
     def shake(x):
         return x + 0.1 * rng.standard_normal(x.shape).astype(np.float32)
 
+    start = jax.device_get(start)  # on the host no step can take over its buffers
     g = start.g.replace(params=jax.tree.map(shake, start.g.params))
     d = start.d.replace(params=jax.tree.map(shake, start.d.params))
     return start.replace(g=g, d=d)
@@ -72,23 +73,16 @@ def assert_same(a, b, rtol=2e-4):
 
 
 @pytest.fixture(scope="module")
-def start(tiny_config):
-    return lively(state.create(tiny_config))
+def start(tiny):
+    return lively(state.create(tiny()))
 
 
 @pytest.fixture(scope="module")
-def tiny_config():
-    from conftest import tiny
-
-    return tiny()
-
-
-@pytest.fixture(scope="module")
-def parts(tiny_config, start):
+def parts(tiny, start):
     """The state before, after one D step, and after a G step from there."""
-    game = with_sgd(state.make_game(tiny_config))
-    x = jnp.asarray(batch(tiny_config).image[0], jnp.float32) / 127.5 - 1
-    y = jnp.asarray(batch(tiny_config).label[0])
+    game = with_sgd(state.make_game(tiny()))
+    x = jnp.asarray(batch(tiny()).image[0], jnp.float32) / 127.5 - 1
+    y = jnp.asarray(batch(tiny()).label[0])
     after_d, d_metrics = jax.jit(partial(step.d_step, game, purpose=1))(start, x, y)
     after_g, g_metrics = jax.jit(partial(step.g_step, game, n=16))(after_d)
     return start, after_d, after_g, d_metrics | g_metrics
@@ -114,10 +108,10 @@ def test_every_parameter_gets_a_gradient(parts):
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_config, start):
+def reference(tiny, start):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state, "_optimizer", lambda config, rate: optax.sgd(0.05))
-        return mapped_step(tiny_config, 1, start, steps=2)
+        return mapped_step(tiny(), 1, start, steps=2)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +167,7 @@ def test_zero_learning_rates_leave_the_weights_alone(tiny, start, monkeypatch):
     assert changed(start, after) == {"g.stats", "d.stats"}
 
 
+@pytest.mark.slow
 def test_d_steps_are_that_many_d_updates_and_one_g_update(tiny, start):
     config = tiny(optim__d_steps=2)
     game = with_sgd(state.make_game(config))
@@ -192,7 +187,10 @@ def test_latents_belong_to_the_example_and_the_purpose(tiny):
     z, y = step.draw(game, jnp.array(3), 1, 64)
     first, _ = step.draw(game, jnp.array(3), 1, 8)
     np.testing.assert_array_equal(z[:8], first)
-    for other in (step.draw(game, jnp.array(4), 1, 64), step.draw(game, jnp.array(3), 2, 64)):
+    for other in (
+        step.draw(game, jnp.array(4), 1, 64),
+        step.draw(game, jnp.array(3), 2, 64),
+    ):
         assert not np.isin(z, other[0]).any()
     assert set(np.unique(y)) == set(range(10))  # every label is drawn
     assert abs(z.mean()) < 0.2 and abs(z.std() - 1) < 0.1

@@ -1,0 +1,17 @@
+"""Table 1 of the paper: attention at 16x16 in both networks.
+
+python train.py configs/table1/attention16.py --workdir runs/attention16 --data.path D
+Cost and FID: not run here; 1M steps each in the paper.
+"""
+
+from sagan.config import Config, Discriminator, Generator
+
+PROVENANCE = {
+    "g.attention": "arXiv:1805.08318, table 1",
+    "d.attention": "arXiv:1805.08318, table 1",
+}
+
+
+def config() -> Config:
+    """The official recipe with the slot of table 1."""
+    return Config(g=Generator(attention=(16,)), d=Discriminator(attention=(16,)))

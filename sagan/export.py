@@ -1,0 +1,123 @@
+"""Samples of a checkpoint as files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from sagan import sample
+from sagan.checkpoint import Checkpoints
+from sagan.schema import Config, ConfigError
+from sagan.state import GANState, generator_variables, initial_state, make_game
+from sagan.workdir import read_config
+from sagan.writer import grid
+
+
+def export(
+    *,
+    workdir: Path,
+    n: int,
+    classes: Sequence[int] | None,
+    seed: int,
+    truncation: float,
+    step: int | None,
+    weights: str | None,
+    batch: int,
+    out: Path | None,
+) -> str:
+    """Writes n images of a checkpoint, and a grid; returns what was written where.
+
+    PNGs are named by number and label, with all of them in `grid.png`; an .npz file
+    holds `image` [n h w c] uint8 and `label` [n] int32.
+
+    Args:
+      workdir: of the run.
+      n: images.
+      classes: labels to draw in turn; None: all.
+      seed: of the latents.
+      truncation: see sample.latents.
+      step: of the checkpoint; None: the newest good one.
+      weights: "ema" or "raw"; None: the first average if there is one.
+      batch: images generated at once.
+      out: a folder or a file.npz; None: a folder of the workdir.
+
+    Raises:
+      ConfigError: there is no such run, checkpoint, class or average.
+    """
+    config = read_config(workdir)
+    labels = _labels(config, n, classes)
+    if truncation < 0:
+        raise ConfigError(f"--truncation {truncation}: must be 0 or more")
+    state, step = load_state(workdir, config, step)
+    average = _average(config, weights)
+    variables = generator_variables(state, average)
+    pieces = sample.samples(
+        config, variables, labels, seed=seed, truncation=truncation, batch=batch
+    )
+    with tqdm(total=n, disable=None, unit="image") as bar:
+        images = []
+        for piece in pieces:
+            images.append(piece)
+            bar.update(len(piece))
+    out = out or workdir / "samples" / f"step_{step}"
+    _write(out, np.concatenate(images), labels)
+    kind = "raw weights" if average is None else f"EMA {config.ema.decays[average]}"
+    return f"{n} images of step {step} ({kind}): {out}"
+
+
+def load_state(
+    workdir: Path, config: Config, step: int | None = None
+) -> tuple[GANState, int]:
+    """The state of a checkpoint, and its step; the run may be going on.
+
+    Raises:
+      ConfigError: there is none, or it is not good.
+    """
+    target = jax.eval_shape(lambda: initial_state(make_game(config)))
+    folder = workdir / "checkpoints"
+    if not folder.is_dir():
+        raise ConfigError(f"{workdir}: has no checkpoint yet")
+    checkpoints = Checkpoints(folder, config.run.keep, read_only=True)
+    if step is not None:
+        return checkpoints.restore_step(step, target), step
+    restored = checkpoints.restore(target)
+    if restored is None:
+        raise ConfigError(f"{workdir}: has no checkpoint yet")
+    return restored
+
+
+def _labels(config: Config, n: int, classes: Sequence[int] | None) -> np.ndarray:
+    known = config.data.classes or 0
+    for label in classes or ():
+        if not known:
+            raise ConfigError(f"--classes {label}: the run is unconditional")
+        if label >= known:
+            raise ConfigError(f"--classes {label}: must be 0 to {known - 1}")
+    chosen = np.asarray(classes or np.arange(max(known, 1)), np.int32)
+    return np.resize(chosen, n)
+
+
+def _average(config: Config, weights: str | None) -> int | None:
+    if weights == "ema" and not config.ema.decays:
+        raise ConfigError("--weights ema: the run keeps no average (ema.decays)")
+    return 0 if weights != "raw" and config.ema.decays else None
+
+
+def _write(out: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    if out.suffix == ".npz":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(out, image=images, label=labels)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+
+    def save(name: str, picture: np.ndarray) -> None:
+        grey = picture.shape[-1] == 1
+        Image.fromarray(picture[..., 0] if grey else picture).save(out / name)
+
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        save(f"{i:06d}_class{label}.png", image)
+    shown = images[:400]
+    save("grid.png", grid(shown, int(np.ceil(np.sqrt(len(shown))))))

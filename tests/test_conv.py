@@ -1,0 +1,174 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sagan import conv as conv_lib
+from sagan import xla
+from sagan.conv import conv, conv_downsample, downsample, upsample, upsample_conv
+
+OPS = [conv, upsample_conv, conv_downsample]
+
+
+def draw(size, width, dtype=jnp.float32, channels=3, features=2):
+    numbers = np.random.default_rng(size + width)
+    x = numbers.standard_normal((2, size, size + 2, channels))
+    kernel = numbers.standard_normal((width, width, channels, features))
+    return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
+
+
+def assert_equal_to_plain(op, x, kernel, rounding):
+    """Compares the outputs, and the gradients of a sum that weighs its terms."""
+
+    @jax.jit
+    def run(x, kernel):
+        def one(fast):
+            y, transpose = jax.vjp(functools.partial(op, fast=fast), x, kernel)
+            dy = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+            return y, *transpose(dy.astype(y.dtype))
+
+        return one(True), one(False)
+
+    assert_close(*run(x, kernel), rounding)
+
+
+def by_loops(x, kernel):
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    n, h, w, _ = x.shape
+    y = np.zeros((n, h, w, kernel.shape[3]))
+    pad = len(kernel) // 2
+    for row, column, i, j in np.ndindex(h, w, *kernel.shape[:2]):
+        below, right = row + i - pad, column + j - pad
+        if 0 <= below < h and 0 <= right < w:
+            y[:, row, column] += x[:, below, right] @ kernel[i, j]
+    return y
+
+
+def assert_close(fast, plain, rounding):
+    for a, b in zip(fast, plain, strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, atol=rounding * np.abs(b).max())
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("size", [3, 4, 5, 6, 7, 8, 12, 16, 24, 32])
+def test_fast_form_is_equal_in_value_and_gradient(op, size):
+    # more than four channels: fewer have a form of their own
+    assert_equal_to_plain(op, *draw(size, 3, channels=6), rounding=3e-6)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("size", [5, 12])
+def test_fast_1x1_form_is_equal_in_value_and_gradient(op, size):
+    assert_equal_to_plain(op, *draw(size, 1), rounding=3e-6)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_fast_form_of_rgb_is_equal_in_value_and_gradient(op):
+    assert_equal_to_plain(op, *draw(12, 3, channels=3), rounding=3e-6)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("size", [8, 16])
+def test_fast_form_is_equal_on_accelerators(op, size, monkeypatch):
+    monkeypatch.setattr(conv_lib, "_on_cpu", lambda x: False)
+    assert_equal_to_plain(op, *draw(size, 3), rounding=3e-6)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("width", [1, 3])
+def test_fast_form_is_equal_in_bfloat16_to_its_rounding(op, width):
+    # eight bits: each rounding of a sum is up to 2^-8 = 0.004 of it
+    assert_equal_to_plain(op, *draw(16, width, jnp.bfloat16), rounding=0.06)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_output_has_the_dtype_of_the_images(fast):
+    x, kernel = draw(16, 3, jnp.bfloat16)
+    for op in OPS:
+        assert op(x, kernel.astype(jnp.float32), fast=fast).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_convolution_by_hand(width):
+    x, kernel = draw(4, width)
+    y = by_loops(x, kernel)
+    np.testing.assert_allclose(conv(x, kernel, fast=False), y, atol=1e-4)
+    doubled = by_loops(np.asarray(x).repeat(2, 1).repeat(2, 2), kernel)
+    np.testing.assert_allclose(upsample_conv(x, kernel, fast=True), doubled, atol=1e-4)
+    halved = (y[:, ::2, ::2] + y[:, 1::2, ::2] + y[:, ::2, 1::2] + y[:, 1::2, 1::2]) / 4
+    np.testing.assert_allclose(conv_downsample(x, kernel, fast=True), halved, atol=1e-4)
+
+
+def test_resampling_by_hand():
+    x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    rows = [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    np.testing.assert_array_equal(upsample(x)[0, :, :, 0], rows)
+    np.testing.assert_array_equal(downsample(x), [[[[1.5]]]])
+
+
+@pytest.mark.parametrize("op", [upsample_conv, conv_downsample])
+@pytest.mark.parametrize("cpu", [False, True])
+def test_fast_form_multiplies_less(op, cpu, monkeypatch):
+    monkeypatch.setattr(conv_lib, "_on_cpu", lambda x: cpu)
+    x, kernel = jnp.ones((1, 32, 32, 64)), jnp.ones((3, 3, 64, 64))
+
+    def flops(fast):
+        compiled = jax.jit(functools.partial(op, fast=fast)).lower(x, kernel).compile()
+        analysis = compiled.cost_analysis()
+        assert analysis is not None
+        return analysis["flops"]
+
+    # 36 taps to 16, or to the 9 products of the CPU; less the sums
+    assert flops(False) / flops(True) > (3 if op is conv_downsample and cpu else 2)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_fast_form_has_second_derivatives(op):
+    @jax.jit
+    def both(x, kernel):
+        def penalty(kernel, fast):  # a gradient penalty differentiates twice
+            y = jax.grad(lambda x: jnp.sum(jnp.sin(op(x, kernel, fast=fast))))(x)
+            return jnp.sum(y**2)
+
+        return [[jax.grad(penalty)(kernel, fast)] for fast in (True, False)]
+
+    assert_close(*both(*draw(8, 3)), rounding=1e-5)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        ("xla_cpu_no_such_option", True),
+        ("xla_cpu_experimental_ynn_fusion_type", "no such kind"),
+    ],
+)
+def test_unknown_compiler_option_is_left_out(unknown):
+    known = ("xla_cpu_experimental_onednn_custom_call", True)
+    assert xla.cpu_compiler_options((unknown, known)) == dict([known])
+
+
+def test_compiler_options_leave_the_flags_of_the_user_alone(monkeypatch):
+    option = ("xla_cpu_experimental_ynn_fusion_type", "")
+    monkeypatch.setenv("XLA_FLAGS", f"--{option[0]}=-individual_convolution")
+    xla.cpu_compiler_options.cache_clear()
+    assert xla.cpu_compiler_options((option,)) == {}
+    xla.cpu_compiler_options.cache_clear()
+
+
+def test_compiler_options_are_the_cpus_alone(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    xla.cpu_compiler_options.cache_clear()
+    assert xla.cpu_compiler_options() == {}
+    xla.cpu_compiler_options.cache_clear()
+
+
+def test_compiler_options_compile_a_convolution():
+    x, kernel = draw(8, 3)
+    lowered = jax.pmap(functools.partial(conv, fast=True)).lower(x[None], kernel[None])
+    compiled = lowered.compile(compiler_options=xla.cpu_compiler_options())
+    y = conv(x, kernel, fast=False)
+    np.testing.assert_allclose(compiled(x[None], kernel[None])[0], y, atol=1e-4)
