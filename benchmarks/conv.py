@@ -92,7 +92,7 @@ def medians(functions, repeats):
             start = time.process_time()
             function()
             times[name].append(1000 * (time.process_time() - start))
-    return {name: np.median(values[1:]) for name, values in times.items()}
+    return {name: float(np.median(values[1:])) for name, values in times.items()}
 
 
 def main():

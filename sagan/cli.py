@@ -133,7 +133,12 @@ def prepare_command(args: Arguments) -> None:
     known = parser.parse_args(args)
     from sagan.prepare import prepare
 
-    prepare(known.name, known.data_dir, known.path)
+    made = prepare(known.name, known.data_dir, known.path)
+    counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
+    print(
+        f"{made.path}: {counts}; train with --data.name {made.name}"
+        f" --data.path {known.data_dir}"
+    )
 
 
 def sample_command(args: Arguments) -> None:

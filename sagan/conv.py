@@ -185,12 +185,12 @@ _conv_downsample_cpu.defvjp(
 
 def _downsample_by_products(x: Array, kernel: Array) -> Array:
     def images(x: Array, axis: int) -> tuple[Array, Array, Array]:
-        size = x.shape[axis]
-        wide = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
-        before, even, odd, after = (
-            lax.slice_in_dim(wide, i, i + size - 1, stride=2, axis=axis)
-            for i in range(4)
-        )
+        half = x.shape[axis] // 2
+        pairs = x.reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :])
+        even, odd = (lax.index_in_dim(pairs, i, axis + 1, False) for i in (0, 1))
+        edge = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+        before = lax.slice_in_dim(jnp.pad(odd, edge), 0, half, axis=axis)
+        after = lax.slice_in_dim(jnp.pad(even, edge), 2, half + 2, axis=axis)
         return before - odd, even + odd, after - even
 
     def kernels(kernel: Array) -> tuple[Array, Array, Array]:

@@ -272,7 +272,7 @@ def test_folder_of_images_has_no_classes(many):
 
 def test_folder_is_read_to_any_depth_in_a_class(tmp_path):
     two_classes(tmp_path)
-    write(tmp_path / "cat" / "deep" / "deeper" / "x.png")
+    write(tmp_path / "cat" / "deep" / "deeper" / "x.PNG")
     assert len(open_source(make(path=str(tmp_path)))) == 7
 
 
@@ -303,6 +303,7 @@ def test_folder_named_train_beside_test_or_val_is_a_split(held_out, tmp_path):
         source = open_source(make(path=str(tmp_path)), split)
         assert len(source) == 2 * (2 + number)
         assert source.splits == ("train", *held_out)
+        assert source.class_names == ("cat", "dog")
 
 
 def test_folder_named_train_among_others_is_a_class(tmp_path):
@@ -411,6 +412,12 @@ def test_shrinking_averages_instead_of_sampling(suffix, tmp_path):
     stripes[:, ::2] = 255
     path = write(tmp_path / f"x.{suffix}", stripes)
     assert abs(channels_of(path).astype(int) - 127.5).max() < 8
+
+
+def test_enlarging_interpolates(tmp_path):
+    path = write(tmp_path / "x.png", np.array([[0, 255], [0, 255]], np.uint8))
+    row = channels_of(path)[0, :, 0].astype(int)
+    assert (np.diff(row) >= 0).all() and len(set(row.tolist())) > 4
 
 
 def test_jpeg_decoded_at_a_fraction_is_nearly_the_same(tmp_path):
