@@ -80,10 +80,9 @@ def discriminator_blocks(config: Config) -> tuple[Block, ...]:
     _, doublings = base_and_doublings(config.data.size)
     down = doublings if config.d.down is None else config.d.down
     multipliers = config.d.multipliers or tuple(min(2**i, 16) for i in range(down + 1))
-    if not 1 <= down <= min(doublings, len(multipliers)):
-        raise ConfigError(
-            f"d.down = {down}: must be 1 to {min(doublings, len(multipliers))}"
-        )
+    most = min(doublings, len(config.d.multipliers) or doublings)
+    if not 1 <= down <= most:
+        raise ConfigError(f"d.down = {down}: must be 1 to {most}")
     resolutions = [
         config.data.size // 2 ** min(i + 1, down) for i in range(len(multipliers))
     ]

@@ -16,9 +16,10 @@ class SelfAttention(SpectralModule):
     the four maps is a 1x1 convolution, which is one linear layer applied to every
     position by itself. gamma starts at zero, so a fresh layer is the identity.
 
-    Follows the official code where the paper's text is silent: keys and values are
-    max-pooled to a quarter of the positions, values have C/2 channels, no map has a
-    bias, and the scores are not divided by a root. The softmax is in float32.
+    Follows the official code: keys and values are max-pooled to a quarter of the
+    positions and no map has a bias (the paper's text is silent), values have C/2
+    channels (the text says C/8), and the scores are not divided by a root. Scores and
+    softmax are in float32.
 
     Attributes:
       reduction: C over the channels of keys and queries.
@@ -49,8 +50,9 @@ class SelfAttention(SpectralModule):
         keys = flat(max_pool(project("f", c // self.reduction)))
         queries = flat(project("g", c // self.reduction))
         values = flat(max_pool(project("h", c // self.value_reduction)))
-        s = jnp.einsum("njc,nic->nji", queries, keys)
-        beta = jax.nn.softmax(s.astype(jnp.float32), axis=-1)  # over the keys i
+        full = {"preferred_element_type": jnp.float32}
+        s = jnp.einsum("njc,nic->nji", queries, keys, **full)
+        beta = jax.nn.softmax(s, axis=-1)  # over the keys i
         self.sow("intermediates", "beta", beta)
         o = jnp.einsum("nji,nic->njc", beta.astype(values.dtype), values)
         o = self._conv("v", c)(o.reshape(n, height, width, -1))

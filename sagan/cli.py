@@ -23,12 +23,24 @@ def run(command: Callable[[Arguments], None], args: Arguments) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (ArithmeticError, OSError) as error:  # diverged; the disk
+    except (FloatingPointError, OSError) as error:  # diverged; the disk
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        line = str(error).splitlines()[0]
+        print(f"error: {line}\n{_LESS_MEMORY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+_LESS_MEMORY = (
+    "the device's memory is too small: try --optim.accumulate 2 (with a --g.bn_group"
+    " that divides the micro-batch), --model.dtype bfloat16 or a smaller --data.batch"
+)
 
 
 def train_command(args: Arguments) -> None:
@@ -46,14 +58,11 @@ def parse_train(args: Arguments) -> tuple[Config, Path]:
       ConfigError: something is missing, unknown or of the wrong type.
       SystemExit: after --help, which lists every field.
     """
-    rest = list(args)
-    files = [arg for arg in rest if arg.endswith(".py")]
-    path = files[0] if files else None
-    if path:
-        rest.remove(path)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--workdir", type=Path, nargs="?")
-    known, overrides = parser.parse_known_args(rest)
+    known, overrides = parser.parse_known_args(list(args))
+    named = overrides and not overrides[0].startswith("-")
+    path = overrides.pop(0) if named else None
     wants_help = {"-h", "--help"} & set(overrides)
     if path is None and not wants_help:
         raise ConfigError("name a config file first, such as configs/digits.py")
@@ -164,8 +173,7 @@ def sample_command(args: Arguments) -> None:
     parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
     parser.add_argument(
         "--weights",
-        choices=["ema", "raw"],
-        help="averaged, or as trained (default: averaged if there are any)",
+        help="raw, ema, or the decay of one average (default: ema if there is one)",
     )
     parser.add_argument("--batch", type=_at_least(1), default=64, help="at once (64)")
     parser.add_argument(

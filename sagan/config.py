@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import json
+import math
 import pathlib
 import runpy
 from collections.abc import Iterator, Mapping
@@ -205,10 +206,14 @@ def _problems(config: Config) -> Iterator[str]:
     ]
     for name in at_least_one:
         yield from unless(values[name] >= 1, name, "at least 1")
-    at_least_zero = ["optim.g_lr", "optim.d_lr", "optim.eps", "optim.clip"]
-    at_least_zero += ["g.bn_group", "g.bn_eps", "model.sn_eps", "ema.start", "run.seed"]
+    at_least_zero = ["optim.g_lr", "optim.d_lr", "optim.clip", "ema.start"]
+    at_least_zero += ["g.bn_group", "g.bn_eps", "model.sn_eps"]
     for name in at_least_zero:
-        yield from unless(values[name] >= 0, name, "0 or more")
+        ok = 0 <= values[name] < math.inf
+        yield from unless(ok, name, "0 or more, and finite")
+    # gradients are exactly 0 where gamma is: 0 / (0 + eps)
+    yield from unless(0 < values["optim.eps"] < math.inf, "optim.eps", "more than 0")
+    yield from unless(0 <= values["run.seed"] < 2**32, "run.seed", "in [0, 2^32)")
     for name in ["g.bn_momentum", "g.bn_momentum_out"]:
         yield from unless(0 <= values[name] < 1, name, "in [0, 1)")
     for name in ["optim.betas", "ema.decays"]:

@@ -1,6 +1,6 @@
 """How one step is spread over the devices: pmap, or jit over a mesh."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,14 +25,16 @@ class Mapped(NamedTuple):
         that goes in is gone after the call.
       place_state: puts a state on every device; may take over its buffers.
       place_batch: gives every device its share of a batch.
+      lower: (state, batch) -> the lowered step, to look at.
     """
 
     step: Callable[[GANState, Any], tuple[GANState, Metrics]]
     place_state: Callable[[GANState], GANState]
     place_batch: Callable[[Batch], Any]
+    lower: Callable[[GANState, Any], Any]
 
 
-def map_step(config: Config, devices: list[jax.Device] | None = None) -> Mapped:
+def map_step(config: Config, devices: Sequence[Any] | None = None) -> Mapped:
     """The train step of a config, by config.run.parallel, on all devices.
 
     Both ways give the same update on any number of devices.
@@ -46,7 +48,8 @@ def map_step(config: Config, devices: list[jax.Device] | None = None) -> Mapped:
     replicated = NamedSharding(mesh, PartitionSpec())
     place_state = partial(jax.device_put, device=replicated)
     if config.run.parallel == "jit":
-        game = make_game(config, shards=len(devices))
+        sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+        game = make_game(config, sharding=sharding)
         by_image = NamedSharding(mesh, PartitionSpec(None, AXIS))
         step = jax.jit(
             partial(train_step, game),
@@ -54,8 +57,11 @@ def map_step(config: Config, devices: list[jax.Device] | None = None) -> Mapped:
             out_shardings=replicated,
             donate_argnums=0,
         )
-        place_batch = partial(jax.device_put, device=by_image)
-        return Mapped(_compiled_once(step), place_state, place_batch)
+
+        def place_whole(batch: Batch) -> Any:
+            return jax.device_put(batch, by_image)
+
+        return Mapped(_compiled_once(step), place_state, place_whole, step.lower)
     game = make_game(config, axis_name=AXIS)
     step = jax.pmap(
         partial(train_step, game),
@@ -74,7 +80,7 @@ def map_step(config: Config, devices: list[jax.Device] | None = None) -> Mapped:
 
         return jax.device_put(jax.tree.map(split, batch), by_device)
 
-    return Mapped(_compiled_once(step), place_state, place_batch)
+    return Mapped(_compiled_once(step), place_state, place_batch, step.lower)
 
 
 def _compiled_once(step: Any) -> Callable[[GANState, Any], Any]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -11,7 +10,7 @@ from tqdm import tqdm
 from sagan import sample
 from sagan.checkpoint import Checkpoints
 from sagan.schema import Config, ConfigError
-from sagan.state import GANState, generator_variables, initial_state, make_game
+from sagan.state import GANState, abstract, generator_variables
 from sagan.workdir import read_config
 from sagan.writer import grid
 
@@ -40,7 +39,8 @@ def export(
       seed: of the latents.
       truncation: see sample.latents.
       step: of the checkpoint; None: the newest good one.
-      weights: "ema" or "raw"; None: the first average if there is one.
+      weights: "raw", "ema" (the first average) or the decay of one; None: the first
+        average if there is one.
       batch: images generated at once.
       out: a folder or a file.npz; None: a folder of the workdir.
 
@@ -76,7 +76,7 @@ def load_state(
     Raises:
       ConfigError: there is none, or it is not good.
     """
-    target = jax.eval_shape(lambda: initial_state(make_game(config)))
+    target = abstract(config)
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise ConfigError(f"{workdir}: has no checkpoint yet")
@@ -101,9 +101,14 @@ def _labels(config: Config, n: int, classes: Sequence[int] | None) -> np.ndarray
 
 
 def _average(config: Config, weights: str | None) -> int | None:
-    if weights == "ema" and not config.ema.decays:
-        raise ConfigError("--weights ema: the run keeps no average (ema.decays)")
-    return 0 if weights != "raw" and config.ema.decays else None
+    decays = config.ema.decays
+    if weights is None:
+        return 0 if decays else None
+    names = {"raw": None} | ({"ema": 0} if decays else {})
+    names |= {str(decay): i for i, decay in enumerate(decays)}
+    if weights not in names:
+        raise ConfigError(f"--weights {weights}: there are {', '.join(names)}")
+    return names[weights]
 
 
 def _write(out: Path, images: np.ndarray, labels: np.ndarray) -> None:

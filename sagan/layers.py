@@ -1,6 +1,7 @@
 """Spectrally normalised layers and (class-conditional) batch normalisation."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -31,15 +32,17 @@ def spectral_normalise(
     Source: official ops.py:120-175, which does not detach; Miyato et al. 2018
     (arXiv:1802.05957), algorithm 1, where u and v are constants.
     """
+    # accelerators would multiply with fewer bits than float32 has
+    dot = partial(jnp.dot, precision="highest")
 
     def unit(x: Float[Array, "1 m"]) -> Float[Array, "1 m"]:
         return x / (jnp.sqrt(jnp.sum(x**2)) + eps)
 
-    v = unit(u @ w.T)
-    u = unit(v @ w)
+    v = unit(dot(u, w.T))
+    u = unit(dot(v, w))
     if detach:
         u, v = jax.lax.stop_gradient((u, v))
-    return (v @ w @ u.T)[0, 0], jax.lax.stop_gradient(u)
+    return dot(dot(v, w), u.T)[0, 0], jax.lax.stop_gradient(u)
 
 
 class SpectralModule(nn.Module):
@@ -119,7 +122,8 @@ class SNDense(SpectralModule):
     def __call__(self, x: Float[Array, "n c"]) -> Float[Array, "n o"]:
         kernel = self.normalised("kernel", (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x.astype(kernel.dtype) @ kernel + bias.astype(kernel.dtype)[None]
+        x = jnp.dot(x.astype(kernel.dtype), kernel, precision="highest")
+        return x + bias.astype(kernel.dtype)[None]
 
 
 class SNEmbed(SpectralModule):

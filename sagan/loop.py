@@ -15,9 +15,16 @@ from tqdm import tqdm
 from sagan import data, devices, sample
 from sagan import workdir as workdir_lib
 from sagan.checkpoint import Checkpoints
-from sagan.config import Config, check, replace
+from sagan.config import Config, ConfigError, check, replace
 from sagan.interrupt import Interrupt
-from sagan.state import GANState, count, create, generator_variables, make_game
+from sagan.state import (
+    GANState,
+    abstract,
+    count,
+    create,
+    generator_variables,
+    make_game,
+)
 from sagan.writer import Writer, grid
 
 Report = Callable[[str], None]
@@ -61,19 +68,21 @@ def train(
       ConfigError: the config, the data or the workdir is wrong.
       Diverged: a loss or gradient is not finite; the last good checkpoint stays.
     """
-    run = start(config, Path(workdir), report)
-    main = jax.process_index() == 0
-    with Interrupt() as interrupt:
-        with Writer(workdir, run.config, run.step, active=main) as writer:
-            state, step = _steps(run, writer, interrupt, evaluate, report)
-        run.checkpoints.close()
-    if step < run.config.run.steps:
-        command = shlex.join(["python", *sys.argv])
-        report(
-            f"stopped and saved at step {step}; the same command resumes:\n{command}"
-        )
+    workdir = Path(workdir)
+    with workdir_lib.locked(workdir):
+        run = start(config, workdir, report)
+        main = jax.process_index() == 0
+        # closing waits for a checkpoint that is being written, whatever happened
+        with Interrupt() as interrupt, contextlib.closing(run.checkpoints):
+            with Writer(workdir, run.config, run.step, active=main) as writer:
+                state, step = _steps(run, writer, interrupt, evaluate, report)
+    command = shlex.join(["python", *sys.argv])
+    if step >= run.config.run.steps:
+        report(f"done: step {step}; pictures are in {workdir / 'samples'}")
+    elif step:
+        report(f"stopped and saved at step {step}; this resumes:\n{command}")
     else:
-        report(f"done: step {step}; pictures are in {Path(workdir) / 'samples'}")
+        report(f"stopped before the first step; this starts again:\n{command}")
     return state
 
 
@@ -87,13 +96,14 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
     for note in source.notes:
         report(note)
     config = data.resolve(config, source)
-    workdir_lib.claim(workdir, config)
+    for note in workdir_lib.claim(workdir, config, len(source), source.class_names):
+        report(note)
     mapped = devices.map_step(config)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep, report)
-    state, step = mapped.place_state(create(config)), 0
-    restored = checkpoints.restore(state)
-    if restored is not None:
-        state, step = restored
+    restored = checkpoints.restore(abstract(config))
+    state, step = restored or (create(config), 0)
+    state = mapped.place_state(state)
+    if restored:
         report(f"resuming from step {step}")
     if step > config.run.steps:
         report(f"run.steps = {config.run.steps}: the run is already at step {step}")
@@ -131,22 +141,28 @@ def _steps(
     clock = _Clock()
     saved = step
     with contextlib.closing(batches), contextlib.closing(bar):
-        batch = mapped.place_batch(next(batches))
-        while step < config.run.steps and not interrupt.requested:
-            state, metrics = mapped.step(state, batch)
-            batch = mapped.place_batch(next(batches))  # while the devices work
-            step += 1
-            if clock.step is None:
-                jax.block_until_ready(state)
-                report(f"first step: {clock.lap(step):.0f} s, nearly all to compile it")
-            rates = _rates(clock, config, step)
-            writer.write(step, metrics, rates)
-            _tell(bar, writer, step, rates, report)
-            if step % config.run.sample_every == 0 or step == config.run.steps:
-                draw(state, step)
-            if step % config.run.checkpoint_every == 0:
+        try:
+            while step < config.run.steps and not interrupt.requested:
+                batch = mapped.place_batch(next(batches))  # while the devices work
+                state, metrics = mapped.step(state, batch)
+                step += 1
+                if clock.step is None:
+                    jax.block_until_ready(state)
+                    seconds = clock.lap(step)
+                    report(f"first step: {seconds:.0f} s, nearly all to compile it")
+                rates = _rates(clock, config, step)
+                writer.write(step, metrics, rates)
+                _tell(bar, writer, step, rates, report)
+                if step % config.run.sample_every == 0 or step == config.run.steps:
+                    writer.flush()
+                    draw(state, step)
+                if step % config.run.checkpoint_every == 0:
+                    save()
+                    saved = step
+        except ConfigError:  # an image that broke since the check
+            if saved < step:
                 save()
-                saved = step
+            raise
         if saved < step:
             save()
     return state, step
@@ -191,6 +207,8 @@ def _tell(
     bar: tqdm, writer: Writer, step: int, rates: dict[str, float], report: Report
 ) -> None:
     """Moves the bar; where there is no terminal, a line at every logged step."""
+    if bar.disable and rates:
+        writer.flush()  # else the losses are those of the step before
     told = {k: f"{v:.3f}" for k, v in writer.latest.items() if k.endswith("loss")}
     told |= {name: f"{value:.0f}" for name, value in rates.items()}
     bar.set_postfix(told, refresh=False)

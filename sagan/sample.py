@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,8 @@ def _generate(
     z: Float[Array, "n z"],
     y: Int[Array, " n"],
 ) -> UInt8[Array, "n h w c"]:
-    return to_uint8(generator.apply(variables, z, y, train=False))
+    images: Any = generator.apply(variables, z, y, train=False)
+    return to_uint8(images)
 
 
 def samples(
@@ -78,7 +80,6 @@ def samples(
     seed: int,
     truncation: float = 0.0,
     batch: int = 64,
-    sampler: Sampler | None = None,
 ) -> Iterator[UInt8[np.ndarray, "m h w c"]]:
     """Images of the labels in order, in pieces of at most `batch`.
 
@@ -89,9 +90,8 @@ def samples(
       seed: of the latents.
       truncation: see `latents`.
       batch: images generated at once; changes them by rounding at most.
-      sampler: from make_sampler, if there is one already.
     """
-    sampler = sampler or make_sampler(config)
+    sampler = make_sampler(config)
     for start in range(0, len(labels), batch):
         y = labels[start : start + batch]
         # the last piece is filled up, so that one shape is compiled

@@ -168,8 +168,8 @@ class Config:
     run: Run = Run()
 
 
-# A run may be resumed with other values of these: they do not change what is computed,
-# only how long, how often it is told, and on which machine.
+# A run may be resumed with other values of these: how long, how often it is told, on
+# which machine, and where the same images lie.
 MAY_CHANGE = frozenset(
     ["data.path", "data.skip_broken"]
     + ["run." + name for name in ("steps", "parallel", "log_every", "sample_every")]

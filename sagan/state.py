@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PyTree
 
 from sagan.blocks import BLOCKS
@@ -68,7 +69,7 @@ class Game(NamedTuple):
       g_tx: the generator's optimizer.
       d_tx: the discriminator's optimizer.
       axis_name: of the axis over which pmap spreads the batch, or None.
-      shards: devices over which jit spreads the batch (1 under pmap).
+      sharding: of the batch's first axis under jit, else None.
     """
 
     config: Config
@@ -78,10 +79,15 @@ class Game(NamedTuple):
     g_tx: optax.GradientTransformation
     d_tx: optax.GradientTransformation
     axis_name: str | None = None
-    shards: int = 1
+    sharding: NamedSharding | None = None
 
 
-def make_game(config: Config, *, axis_name: str | None = None, shards: int = 1) -> Game:
+def make_game(
+    config: Config,
+    *,
+    axis_name: str | None = None,
+    sharding: NamedSharding | None = None,
+) -> Game:
     """The modules, the loss and the optimizers that a config names.
 
     Raises:
@@ -100,7 +106,7 @@ def make_game(config: Config, *, axis_name: str | None = None, shards: int = 1) 
         g_tx=_optimizer(config, learning_rate(config, "g")),
         d_tx=_optimizer(config, learning_rate(config, "d")),
         axis_name=axis_name,
-        shards=shards,
+        sharding=sharding,
     )
 
 
@@ -136,6 +142,11 @@ def create(config: Config) -> GANState:
       ConfigError: as make_game.
     """
     return jax.jit(initial_state, static_argnums=0)(make_game(config))
+
+
+def abstract(config: Config) -> GANState:
+    """Shapes and types of the state: what a checkpoint is restored into."""
+    return jax.eval_shape(lambda: initial_state(make_game(config)))
 
 
 def initial_state(game: Game) -> GANState:

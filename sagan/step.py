@@ -7,6 +7,7 @@ D updates come first; the official graph begins with G's.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -42,8 +43,8 @@ def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Met
         x, y = to_float(batch.image[i]), batch.label[i]
         state, metrics = d_step(game, state, x, y, purpose=1 + i)
     state, g_metrics = g_step(game, state, batch.label.shape[1])
-    state = state.replace(step=state.step + 1)
-    state = state.replace(ema=update_ema(game, state))
+    state = replace(state, step=state.step + 1)
+    state = replace(state, ema=update_ema(game, state))
     return state, metrics | g_metrics | _watch(game, state)
 
 
@@ -80,7 +81,7 @@ def d_step(
     grads, metrics = average_over_devices(game, (grads, metrics))
     metrics["d_grad_norm"] = optax.tree.norm(grads)
     d = _update(game.d_tx, state.d, grads, d_stats)
-    return state.replace(d=d, g=state.g.replace(stats=g_stats)), metrics
+    return replace(state, d=d, g=replace(state.g, stats=g_stats)), metrics
 
 
 def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Metrics]:
@@ -90,7 +91,9 @@ def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Metrics]:
     def micro(z: Latents, y: Labels):
         def loss_fn(params: PyTree[Array]):
             fake, g_stats = apply_g(game, params, state.g.stats, z, y)
-            logits = game.d.apply({"params": state.d.params, **state.d.stats}, fake, y)
+            logits: Any = game.d.apply(
+                {"params": state.d.params, **state.d.stats}, fake, y
+            )
             loss = game.loss.generator(logits)
             return loss, ({"g_loss": loss}, g_stats)
 
@@ -100,7 +103,7 @@ def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Metrics]:
     grads, metrics, g_stats = accumulate(game, micro, z, y)
     grads, metrics = average_over_devices(game, (grads, metrics))
     metrics["g_grad_norm"] = optax.tree.norm(grads)
-    return state.replace(g=_update(game.g_tx, state.g, grads, g_stats)), metrics
+    return replace(state, g=_update(game.g_tx, state.g, grads, g_stats)), metrics
 
 
 def draw(
@@ -121,7 +124,11 @@ def draw(
         z = jax.random.normal(z_key, (game.config.g.z,))
         return z, jax.random.randint(y_key, (), 0, classes)
 
-    return jax.vmap(example)(first + jnp.arange(n))
+    drawn = jax.vmap(example)(first + jnp.arange(n))
+    if game.sharding is None:
+        return drawn
+    # else XLA makes every device compute every generated image
+    return jax.lax.with_sharding_constraint(drawn, game.sharding)
 
 
 def apply_g(
@@ -129,7 +136,8 @@ def apply_g(
 ) -> tuple[Images, dict[str, Any]]:
     """Generated images in training mode, and the statistics that this pass moved."""
     variables = {"params": params, **stats}
-    return game.g.apply(variables, z, y, train=True, mutable=list(stats))
+    moved: Any = game.g.apply(variables, z, y, train=True, mutable=list(stats))
+    return moved
 
 
 def accumulate(game: Game, micro: Callable[..., Any], *batch: Array) -> Any:
@@ -145,7 +153,8 @@ def accumulate(game: Game, micro: Callable[..., Any], *batch: Array) -> Any:
 
     def split(x: Array) -> Array:
         # every device cuts its own share: no image moves between devices
-        x = x.reshape(game.shards, parts, -1, *x.shape[1:])
+        shards = game.sharding.num_devices if game.sharding else 1
+        x = x.reshape(shards, parts, -1, *x.shape[1:])
         return x.swapaxes(0, 1).reshape(parts, -1, *x.shape[3:])
 
     def add(total: Any, part: tuple[Array, ...]) -> tuple[Any, None]:
@@ -195,6 +204,8 @@ def _watch(game: Game, state: GANState) -> Metrics:
             )
             if path[-1].key == "sigma"
         ]
+        # with the gradient norms, what tells that a state is worth keeping
+        metrics[f"{name}_weight_norm"] = optax.tree.norm(player.params)
         metrics[f"sigma/{name}_max"] = jnp.stack(sigmas).max()
         metrics[f"sigma/{name}_min"] = jnp.stack(sigmas).min()
         updates = state.step * (game.config.optim.d_steps if name == "d" else 1)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sagan.config import (
     MAY_CHANGE,
@@ -19,6 +24,8 @@ from sagan.config import (
 
 _NAME = "config.json"
 _UNFINISHED = f".{_NAME}."
+_LOCK = ".lock"
+_DATA = "data.json"
 
 
 def usable(workdir: str | pathlib.Path, config: Config) -> Config:
@@ -36,7 +43,8 @@ def usable(workdir: str | pathlib.Path, config: Config) -> Config:
         run = read_config(workdir)
         if config.data.classes is None:
             config = replace(config, {"data.classes": run.data.classes})
-        _refuse_another(workdir, run, config)
+        if _has_checkpoint(workdir):  # else nothing was trained that could be lost
+            _refuse_another(workdir, run, config)
     elif strangers := _strangers(workdir):
         raise ConfigError(
             f"{workdir}: holds something else ({strangers}) and no {_NAME}; choose a"
@@ -45,25 +53,73 @@ def usable(workdir: str | pathlib.Path, config: Config) -> Config:
     return config
 
 
-def claim(workdir: str | pathlib.Path, config: Config) -> bool:
-    """Makes `workdir` the directory of a run of `config`; True: a run is there.
+def claim(
+    workdir: str | pathlib.Path,
+    config: Config,
+    images: int,
+    class_names: Sequence[str],
+) -> list[str]:
+    """Makes `workdir` the directory of a run of `config` on these data.
 
-    A directory without `config.json` must be empty. One with it may be resumed by a
-    config that differs only in the fields of MAY_CHANGE, which are then updated.
+    A directory without `config.json` must be empty. One with checkpoints may be
+    resumed by a config that differs only in the fields of MAY_CHANGE, which are then
+    updated, and on data with the same classes.
+
+    Returns:
+      What the user should know.
 
     Raises:
       ConfigError: the directory cannot be used, or belongs to something else.
     """
-    path = pathlib.Path(workdir) / _NAME
+    workdir = pathlib.Path(workdir)
     usable(workdir, config)
-    resumes = path.exists()
-    if resumes and read_config(workdir) == config:
-        return True
+    now = {"images": images, "classes": list(class_names)}
+    notes = _changed_data(workdir, now) if _has_checkpoint(workdir) else []
     try:
-        _replace(path, to_json(config))
+        _replace(workdir / _DATA, json.dumps(now) + "\n")
+        _replace(workdir / _NAME, to_json(config))
     except OSError as error:
         raise ConfigError(f"{workdir}: cannot be written: {error.strerror}") from error
-    return resumes
+    return notes
+
+
+@contextlib.contextmanager
+def locked(workdir: str | pathlib.Path) -> Iterator[None]:
+    """Within this context no other process trains in `workdir`, which is created.
+
+    Raises:
+      ConfigError: another one does, or the directory cannot be used.
+    """
+    workdir = pathlib.Path(workdir)
+    _create(workdir)
+    with (workdir / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{workdir}: another process trains here") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def _has_checkpoint(workdir: pathlib.Path) -> bool:
+    return any((workdir / "checkpoints").glob("[0-9]*"))
+
+
+def _changed_data(workdir: pathlib.Path, now: dict[str, Any]) -> list[str]:
+    try:
+        then = json.loads((workdir / _DATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    if then["classes"] != now["classes"]:
+        raise ConfigError(
+            f"{workdir}: the data's classes were {then['classes']} in the run and are"
+            f" {now['classes']} now"
+        )
+    if then["images"] != now["images"]:
+        counts = f"{then['images']} images then, {now['images']} now"
+        return [f"the data changed since the run began: {counts}"]
+    return []
 
 
 def read_config(workdir: str | pathlib.Path) -> Config:
@@ -101,7 +157,8 @@ def _create(workdir: pathlib.Path) -> None:
 def _strangers(workdir: pathlib.Path, show: int = 3) -> str:
     names = sorted(path.name for path in workdir.iterdir())
     # A process killed while claiming, or one claiming at this moment, leaves its own.
-    names = [name for name in names if not name.startswith(_UNFINISHED)]
+    own = (_UNFINISHED, _LOCK, f".{_DATA}.", _DATA)
+    names = [name for name in names if not name.startswith(own)]
     return ", ".join(names[:show] + ["..."] * (len(names) > show))
 
 
@@ -126,7 +183,8 @@ def _refuse_another(workdir: pathlib.Path, run: Config, now: Config) -> None:
 
 def _replace(path: pathlib.Path, text: str) -> None:
     """Writes a file that is there whole or not at all, even when killed."""
-    handle, unfinished = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
+    prefix = f".{path.name}."
+    handle, unfinished = tempfile.mkstemp(prefix=prefix, dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)

@@ -20,11 +20,15 @@ from sagan import sinks
 from sagan.config import Config
 
 PLAYERS = {"d": "the discriminator", "g": "the generator"}
-CHECKED = ("d_loss", "g_loss", "d_grad_norm", "g_grad_norm")
+CHECKED = tuple(
+    f"{player}_{what}"
+    for what in ("loss", "grad_norm", "weight_norm")
+    for player in PLAYERS
+)
 
 
-class Diverged(ArithmeticError):
-    """A loss or gradient norm is no longer a number.
+class Diverged(FloatingPointError):
+    """A loss, or the norm of a gradient or of the weights, is no longer a number.
 
     Attributes:
       step: where it was seen first.
@@ -34,7 +38,7 @@ class Diverged(ArithmeticError):
     def __init__(self, step: int, name: str, value: float):
         super().__init__(
             f"step {step}: {name} is {value}: {PLAYERS[name[0]]} diverged; the newest"
-            " checkpoint is from before"
+            " checkpoint is from before; lower rates need a new workdir"
         )
         self.step = step
         self.name = name

@@ -85,6 +85,9 @@ def test_a_wrong_field_or_type_is_named(name, value, said):
     [
         ({"optim.g_lr": -1.0}, "optim.g_lr = -1.0: must be 0 or more"),
         ({"optim.d_lr": float("nan")}, "optim.d_lr = nan: must be 0 or more"),
+        ({"optim.g_lr": float("inf")}, "optim.g_lr = inf"),
+        ({"optim.eps": 0.0}, "optim.eps = 0.0: must be more than 0"),
+        ({"run.seed": 2**32}, "run.seed = 4294967296"),
         ({"optim.betas": (0.0, 1.0)}, "optim.betas"),
         ({"optim.d_steps": 0}, "optim.d_steps = 0: must be at least 1"),
         ({"ema.decays": (0.9, 1.5)}, "ema.decays"),

@@ -34,11 +34,3 @@ def test_modules_and_functions_stay_short(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
             assert node.end_lineno - node.lineno < 60, node.name
-
-
-def test_training_needs_no_tensorflow_torch_or_clu():
-    for path in MODULES:
-        if path.stem == "prepare":  # catalogue data sets need TensorFlow there
-            continue
-        for word in ("import tensorflow\n", "import torch", "import clu"):
-            assert word not in path.read_text()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sagan import devices, loop
+from sagan import data, devices, loop
 from sagan.config import ConfigError, from_json
 from sagan.writer import Diverged
 
@@ -81,7 +81,7 @@ def test_sigterm_saves_and_the_same_call_resumes(unbroken, tiny, tmp_path):
 
     state = train(tiny(), tmp_path / "run", report=stop_at_step_2)
     assert int(state.step) == 2
-    assert "the same command resumes" in said[-1]
+    assert "stopped and saved at step 2" in said[-1]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert_identical(train(tiny(), tmp_path / "run"), unbroken[1])
 
@@ -122,6 +122,47 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_good_checkpoint(
         train(tiny(), tmp_path / "run")
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
     assert lines(tmp_path / "run")[-1]["step"] == 4
+
+
+def test_a_checkpoint_that_is_being_written_outlives_an_error(tiny, tmp_path):
+    def fail_after_step_3(line):
+        if line.startswith("step 4 of"):
+            raise RuntimeError("anything")
+
+    with pytest.raises(RuntimeError, match="anything"):
+        train(tiny(), tmp_path / "run", report=fail_after_step_3)
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
+
+
+def test_an_image_that_breaks_later_loses_no_step(tiny, tmp_path, monkeypatch):
+    batches = data.batches
+
+    def breaks(*args):
+        stream = batches(*args)
+        for _ in range(4):
+            yield next(stream)
+        raise ConfigError("broken.png: cannot be read")
+
+    monkeypatch.setattr(data, "batches", breaks)
+    with pytest.raises(ConfigError, match="broken.png"):
+        train(tiny(), tmp_path / "run")
+    kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["3", "4"]
+
+
+def test_training_imports_no_tensorflow_torch_or_clu():
+    program = """
+import sys
+class Blocked:
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "torch", "clu"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocked)
+from sagan import cli, data, export, loop
+from sagan.config import load
+data.open_source(load("configs/digits.py"))
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def test_the_best_checkpoint_by_the_callers_metric_is_kept(tiny, tmp_path):

@@ -216,9 +216,21 @@ def test_metrics_tell_losses_logits_gammas_sigmas_norms_and_rates(reference):
     assert set(metrics) == {
         *("d_loss", "d_real", "d_fake", "d_grad_norm", "g_loss", "g_grad_norm"),
         *("gamma/g/attention8", "gamma/d/attention4", "lr/g", "lr/d"),
+        *("g_weight_norm", "d_weight_norm"),
         *("sigma/g_max", "sigma/g_min", "sigma/d_max", "sigma/d_min"),
     }
     assert all(np.ndim(value) == 0 for value in metrics.values())
+
+
+@pytest.mark.slow
+def test_jit_computes_each_image_on_one_device(tiny, start):
+    def flops(count):
+        mapped = devices.map_step(tiny(run__parallel="jit"), jax.devices()[:count])
+        placed = mapped.place_batch(batch(tiny()))
+        compiled = mapped.lower(mapped.place_state(start), placed).compile()
+        return compiled.cost_analysis()["flops"]  # of one device
+
+    assert flops(4) < 0.4 * flops(1)  # a quarter, and what does not depend on images
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@ import os
 
 import pytest
 
+from sagan import workdir as workdir_lib
 from sagan.config import Config, ConfigError, fields, replace, to_json
-from sagan.workdir import claim, read_config
+from sagan.workdir import locked, read_config, usable
 
 MINE = replace(Config(), {"data.size": 16, "g.attention": (), "d.attention": ()})
 
@@ -13,32 +14,73 @@ def other(**values):
     return replace(MINE, {k.replace("__", "."): v for k, v in values.items()})
 
 
+def claim(workdir, config, images=10, class_names=("a", "b")):
+    return workdir_lib.claim(workdir, config, images, class_names)
+
+
+def trained(workdir, config=MINE):
+    claim(workdir, config)
+    (workdir / "checkpoints" / "1").mkdir(parents=True)
+
+
 def test_new_directory_is_created_with_the_config(tmp_path):
     workdir = tmp_path / "runs" / "a"
-    assert claim(workdir, MINE) is False
+    assert claim(workdir, MINE) == []
     assert (workdir / "config.json").read_text() == to_json(MINE)
-    assert [path.name for path in workdir.iterdir()] == ["config.json"]
+    names = sorted(path.name for path in workdir.iterdir())
+    assert names == ["config.json", "data.json"]
     assert read_config(workdir) == MINE
 
 
 def test_same_config_resumes(tmp_path):
-    claim(tmp_path, MINE)
+    trained(tmp_path)
     (tmp_path / "metrics.jsonl").touch()
-    assert claim(tmp_path, MINE) is True
+    assert claim(tmp_path, MINE) == []
 
 
 def test_empty_directory_is_claimed(tmp_path):
-    assert claim(str(tmp_path), MINE) is False
+    assert claim(str(tmp_path), MINE) == []
 
 
 def test_claim_killed_half_way_can_be_repeated(tmp_path):
     (tmp_path / ".config.json.x1y2").write_text("{")
-    assert claim(tmp_path, MINE) is False
+    assert claim(tmp_path, MINE) == []
     assert read_config(tmp_path) == MINE
 
 
+def test_another_config_is_fine_while_nothing_is_trained(tmp_path):
+    claim(tmp_path, MINE)  # and then the device had too little memory, say
+    claim(tmp_path, other(data__batch=32, g__bn_group=32))
+    assert read_config(tmp_path).data.batch == 32
+
+
+def test_usable_takes_the_classes_of_the_run(tmp_path):
+    assert usable(tmp_path, MINE).data.classes is None
+    claim(tmp_path, other(data__classes=7))
+    assert usable(tmp_path, MINE).data.classes == 7
+
+
+def test_changed_data_are_told_and_other_classes_refused(tmp_path):
+    trained(tmp_path)
+    assert claim(tmp_path, MINE, images=11) == [
+        "the data changed since the run began: 10 images then, 11 now"
+    ]
+    with pytest.raises(ConfigError, match=r"\['a', 'b'\] in the run.*\['a', 'c'\] now"):
+        claim(tmp_path, MINE, class_names=("a", "c"))
+
+
+def test_one_process_trains_in_a_workdir(tmp_path):
+    with locked(tmp_path):
+        with pytest.raises(ConfigError, match="another process trains here"):
+            with locked(tmp_path):
+                pass
+        claim(tmp_path, MINE)  # the lock is no stranger
+    with locked(tmp_path):
+        pass
+
+
 def test_another_config_is_refused_field_by_field(tmp_path):
-    claim(tmp_path, MINE)
+    trained(tmp_path)
     with pytest.raises(ConfigError) as error:
         claim(tmp_path, other(data__size=32, optim__g_lr=2e-4, run__keep=9))
     lines = str(error.value).splitlines()
@@ -53,20 +95,20 @@ def test_another_config_is_refused_field_by_field(tmp_path):
 
 
 def test_fields_that_may_change_are_updated(tmp_path):
-    claim(tmp_path, MINE)
+    trained(tmp_path)
     longer = other(run__steps=7, run__log_every=2, data__path="elsewhere")
-    assert claim(tmp_path, longer) is True
+    claim(tmp_path, longer)
     assert read_config(tmp_path) == longer
 
 
 def test_length_of_a_run_with_decay_may_not_change(tmp_path):
     decaying = other(optim__decay_start=10, run__steps=100)
-    claim(tmp_path, decaying)
+    trained(tmp_path, decaying)
     with pytest.raises(ConfigError) as error:
         claim(tmp_path, replace(decaying, {"run.steps": 200}))
     assert "run.steps: 100 in the run, 200 now" in str(error.value)
     assert "optim.decay_start" in str(error.value).splitlines()[-1]
-    assert claim(tmp_path, replace(decaying, {"run.keep": 7})) is True
+    claim(tmp_path, replace(decaying, {"run.keep": 7}))
 
 
 def test_file_is_refused(tmp_path):
@@ -105,7 +147,8 @@ def test_failed_write_is_one_message_and_spares_the_old(tmp_path, monkeypatch, r
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(ConfigError, match="cannot be written: No space left"):
         claim(tmp_path, other(run__keep=9))
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"] * resumes
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == (["config.json", "data.json"] if resumes else [])
     assert not resumes or read_config(tmp_path) == MINE
 
 
