@@ -57,7 +57,8 @@ def layout(size: int, batch: int, **model: Any) -> Config:
         ones = (1, 1, 1, 1)
         g = new(g, width=256, multipliers=ones, attention=(16,))
         d = new(d, width=128, multipliers=ones, down=2, attention=(16,))
-    return new(config, data=data, g=g, d=d, model=new(config.model, **model))
+    shared = new(config.model, sn_detach=True, **model)  # as PyTorch does
+    return new(config, data=data, g=g, d=d, model=shared)
 
 
 class Subject(NamedTuple):

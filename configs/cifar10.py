@@ -21,7 +21,7 @@ PROVENANCE = {
     "g.width": "StudioGAN: three blocks of 256 channels (4,386,308 parameters)",
     "g.multipliers": "StudioGAN: three blocks of 256 channels",
     "g.attention": "StudioGAN CIFAR10/SAGAN.yaml: attn_g_loc [2]",
-    "g.bn_group": "one device's batch; the official code has 64 images a GPU",
+    "g.bn_group": "one group: the whole batch of 64, as on StudioGAN's one GPU",
     "g.bn_momentum": "StudioGAN and MMGeneration: PyTorch's 0.1, that is 0.9 kept",
     "g.bn_momentum_out": "as g.bn_momentum",
     "d.width": "StudioGAN: 128 channels everywhere (1,075,586 parameters)",
@@ -34,7 +34,7 @@ PROVENANCE = {
     "optim.betas": "StudioGAN's default for CIFAR10",
     "optim.d_steps": "StudioGAN's default for CIFAR10: five D updates",
     "ema.decays": "ours; StudioGAN has none here. BigGAN-PyTorch: 0.9999",
-    "ema.start": "BigGAN-PyTorch and MMGeneration: from about 1000 to 2000 steps",
+    "ema.start": "ours; BigGAN-PyTorch and MMGeneration start at 2000",
 }
 
 

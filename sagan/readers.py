@@ -97,11 +97,15 @@ def folder(data: Data, split: str) -> Source:
         splits=tuple(splits),
         class_names=tuple(classes),
         notes=tuple(notes),
-        problems=tuple(_folder_problems(place, classes)),
+        problems=tuple(_folder_problems(place, classes, loose)),
     )
 
 
-def _folder_problems(place: str, classes: dict[str, list[str]]) -> Iterator[str]:
+def _folder_problems(
+    place: str, classes: dict[str, list[str]], loose: list[str]
+) -> Iterator[str]:
+    if not classes and len(loose) == 1:
+        yield f"{place}: holds a single image; a data set must have at least 2"
     for count, what in ((0, "no image"), (1, "a single image")):
         few = [name for name, paths in classes.items() if len(paths) == count]
         if few:

@@ -660,3 +660,8 @@ def test_resolve_takes_a_single_class_for_none(tmp_path):
     write(tmp_path / "cat" / "1.png")
     config = make(path=str(tmp_path))
     assert resolve(config, open_source(config)).data.classes == 0
+
+
+def test_folder_of_a_single_image_is_refused(tmp_path):
+    write(tmp_path / "0.png")
+    assert "holds a single image" in error(make(path=str(tmp_path)))
