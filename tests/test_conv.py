@@ -152,7 +152,7 @@ def test_unknown_compiler_option_is_left_out(unknown):
 
 
 def test_compiler_options_leave_the_flags_of_the_user_alone(monkeypatch):
-    option = ("xla_cpu_experimental_ynn_fusion_type", "")
+    (option,) = xla.CANDIDATES
     monkeypatch.setenv("XLA_FLAGS", f"--{option[0]}=-individual_convolution")
     xla.cpu_compiler_options.cache_clear()
     assert xla.cpu_compiler_options((option,)) == {}

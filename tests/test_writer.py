@@ -22,7 +22,8 @@ def make_config(**run):
 def metrics_of(step, **values):
     """What a train step returns: arrays on the devices."""
     finite = {"d_loss": step + 0.5, "g_loss": -0.25, "d_grad_norm": 3, "g_grad_norm": 0}
-    return {k: jnp.float32(v) for k, v in {**finite, "gamma/g": step, **values}.items()}
+    finite |= {"d_weight_norm": 2, "g_weight_norm": 1, "gamma/g": step}
+    return {k: jnp.float32(v) for k, v in {**finite, **values}.items()}
 
 
 def run(workdir, start, stop, config=None, **kwargs):
