@@ -41,7 +41,8 @@ def test_line_is_one_json_object_of_plain_floats(tmp_path):
     run(tmp_path, 0, 4)
     assert [json.loads(line) for line in lines(tmp_path)] == [
         {"step": step, "d_loss": step + 0.5, "g_loss": -0.25, "d_grad_norm": 3.0}
-        | {"g_grad_norm": 0.0, "gamma/g": step, "images_per_s": 64.0}
+        | {"g_grad_norm": 0.0, "d_weight_norm": 2.0, "g_weight_norm": 1.0}
+        | {"gamma/g": step, "images_per_s": 64.0}
         for step in (2, 4)
     ]
     assert lines(tmp_path)[0].startswith('{"step": 2, "d_loss": 2.5, "g_loss"')
