@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -14,6 +16,8 @@ from sagan import config as config_lib
 from sagan.config import Config, ConfigError
 
 Arguments = Sequence[str]
+T = TypeVar("T")
+Flat = Annotated[T, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
 
 
 def run(command: Callable[[Arguments], None], args: Arguments) -> int:
@@ -48,7 +52,12 @@ def train_command(args: Arguments) -> None:
     config, workdir = parse_train(args)
     from sagan import loop  # JAX starts only for a command line that is right
 
-    loop.train(config, workdir)
+    evaluate = None
+    if config.run.evaluate_every:
+        from sagan.evaluate import while_training
+
+        evaluate = while_training(workdir)
+    loop.train(config, workdir, evaluate=evaluate)
 
 
 def parse_train(args: Arguments) -> tuple[Config, Path]:
@@ -79,29 +88,45 @@ def override(default: Config, args: Arguments) -> Config:
         name = arg[2:].partition("=")[0]
         if arg.startswith("--") and name != "help":
             config_lib.field_type(re.sub(r"\.no[-_]", ".", name).replace("-", "_"))
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            config = tyro.cli(
-                Config,
-                default=default,
-                args=list(args),
-                prog="train.py CONFIG --workdir DIR",
-                description="Trains a Self-Attention GAN; resumes what is in DIR.",
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ConfigError(_first_sentence(said.getvalue())) from None
+    config = parse(
+        Config,
+        args,
+        default=default,
+        prog="train.py CONFIG --workdir DIR",
+        description="Trains a Self-Attention GAN; resumes what is in DIR.",
+    )
     config_lib.check(config)
     return config
 
 
+def parse(kind: type[T], args: Arguments, **options: Any) -> T:
+    """A dataclass from arguments, by tyro.
+
+    Raises:
+      ConfigError: they cannot be read; in one line.
+      SystemExit: after --help.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=list(args), **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ConfigError(_first_sentence(said.getvalue())) from None
+
+
 def _first_sentence(box: str) -> str:
-    """What tyro's framed message says above its first rule, as one line."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    rules = [i for i, line in enumerate(lines) if line.startswith("─")]
-    said = " ".join(lines[: rules[0]] if rules else lines)
+    """What tyro's message says between its title and its next rule, as one line.
+
+    Titles are in the frame; where the terminal has no such characters, a line with a
+    rule of hyphens below.
+    """
+    lines = [line.strip("│ ") for line in box.splitlines() if line.strip("│ ")]
+    rules = [i for i, line in enumerate(lines) if set(line) <= set("─-")]
+    start = 1 if lines and lines[0].startswith("╭") else (rules or [-1])[0] + 1
+    ends = [i for i in rules if i > start] + [len(lines)]
+    said = " ".join(line for line in lines[start : ends[0]] if line[0] not in "╭╰")
     return re.sub(r"\s+", " ", said) or "the command line cannot be read"
 
 
@@ -187,6 +212,52 @@ def sample_command(args: Arguments) -> None:
     print(export(**vars(known)))
 
 
+def eval_command(args: Arguments) -> None:
+    """--workdir DIR [--step N ...]: see `eval.py --help`."""
+    from sagan import evaluate
+    from sagan.protocol import Protocol
+
+    @dataclasses.dataclass(frozen=True)
+    class Asked:
+        workdir: Path
+        """Of the run."""
+        step: str = "latest"
+        """Of the checkpoint: latest, best, all, or a number."""
+        again: bool = False
+        """Evaluate also what was evaluated with the same protocol."""
+        protocol: Flat[Protocol] = Protocol()
+
+    about = "Evaluates checkpoints; leaves eval/step_N/ in the workdir."
+    asked = parse(Asked, args, prog="eval.py", description=about)
+    evaluate.evaluate_run(
+        asked.workdir, asked.protocol, steps=asked.step, again=asked.again
+    )
+
+
+def evaluate_command(args: Arguments) -> None:
+    """--fake DIR|NPZ --real DIR|NPZ|NAME[:SPLIT] [...]: compare any images."""
+    from sagan import compare
+    from sagan.protocol import Comparison
+
+    @dataclasses.dataclass(frozen=True)
+    class Asked:
+        fake: Path
+        """A folder of images or an .npz file."""
+        real: str
+        """The same, or a data set as NAME[:SPLIT], such as digits or cifar10:test."""
+        data_path: str = ""
+        """Where the data set lies, as data.path of a config."""
+        out: Path = Path("evaluation")
+        """The folder for results.json and card.md."""
+        protocol: Flat[Comparison] = Comparison()
+
+    about = "Compares generated images with real ones."
+    asked = parse(Asked, args, prog="sagan evaluate", description=about)
+    compare.compare(
+        asked.fake, asked.real, asked.protocol, data_path=asked.data_path, out=asked.out
+    )
+
+
 def _at_least(smallest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         value = int(text)
@@ -201,6 +272,7 @@ COMMANDS = {
     "prepare": prepare_command,
     "sample": sample_command,
     "diff": diff_command,
+    "evaluate": evaluate_command,
 }
 
 

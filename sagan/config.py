@@ -221,6 +221,12 @@ def _problems(config: Config) -> Iterator[str]:
         yield from unless(ok, name, "numbers in [0, 1)")
     for name in ["g.multipliers", "d.multipliers"]:
         yield from unless(all(m >= 1 for m in values[name]), name, "at least 1 each")
+    every, saved = config.run.evaluate_every, config.run.checkpoint_every
+    ok = every >= 0 and every % max(saved, 1) == 0
+    allowed = f"0, or a multiple of run.checkpoint_every = {saved}"
+    yield from unless(ok, "run.evaluate_every", allowed)
+    count = config.run.evaluate_samples
+    yield from unless(count is None or count >= 2, "run.evaluate_samples", "at least 2")
     classes, start = config.data.classes, config.optim.decay_start
     yield from unless(classes is None or classes >= 0, "data.classes", "0 or more")
     ok = start is None or 0 <= start < config.run.steps

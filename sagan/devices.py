@@ -97,6 +97,19 @@ def _compiled_once(step: Any) -> Callable[[GANState, Any], Any]:
     return call
 
 
+def spread(batch: int) -> tuple[NamedSharding, NamedSharding]:
+    """Shardings over the devices: by the first axis of a batch, and everywhere.
+
+    On as many devices as divide the batch, for functions that `jax.jit` compiles.
+    """
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if batch % n == 0)
+    mesh = Mesh(np.array(devices[:count]), (AXIS,))
+    return NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(
+        mesh, PartitionSpec()
+    )
+
+
 def check_batch(config: Config, devices: int) -> None:
     """Raises ConfigError where batch, micro-batches or groups do not divide."""
     batch, parts, group = config.data.batch, config.optim.accumulate, config.g.bn_group

@@ -1,4 +1,4 @@
-"""Samples of a checkpoint as files."""
+"""Checkpoints of a run for others than the run; samples of one as files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +55,12 @@ def export(
     average = _average(config, weights)
     variables = generator_variables(state, average)
     pieces = sample.samples(
-        config, variables, labels, seed=seed, truncation=truncation, batch=batch
+        config,
+        variables,
+        labels,
+        seed=seed,
+        truncation=truncation,
+        batch=min(batch, n),
     )
     with tqdm(total=n, disable=None, unit="image") as bar:
         images = []
@@ -87,6 +92,39 @@ def load_state(
     if restored is None:
         raise ConfigError(f"{workdir}: has no checkpoint yet")
     return restored
+
+
+def checkpoint_steps(workdir: Path, config: Config, asked: str) -> list[int]:
+    """The steps of "latest", "best", "all", or of one number.
+
+    Raises:
+      ConfigError: there is no such checkpoint.
+    """
+    folder = workdir / "checkpoints"
+    found = None
+    if folder.is_dir():
+        found = Checkpoints(folder, config.run.keep, read_only=True)
+    if found is None or not found.steps():
+        raise ConfigError(f"{workdir}: has no checkpoint yet")
+    known = found.steps()
+    if asked == "all":
+        return known
+    if asked == "latest":
+        return known[-1:]
+    if asked == "best":
+        best = found.best()
+        if best is None:
+            raise ConfigError(
+                "--step best: no checkpoint of this run was evaluated while it trained"
+                " (run.evaluate_every)"
+            )
+        return [best]
+    if not asked.isdigit() or int(asked) not in known:
+        raise ConfigError(
+            f"--step {asked}: must be latest, best, all, or one of"
+            f" {', '.join(map(str, known))}"
+        )
+    return [int(asked)]
 
 
 def _labels(config: Config, n: int, classes: Sequence[int] | None) -> np.ndarray:

@@ -133,7 +133,9 @@ def _steps(
 
     def save() -> None:
         writer.flush()  # raises where the state is not worth keeping
-        run.checkpoints.save(step, state, evaluate(config, state) if evaluate else None)
+        metrics = evaluate(config, state) if evaluate else {}
+        writer.scalars(step, {f"eval/{k}": v for k, v in metrics.items()})
+        run.checkpoints.save(step, state, metrics)
 
     process = (jax.process_index(), jax.process_count())
     batches = data.batches(config, run.source, step, *process)

@@ -148,7 +148,11 @@ class Run:
     checkpoint_every: int = 1000
     """Steps between two checkpoints."""
     keep: int = 3
-    """Newest checkpoints to keep."""
+    """Newest checkpoints to keep, besides the best."""
+    evaluate_every: int = 0
+    """Steps between two evaluations, which decide the best checkpoint; 0: none."""
+    evaluate_samples: int | None = None
+    """Samples of these evaluations; None: as many as eval.py takes."""
     tensorboard: bool = True
     """Write TensorBoard event files too."""
     wandb: bool = False
@@ -174,4 +178,5 @@ MAY_CHANGE = frozenset(
     ["data.path", "data.skip_broken"]
     + ["run." + name for name in ("steps", "parallel", "log_every", "sample_every")]
     + ["run." + name for name in ("checkpoint_every", "keep", "tensorboard", "wandb")]
+    + ["run." + name for name in ("evaluate_every", "evaluate_samples")]
 )

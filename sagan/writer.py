@@ -166,17 +166,21 @@ class Writer:
         if self._tensorboard is not None:
             self._tensorboard.add_image(name, picture, step, dataformats="HWC")
 
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Draws further curves in TensorBoard and W&B, and nothing in metrics.jsonl."""
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
+        if self._wandb is not None and values:
+            self._wandb.log(dict(values), step=step)
+
     def _log(self, step: int, values: dict[str, float]) -> None:
         line = {n: v if math.isfinite(v) else str(v) for n, v in values.items()}
         if self._lines is not None:
             self._lines.write(json.dumps({"step": step, **line}) + "\n")
             self._lines.flush()
-        if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
-            self._tensorboard.flush()
-        if self._wandb is not None:
-            self._wandb.log(values, step=step)
+        self.scalars(step, values)
 
 
 def grid(

@@ -11,6 +11,7 @@ import pytest  # noqa: E402
 from sagan.config import Config, replace  # noqa: E402
 
 _CACHE = tempfile.TemporaryDirectory(prefix="sagan-test-cache-")
+os.environ["SAGAN_CACHE"] = os.path.join(_CACHE.name, "sagan")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the tests' time is compiling: do it once a session, and with less effort.
 jax.config.update("jax_compilation_cache_dir", _CACHE.name)

@@ -74,3 +74,15 @@ def test_train_ends_a_mistake_with_one_line_and_code_2(args, code):
     assert run.returncode == code
     assert run.stderr.startswith("error: ")
     assert len(run.stderr.splitlines()) == 1, run.stderr
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        "╭─ Invalid ─╮\n│ no such   │\n│ value     │\n│ ───── │\n│ help  │\n╰─╯",
+        " Invalid \n ------- \n no such \n value \n ------ \n help \n",
+        "╭─ Invalid ─╮\n│ no such   │\n│ value     │\n╰───────────╯",
+    ],
+)
+def test_what_tyro_frames_is_one_line(box):
+    assert cli._first_sentence(box) == "no such value"

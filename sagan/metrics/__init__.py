@@ -1,0 +1,21 @@
+"""Metrics of generated images. A new one is an entry of METRICS."""
+
+from sagan.metrics.accuracy import ClassAccuracy, ClassificationAccuracyScore
+from sagan.metrics.frechet import Frechet, FrechetInfinity, IntraClass
+from sagan.metrics.inception_score import InceptionScore
+from sagan.metrics.kernel import Kernel
+from sagan.metrics.neighbours import Neighbours
+from sagan.metrics.protocol import Measured, Metric, MetricError, Seen
+
+__all__ = ["METRICS", "Measured", "Metric", "MetricError", "Seen"]
+
+METRICS: dict[str, Metric] = {
+    "fid": Frechet(),
+    "fid_infinity": FrechetInfinity(),
+    "kid": Kernel(),
+    "is": InceptionScore(),
+    "prdc": Neighbours(),
+    "ifid": IntraClass(),
+    "accuracy": ClassAccuracy(),
+    "cas": ClassificationAccuracyScore(),
+}

@@ -1,0 +1,46 @@
+"""A network over many images: one compilation, all devices, no image left out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Float32, PyTree, UInt8
+
+from sagan.devices import spread
+from sagan.metrics.protocol import MetricError, Progress, silent
+from sagan.xla import cpu_compiler_options
+
+Outputs = tuple[Float32[np.ndarray, "n d"], Float32[np.ndarray, "n k"]]
+Network = Callable[
+    [PyTree, UInt8[Array, "n h w c"]],
+    tuple[Float[Array, "n d"], Float[Array, "n k"]],
+]
+
+
+def over_batches(network: Network, variables: PyTree, batch: int) -> Any:
+    """A function (images, progress) -> (features, logits) of any number of images.
+
+    Images [n h w c] must be uint8. The last batch is filled up with its own images and
+    the surplus dropped; each batch is spread over the devices where they divide it.
+    """
+    by_image, everywhere = spread(batch)
+    variables = jax.device_put(variables, everywhere)
+    compiled = jax.jit(network, compiler_options=cpu_compiler_options())
+
+    def extract(image: np.ndarray, progress: Progress = silent) -> Outputs:
+        if image.dtype != np.uint8:
+            raise MetricError(f"images of type {image.dtype}: must be uint8, 0 to 255")
+        if not len(image):
+            raise MetricError("there are no images")
+        vectors, logits = [], []
+        for start in progress(range(0, len(image), batch), "features"):
+            piece = image[start : start + batch]
+            filled = np.resize(piece, (batch, *piece.shape[1:]))
+            filled = jax.device_put(filled, by_image)
+            outputs = jax.device_get(compiled(variables, filled))
+            vectors.append(np.asarray(outputs[0], np.float32)[: len(piece)])
+            logits.append(np.asarray(outputs[1], np.float32)[: len(piece)])
+        return np.concatenate(vectors), np.concatenate(logits)
+
+    return extract

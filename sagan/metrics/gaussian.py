@@ -1,0 +1,126 @@
+"""Gaussians fitted to features, and the Fréchet distance between two of them."""
+
+import dataclasses
+import math
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float, Float64
+
+from sagan.metrics.protocol import MetricError, as_float64
+
+_ROWS = 4096  # rows that are in float64 at one time
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Number, mean and scatter of features, in float64.
+
+    Attributes:
+      n: how many features.
+      mean: their mean.
+      scatter: the sum of the outer products of the centred features; the covariance is
+        this by n - 1.
+    """
+
+    n: int
+    mean: Float64[np.ndarray, " d"]
+    scatter: Float64[np.ndarray, "d d"]
+
+
+NOTHING = Moments(0, np.zeros(0), np.zeros((0, 0)))
+
+
+def moments(x: Float[np.ndarray, "n d"]) -> Moments:
+    """The moments of features, centred block by block: a large mean costs nothing."""
+    found = NOTHING
+    for start in range(0, len(x), _ROWS):
+        block = as_float64(x[start : start + _ROWS])
+        mean = block.mean(axis=0)
+        centred = block - mean
+        found = merge(found, Moments(len(block), mean, centred.T @ centred))
+    return found
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """The moments of two sets together.
+
+    Source: Chan, Golub & LeVeque 1979, Updating formulae and a pairwise algorithm for
+    computing sample variances.
+    """
+    if not a.n or not b.n:
+        return a if a.n else b
+    n = a.n + b.n
+    delta = b.mean - a.mean
+    scatter = a.scatter + b.scatter + np.outer(delta, delta) * (a.n * b.n / n)
+    return Moments(n, a.mean + delta * (b.n / n), scatter)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """A Gaussian with the covariance factor @ factor.T, which need not have full rank.
+
+    A factor keeps what a covariance loses: the square roots that the distance needs are
+    its singular values, never the roots of eigenvalues that rounding made negative.
+    """
+
+    mean: Float64[np.ndarray, " d"]
+    factor: Float64[np.ndarray, "d r"]
+
+
+def from_features(x: Float[np.ndarray, "n d"], what: str) -> Gaussian:
+    """The Gaussian of features; no d x d matrix where they are no more than d.
+
+    Args:
+      x: the features.
+      what: such as "fake", for the message.
+
+    Raises:
+      MetricError: there are fewer than two.
+    """
+    n, d = x.shape
+    if n > d:
+        return from_moments(moments(x), what)
+    _check_number(n, what)
+    x = as_float64(x)
+    mean = x.mean(axis=0)
+    return Gaussian(mean, (x - mean).T / math.sqrt(n - 1))
+
+
+def from_moments(found: Moments, what: str) -> Gaussian:
+    """The Gaussian of moments, its covariance divided by n - 1 as `np.cov` does.
+
+    n features span n - 1 directions: the eigenvalues beyond are rounding, and left out.
+
+    Raises:
+      MetricError: they are of fewer than two features; `what` names the set.
+    """
+    _check_number(found.n, what)
+    d = len(found.mean)
+    rank = min(d, found.n - 1)
+    values, vectors = scipy.linalg.eigh(
+        found.scatter / (found.n - 1), subset_by_index=(d - rank, d - 1)
+    )
+    return Gaussian(found.mean, vectors * np.sqrt(np.clip(values, 0, None)))
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """|mu_a - mu_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
+
+    With C = F F^T the trace of the root is the sum of the singular values of F_a^T F_b,
+    whatever the ranks. Never NaN, and 0 for equal Gaussians but for rounding, which may
+    leave it just below.
+
+    Source: Heusel et al. 2017 (arXiv:1706.08500), eq. 6 (Dowson & Landau 1982).
+    """
+    delta = a.mean - b.mean
+    traces = np.sum(a.factor**2) + np.sum(b.factor**2)
+    root = np.sum(scipy.linalg.svdvals(a.factor.T @ b.factor))
+    return float(delta @ delta + traces - 2 * root)
+
+
+def _check_number(n: int, what: str) -> None:
+    if n < 2:
+        raise MetricError(
+            f"a covariance needs at least 2 images, and the {what} ones are {n}"
+        )

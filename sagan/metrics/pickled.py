@@ -1,0 +1,243 @@
+"""Reads the tensors of a PyTorch state_dict without PyTorch, executing nothing.
+
+A `.pth` is a pickle, and a pickle is a program. Here it may build ordered dictionaries
+and say where tensors lie; whatever else it names is refused before it is called.
+"""
+
+import io
+import math
+import pickle
+import pickletools
+import urllib.request
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from sagan.schema import ConfigError
+
+DTYPES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "|i1",
+    "ByteStorage": "|u1",
+    "BoolStorage": "|b1",
+}
+# torch/serialization.py: what a file of torch < 1.6 begins with, pickled
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+
+
+class _Storage(NamedTuple):
+    """A stretch of numbers in the file, by its name there."""
+
+    key: str
+    dtype: str
+    size: int
+
+
+class _Tensor(NamedTuple):
+    """A view of a storage; offset and strides in elements."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _Refused(Exception):
+    """The file is not one that is read here; the message says why."""
+
+
+def download(url: str, path: Path) -> None:
+    """Copies what is at `url` to a file, with a progress bar."""
+    with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
+        size = int(answer.headers.get("Content-Length") or 0) or None
+        bar = tqdm(desc=path.name, total=size, disable=None, unit="B", unit_scale=True)
+        with bar:
+            while block := answer.read(1 << 20):
+                bar.update(file.write(block))
+
+
+def read_state_dict(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file that torch.save made of a state_dict.
+
+    Both formats are read: the zip archive, and that of torch before 1.6. The arrays
+    are read-only views, strided as the tensors were, so that no file can ask for more
+    memory than it fills.
+
+    Raises:
+      ConfigError: the file cannot be read, names what is forbidden, is damaged, or
+        holds something else.
+
+    Source: torch/serialization.py (`_save`, `_legacy_save`), torch/_utils.py
+    (`_rebuild_tensor_v2`).
+    """
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(4) == b"PK\x03\x04"
+            file.seek(0)
+            read = _read_zip if zipped else _read_legacy
+            found, storages = read(io.BytesIO(file.read()))
+            return {name: _view(tensor, storages) for name, tensor in found.items()}
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except _Refused as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged pickle may raise anything
+        raise ConfigError(
+            f"{path}: damaged, or not a state_dict saved by PyTorch"
+            f" ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _read_zip(file: io.BytesIO) -> tuple[dict[str, _Tensor], dict[str, np.ndarray]]:
+    with zipfile.ZipFile(file) as archive:
+        entries = {info.filename: info for info in archive.infolist()}
+        stored = sum(info.file_size for info in entries.values())
+        if stored > file.getbuffer().nbytes:
+            raise _Refused("a compressed archive; torch.save makes none")
+        programs = [name for name in entries if name.endswith("/data.pkl")]
+        if len(programs) != 1:
+            raise _Refused("a zip archive, but not one that torch.save made")
+        root = programs[0].removesuffix("data.pkl")
+        order = f"{root}byteorder"
+        if order in entries and archive.read(order) != b"little":
+            raise _Refused("saved on a big-endian machine")
+        found, wanted = _load(archive.read(programs[0]))
+        storages = {
+            key: _numbers(archive.read(f"{root}data/{key}"), storage)
+            for key, storage in wanted.items()
+        }
+    return _tensors(found), storages
+
+
+def _read_legacy(file: io.BytesIO) -> tuple[dict[str, _Tensor], dict[str, np.ndarray]]:
+    """Five pickles (magic, protocol, machine, object, keys), then the storages."""
+    if _next(file)[0] != MAGIC:
+        raise _Refused("not a file that torch.save made")
+    protocol, machine = _next(file)[0], _next(file)[0]
+    if protocol != PROTOCOL or not machine["little_endian"]:
+        raise _Refused(f"PyTorch's format {protocol}, written on {machine}")
+    found, wanted = _next(file)
+    storages = {}
+    for key in _next(file)[0]:
+        size = int.from_bytes(_exactly(file, 8), "little", signed=True)
+        length = size * np.dtype(wanted[key].dtype).itemsize
+        storages[key] = _numbers(_exactly(file, length), wanted[key])
+    return _tensors(found), storages
+
+
+def _exactly(file: io.BytesIO, length: int) -> bytes:
+    if not 0 <= length <= file.getbuffer().nbytes - file.tell():
+        raise _Refused("the file is cut short")
+    return file.read(length)
+
+
+def _next(file: io.BytesIO) -> tuple[Any, dict[str, _Storage]]:
+    """The object of the pickle that begins here; the file moves to its end."""
+    start = file.tell()
+    for _ in pickletools.genops(file):
+        pass
+    end = file.tell()
+    return _load(file.getbuffer()[start:end].tobytes())
+
+
+def _load(program: bytes) -> tuple[Any, dict[str, _Storage]]:
+    """The object that a pickle builds, and the storages that it names."""
+    # Sizes are looked at first: the unpickler would make room for what is not there.
+    for opcode, argument, _ in pickletools.genops(program):
+        if "PUT" in opcode.name and argument is not None:
+            if int(argument) > len(program):
+                raise _Refused(f"memo {argument} in a pickle of {len(program)} bytes")
+    unpickler = _Unpickler(program)
+    return unpickler.load(), unpickler.storages
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows ordered dictionaries, tensors and storages, and nothing else.
+
+    Attributes:
+      storages: those that were named, by key.
+    """
+
+    def __init__(self, program: bytes):
+        super().__init__(io.BytesIO(program))
+        self.storages: dict[str, _Storage] = {}
+        # functions of this instance: a program can set attributes of what it is given
+        self._allowed: dict[str, Callable[..., Any]] = {
+            "collections.OrderedDict": OrderedDict,
+            "torch._utils._rebuild_tensor_v2": lambda *args: _Tensor(*args[:4]),
+            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+        }
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        name = f"{module_name}.{global_name}"
+        if module_name == "torch" and global_name in DTYPES:
+            return global_name
+        if name not in self._allowed:
+            raise _Refused(
+                f"refused: it names {name!r}, which no state_dict of plain tensors"
+                " needs; nothing was executed"
+            )
+        return self._allowed[name]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _, size, *view = pid
+        if kind != "storage" or any(view):
+            raise _Refused(f"refused: a persistent object {str(pid)[:80]}")
+        if not isinstance(key, str) or not isinstance(size, int):
+            raise _Refused(f"refused: a storage {str(pid)[:80]}")
+        storage = _Storage(key, DTYPES[dtype], size)
+        if self.storages.setdefault(key, storage) != storage:
+            raise _Refused(f"storage {key} has two types")
+        return storage
+
+
+def _tensors(found: Any) -> dict[str, _Tensor]:
+    if not isinstance(found, Mapping):
+        raise _Refused(f"holds a {type(found).__name__}, not a state_dict")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, _Tensor):
+            raise _Refused(f"not a state_dict: {str(name)[:80]!r} is not a tensor")
+    return dict(found)
+
+
+def _numbers(data: bytes, storage: _Storage) -> np.ndarray:
+    numbers = np.frombuffer(data, storage.dtype)
+    if len(numbers) != storage.size:
+        raise _Refused(
+            f"storage {storage.key} of {len(numbers)} numbers, {storage.size} expected"
+        )
+    return numbers
+
+
+def _view(tensor: _Tensor, storages: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The tensor as an array; it must lie within its storage and not be larger."""
+    (storage, offset, shape, strides), places = tensor, (*tensor.shape, *tensor.strides)
+    numbers = storages[storage.key]
+    known = all(type(place) is int and place >= 0 for place in (offset, *places))
+    if not known or len(shape) != len(strides):
+        raise _Refused(f"a tensor of shape {shape} with strides {strides}")
+    last = sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    count = math.prod(shape)
+    if count and (offset + last >= len(numbers) or count > len(numbers)):
+        raise _Refused(
+            f"a tensor of shape {shape}, strides {strides} at {offset} of a storage of"
+            f" {len(numbers)} numbers"
+        )
+    if not count:
+        return np.empty(shape, numbers.dtype)
+    return np.lib.stride_tricks.as_strided(
+        numbers[offset:],
+        shape,
+        [step * numbers.itemsize for step in strides],
+        writeable=False,
+    )
