@@ -17,7 +17,7 @@ from sagan.imagesets import ImageSet
 from sagan.judge import Floor, Function, Judge
 from sagan.metrics.features import metric_name
 from sagan.protocol import Protocol, check, check_labels, evaluated_weights
-from sagan.schema import MAY_CHANGE, Config
+from sagan.schema import MAY_CHANGE, Config, ConfigError
 from sagan.source import Examples
 from sagan.state import GANState, generator_variables
 from sagan.workdir import read_config
@@ -80,21 +80,34 @@ def evaluate_run(
     chosen = checkpoint_steps(workdir, config, steps)
     ready = prepare(config, protocol, features=features)
     results = []
-    for step in chosen:
+    for asked in chosen:
+        try:
+            newest_good = None if steps == "latest" else asked
+            state, step = load_state(workdir, ready.config, newest_good)
+        except ConfigError as error:
+            if steps != "all":
+                raise
+            report(f"passed over: {error}")
+            continue
         folder = workdir / "eval" / f"step_{step}"
-        state, _ = load_state(workdir, ready.config, step)
         results.append(evaluate_state(ready, state, folder, again=again, report=report))
         report(f"\n{results[-1]['what']}: {folder / card.CARD}")
         report(card.text(card.table(results[-1])))
+    if not results:
+        raise ConfigError(f"{workdir}: no checkpoint is good")
     for note in results[-1]["notes"]:
         report(f"note: {note}")
-    everything = (card.read(p) for p in (workdir / "eval").glob(f"*/{card.RESULTS}"))
-    same = results[-1]["protocol_sha256"]
-    alike = [r for r in everything if r and r["protocol_sha256"] == same]
-    if len(alike) > 1:
-        card.plot(workdir / "eval" / card.PLOT, alike)
-        report(f"over the steps: {workdir / 'eval' / card.PLOT}")
+    _plot(workdir / "eval", results[-1]["protocol_sha256"], report)
     return results
+
+
+def _plot(folder: Path, protocol: str, report: Report) -> None:
+    """Draws what was evaluated by this protocol, if there is a line to draw."""
+    everything = (card.read(path) for path in folder.glob(f"*/{card.RESULTS}"))
+    alike = [r for r in everything if r and r["protocol_sha256"] == protocol]
+    if len(alike) > 1:
+        card.plot(folder / card.PLOT, alike)
+        report(f"over the steps: {folder / card.PLOT}")
 
 
 def prepare(

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import tempfile
 
@@ -6,9 +7,13 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax  # noqa: E402  (the flag is read when JAX starts)
+import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 
+from sagan.checkpoint import Checkpoints  # noqa: E402
 from sagan.config import Config, replace  # noqa: E402
+from sagan.state import create  # noqa: E402
+from sagan.workdir import claim  # noqa: E402
 
 _CACHE = tempfile.TemporaryDirectory(prefix="sagan-test-cache-")
 os.environ["SAGAN_CACHE"] = os.path.join(_CACHE.name, "sagan")
@@ -47,3 +52,31 @@ def tiny():
         return replace(Config(), {**TINY, **named})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny, tmp_path_factory):
+    """A workdir with two checkpoints; raw weights and averages differ. Do not write.
+
+    No step is compiled: the weights are the initial ones, scaled.
+    """
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    config = tiny(ema__decays=(0.5, 0.9), run__steps=2, run__checkpoint_every=1)
+    claim(workdir, config, images=1493, class_names=list("0123456789"))
+    state = create(config)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
+
+    def scaled(tree, by):
+        return jax.tree.map(lambda x: by * x, tree)
+
+    for step in (1, 2):
+        params = scaled(state.g.params, 1 + step / 10)
+        ema = tuple(
+            dataclasses.replace(average, params=scaled(params, 1 + i / 10))
+            for i, average in enumerate(state.ema, start=1)
+        )
+        g = dataclasses.replace(state.g, params=params)
+        now = dataclasses.replace(state, step=jnp.int32(step), g=g, ema=ema)
+        checkpoints.save(step, now)
+    checkpoints.close()
+    return workdir

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,6 @@ from sagan.metrics import METRICS, MetricError
 from sagan.protocol import Comparison, Protocol
 from sagan.source import Examples
 from sagan.state import create, generator_variables
-from sagan.workdir import claim
 
 METRIC_NAMES = "fid,kid,prdc,ifid"
 PROTOCOL = Protocol(metrics=METRIC_NAMES, samples=40, reals=60, batch_norm="all")
@@ -58,19 +58,9 @@ def run(workdir, protocol=PROTOCOL, **options):
 
 
 @pytest.fixture(scope="module")
-def workdir(tiny, tmp_path_factory):
-    """Two checkpoints whose weights and averages differ, without a compiled step."""
-    workdir = tmp_path_factory.mktemp("evaluate") / "run"
-    config = tiny(run__steps=2, run__checkpoint_every=1)
-    claim(workdir, config, images=1493, class_names=list("0123456789"))
-    state = create(config)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
-    for step in (1, 2):
-        moved = jax.tree.map(lambda x, by=step: (1 + by / 10) * x, state.g.params)
-        g = dataclasses.replace(state.g, params=moved)
-        checkpoints.save(step, dataclasses.replace(state, step=jnp.int32(step), g=g))
-    checkpoints.close()
-    return workdir
+def workdir(finished_run, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("evaluate") / "run"
+    return shutil.copytree(finished_run, copy)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +139,17 @@ def test_one_device_gives_the_numbers_of_eight(workdir, evaluated, monkeypatch):
     kept = workdir / "eval" / "step_2"
     assert len(list(kept.glob("results.*.json"))) == 1  # the other protocol's
     run(workdir)
+
+
+def test_a_broken_checkpoint_is_passed_over(workdir, evaluated, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "checkpoints" / "2")
+    (copy / "checkpoints" / "2").mkdir()
+    for steps in ("all", "latest"):
+        assert [result["step"] for result in run(copy, steps=steps)] == [1]
+    with pytest.raises(ConfigError, match="checkpoint 2"):
+        run(copy, steps="2")
 
 
 def test_seeds_give_mean_and_spread(workdir):

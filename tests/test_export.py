@@ -2,16 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sagan import export, loop
+from sagan import export
 from sagan.config import ConfigError
 
 
-@pytest.fixture(scope="module")
-def workdir(tiny, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("export") / "run"
-    config = tiny(ema__decays=(0.5, 0.9), run__steps=2, run__checkpoint_every=1)
-    loop.train(config, workdir, report=lambda line: None)
-    return workdir
+@pytest.fixture
+def workdir(finished_run):
+    return finished_run
 
 
 def draw(workdir, out, **changes):

@@ -86,6 +86,7 @@ def test_parity_at_more_sizes(network, published, reference, size):
     parity(network, published, reference, size)
 
 
+@pytest.mark.slow
 def test_every_image_has_its_features_on_any_number_of_devices(tensors):
     assert jax.device_count() == 8
     images = smooth(9, 32)  # one more than a batch of one image for each device
