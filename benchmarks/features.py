@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from sagan.metrics import inception
+from sagan.metrics import inception, weights
 
 _REFERENCE = "torch_fidelity.feature_extractor_inceptionv3"
 
@@ -59,7 +59,7 @@ def random_tensors(seed=0):
     """
     numbers = np.random.default_rng(seed)
     tensors = {}
-    for name, (_, shape) in inception.layout().items():
+    for name, (_, shape) in weights.layout().items():
         shape = tuple(
             shape[axis] for axis in {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(shape), (0,))
         )
@@ -115,7 +115,7 @@ def saved(tensors, path):
 
 def sides(tensors, batch, threads):
     """The functions to time; each takes uint8 images [n h w c] to arrays."""
-    variables = inception.as_variables(inception.converted(tensors), "random")
+    variables = weights.as_variables(weights.converted(tensors), "random")
     found = {"sagan": inception.extractor(variables, batch=batch)}
     try:
         net = torch_module(tensors)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from sagan.judge import Floor
+from sagan.floor import Floor
 
 Result = dict[str, Any]
 RESULTS, CARD, PLOT = "results.json", "card.md", "metrics.png"
@@ -45,12 +45,11 @@ def new(protocol: Mapping[str, Any], about: Mapping[str, Any]) -> Result:
       protocol: every choice that decides a number; those of equal ones are comparable.
       about: what was evaluated.
     """
-    digest = sha256(json.dumps(protocol, sort_keys=True))
+    facts = {"protocol": dict(protocol), "about": dict(about), "versions": versions()}
     return {
-        **about,
-        "protocol": dict(protocol),
-        "protocol_sha256": digest,
-        "versions": versions(),
+        **facts,
+        "protocol_sha256": sha256(json.dumps(protocol, sort_keys=True)),
+        "sha256": sha256(json.dumps(facts, sort_keys=True)),
         "results": [],
         "notes": [],
     }
@@ -81,22 +80,35 @@ def read(path: Path) -> Result | None:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    known = isinstance(result, dict) and {"results", "protocol_sha256"} <= set(result)
+    known = isinstance(result, dict) and {"about", "results", "sha256"} <= set(result)
     return result if known else None
 
 
+def read_same(folder: Path, result: Result) -> Result | None:
+    """What was written there of the same things by the same protocol and versions."""
+    for path in (folder / RESULTS, _aside(folder, RESULTS, result)):
+        before = read(path)
+        if before and before["sha256"] == result["sha256"]:
+            return before
+    return None
+
+
 def write(folder: Path, result: Result) -> None:
-    """Writes results.json and card.md; a result of another protocol is renamed."""
+    """Writes results.json and card.md; those of another evaluation are renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     before = read(folder / RESULTS)
-    if before and before["protocol_sha256"] != result["protocol_sha256"]:
-        mark = before["protocol_sha256"][:8]
-        for name in (RESULTS, CARD):
-            path = folder / name
-            if path.exists():
-                path.replace(path.with_suffix(f".{mark}{path.suffix}"))
+    for name in (RESULTS, CARD):
+        path = folder / name
+        if before and before["sha256"] != result["sha256"] and path.exists():
+            path.replace(_aside(folder, name, before))
+        _aside(folder, name, result).unlink(missing_ok=True)
     _replace(folder / RESULTS, json.dumps(result, indent=1) + "\n")
     _replace(folder / CARD, card(result))
+
+
+def _aside(folder: Path, name: str, result: Result) -> Path:
+    stem, dot, suffix = name.partition(".")
+    return folder / f"{stem}.{result['sha256'][:8]}{dot}{suffix}"
 
 
 def table(result: Result) -> list[list[str]]:
@@ -130,8 +142,8 @@ def markdown(lines: list[list[str]]) -> str:
 
 def card(result: Result) -> str:
     """The numbers with everything that decides them, in Markdown."""
-    facts = {k: v for k, v in result.items() if isinstance(v, (str, int, float))}
-    parts = [f"# Evaluation of {result['what']}", markdown(table(result))]
+    facts = {**result["about"], "protocol sha256": result["protocol_sha256"]}
+    parts = [f"# Evaluation of {facts['what']}", markdown(table(result))]
     parts.append(
         f"Of {result['protocol']['samples']} samples. *Real against real*: reals in the"
         " place of the samples, as many as the last column says."
@@ -150,8 +162,8 @@ def plot(path: Path, results: Iterable[Result]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    ordered = sorted(results, key=lambda result: result["step"])
-    rows = [(r["step"], row) for r in ordered for row in r["results"]]
+    ordered = sorted(results, key=lambda result: result["about"]["step"])
+    rows = [(r["about"]["step"], row) for r in ordered for row in r["results"]]
     rows = [(step, row) for step, row in rows if not _is_detail(row["metric"])]
     names = list(dict.fromkeys(row["metric"] for _, row in rows))
     columns = 3

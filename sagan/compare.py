@@ -3,18 +3,21 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from sagan import cache, card, imagesets, judge
 from sagan.card import bar
+from sagan.floor import floors
 from sagan.imagesets import ImageSet
 from sagan.judge import Function
 from sagan.protocol import Comparison, check, check_labels
-from sagan.schema import Config, ConfigError
+from sagan.schema import Config
 from sagan.source import Examples
 
 Report = Callable[[str], None]
+_CHUNK = 1024  # images between two steps of the bar
 
 
 def compare(
@@ -34,34 +37,31 @@ def compare(
     """
     check(asked)
     fakes = imagesets.of_path(fake, bar)
-    count = len(fakes.examples.label)
-    if asked.samples is not None and asked.samples > count:
-        raise ConfigError(f"--samples {asked.samples}: {fake} holds {count} images")
-    reals, test = _reals(real, data_path, fakes, asked.reals)
-    imagesets.check_alike(fakes.examples, reals.examples)
-    imagesets.check_same_classes(fakes, reals)
-    if not fakes.classes:
-        reals = ImageSet(reals.examples)
-    check_labels(asked, reals.classes)
+    reals = _reals(real, data_path, fakes, asked.reals)
+    imagesets.check_alike(fakes.examples, reals.images.examples)
+    fakes = imagesets.with_labels_of(fakes, reals.images)
+    classes = reals.images.classes
+    labelled = fakes.labelled and classes > 0
+    check_labels(asked, classes if labelled else 0)
     court = judge.open_judge(
         asked,
-        reals,
-        reals.examples,
-        test,
-        samples=count,
+        judge.Reals(reals.images.examples, reals.training, reals.test, classes),
+        labelled=labelled,
+        available=len(fakes.examples.label),
         features=features,
         progress=bar,
     )
     chosen = np.sort(_order(fakes.examples)[: court.samples])
     image, label = (part[chosen] for part in fakes.examples)
-    result = card.new(
-        {"real": real, **court.facts},
-        {"what": str(fake), "fakes sha256": cache.digest(image, label)},
-    )
-    measured = judge.measure(court, [Examples(image, label)])
+    about = {"what": str(fake), "fakes sha256": cache.digest(image, label)}
+    result = card.new({"real": real, **court.facts}, about)
+    starts = bar(range(0, len(image), _CHUNK), "fakes")
+    pieces = (Examples(image[i:][:_CHUNK], label[i:][:_CHUNK]) for i in starts)
+    measured = judge.measure(court, pieces)
+    found, without = floors(court, label if labelled else None)
     each = {name: [value] for name, value in measured.values.items()}
-    card.add(result, {}, each, judge.floor(court), court.samples)
-    result["notes"] = [*court.notes, *measured.notes]
+    card.add(result, {}, each, found, court.samples)
+    result["notes"] = [*court.notes, *measured.notes, *without]
     card.write(out, result)
     report(f"{fake} beside {real}: {out / card.CARD}")
     report(card.text(card.table(result)))
@@ -70,21 +70,31 @@ def compare(
     return result
 
 
-def _reals(
-    real: str, data_path: str, fakes: ImageSet, limit: int
-) -> tuple[ImageSet, Examples | None]:
+class _Reals(NamedTuple):
+    images: ImageSet
+    training: Examples
+    test: Examples | None
+
+
+def _reals(real: str, data_path: str, fakes: ImageSet, limit: int) -> _Reals:
     path = Path(real)
     if path.suffix == ".npz" or path.is_dir():
         found = imagesets.of_path(path, bar)
-        order = _order(found.examples)[: limit or None]
-        chosen = Examples(*(part[order] for part in found.examples))
-        return found._replace(examples=chosen), None
+        order = _order(found.examples)
+        some, training = (
+            Examples(*(part[order[:most]] for part in found.examples))
+            for most in (limit or None, imagesets.TRAINING)
+        )
+        return _Reals(found._replace(examples=some), training, None)
     source = imagesets.of_data_set(real, data_path, fakes.examples)
-    examples = imagesets.of_source(source, limit, bar)
+    some = imagesets.of_source(source, limit, bar)
+    most = imagesets.TRAINING
+    training = some if limit == most else imagesets.of_source(source, most, bar)
     config = dataclasses.replace(Config(), data=source.data)
-    other = imagesets.held_out(config, source.data.split, source)
-    test = None if other is None else imagesets.of_source(other, limit, bar)
-    return ImageSet(examples, source.classes, source.class_names), test
+    other = imagesets.held_out(config, (source.data.split,), source)
+    test = None if other is None else imagesets.of_source(other, most, bar)
+    images = ImageSet(some, source.classes > 0, source.class_names)
+    return _Reals(images, training, test)
 
 
 def _order(examples: Examples) -> np.ndarray:

@@ -1,51 +1,45 @@
-"""Evaluation: checkpoints, or images from anywhere, to numbers and their protocol."""
+"""Evaluation of a run: checkpoints to numbers, with their protocol."""
 
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import jax
 
-from sagan import card, imagesets, judge, sample
+from sagan import cache, card, fakes, imagesets, judge
 from sagan.card import bar
 from sagan.config import fields
-from sagan.data import open_source, resolve
+from sagan.data import Source, open_source, resolve
 from sagan.export import checkpoint_steps, load_state
-from sagan.imagesets import ImageSet
-from sagan.judge import Floor, Function, Judge
+from sagan.floor import Floor, floors
+from sagan.judge import Function, Judge
 from sagan.metrics.features import metric_name
 from sagan.protocol import Protocol, check, check_labels, evaluated_weights
 from sagan.schema import MAY_CHANGE, Config, ConfigError
-from sagan.source import Examples
-from sagan.state import GANState, generator_variables
-from sagan.workdir import read_config
+from sagan.state import GANState
+from sagan.workdir import changed_data, read_config
 
 Report = Callable[[str], None]
-_CHUNK = 1024  # images that are generated before the feature network sees them
 
 
 class Ready(NamedTuple):
-    """A run whose checkpoints can be evaluated one after the other.
+    """A run whose states can be evaluated one after the other.
 
     Attributes:
-      config: of the run, with its classes.
-      protocol: of the evaluation.
       judge: the reals.
+      fakes: the generator.
       floors: of the numbers, by name.
       facts: what the card says of the protocol.
-      samplers: by batch-norm mode.
-      standing: recomputes batch statistics.
+      notes: what a reader must know.
     """
 
-    config: Config
-    protocol: Protocol
     judge: Judge
+    fakes: fakes.Fakes
     floors: dict[str, Floor]
     facts: dict[str, Any]
-    samplers: dict[str, sample.Sampler]
-    standing: Callable[..., dict[str, Any]]
+    notes: list[str]
 
 
 def evaluate_run(
@@ -78,12 +72,12 @@ def evaluate_run(
     if config.data.classes is not None:
         check_labels(protocol, config.data.classes)
     chosen = checkpoint_steps(workdir, config, steps)
-    ready = prepare(config, protocol, features=features)
+    ready = prepare(config, protocol, workdir, features=features)
     results = []
     for asked in chosen:
         try:
             newest_good = None if steps == "latest" else asked
-            state, step = load_state(workdir, ready.config, newest_good)
+            state, step = load_state(workdir, ready.fakes.config, newest_good)
         except ConfigError as error:
             if steps != "all":
                 raise
@@ -91,54 +85,80 @@ def evaluate_run(
             continue
         folder = workdir / "eval" / f"step_{step}"
         results.append(evaluate_state(ready, state, folder, again=again, report=report))
-        report(f"\n{results[-1]['what']}: {folder / card.CARD}")
+        report(f"\n{results[-1]['about']['what']}: {folder / card.CARD}")
         report(card.text(card.table(results[-1])))
     if not results:
         raise ConfigError(f"{workdir}: no checkpoint is good")
     for note in results[-1]["notes"]:
         report(f"note: {note}")
-    _plot(workdir / "eval", results[-1]["protocol_sha256"], report)
+    _plot(workdir / "eval", results[-1], report)
     return results
 
 
-def _plot(folder: Path, protocol: str, report: Report) -> None:
-    """Draws what was evaluated by this protocol, if there is a line to draw."""
+def _plot(folder: Path, newest: card.Result, report: Report) -> None:
+    """Draws what was evaluated of this run as the newest was, if there is a line."""
+
+    def alike(result: card.Result | None) -> bool:
+        return result is not None and (
+            all(result[key] == newest[key] for key in ("protocol_sha256", "versions"))
+            and result["about"]["config sha256"] == newest["about"]["config sha256"]
+        )
+
     everything = (card.read(path) for path in folder.glob(f"*/{card.RESULTS}"))
-    alike = [r for r in everything if r and r["protocol_sha256"] == protocol]
-    if len(alike) > 1:
-        card.plot(folder / card.PLOT, alike)
+    results = [result for result in everything if result and alike(result)]
+    if len(results) > 1:
+        card.plot(folder / card.PLOT, results)
         report(f"over the steps: {folder / card.PLOT}")
 
 
 def prepare(
-    config: Config, protocol: Protocol, *, features: Function | None = None
+    config: Config,
+    protocol: Protocol,
+    workdir: Path | None = None,
+    *,
+    features: Function | None = None,
 ) -> Ready:
-    """Reads the reals and gets the feature network, its floor and the samplers.
+    """Reads the reals, gets the feature network and computes the floor.
+
+    Args:
+      config: of the run.
+      protocol: every choice.
+      workdir: of the run, to see whether these are the classes that it was trained on.
+      features: in the place of protocol.features: see judge.open_judge.
 
     Raises:
       ConfigError: the data or the features cannot be had, or allow no such metric.
     """
     check(protocol)
-    split = protocol.split or config.data.split
-    source = open_source(config, split)
-    config = resolve(config, source)
+    trained_on = open_source(config)
+    config = resolve(config, trained_on)
     classes = config.data.classes or 0
     check_labels(protocol, classes)
-    reals = imagesets.of_source(source, protocol.reals, bar)
-    training = reals
+    names = trained_on.class_names
+    notes = changed_data(workdir, len(trained_on), names) if workdir else []
+    split = protocol.split or config.data.split
+    source = trained_on
     if split != config.data.split:
-        training = imagesets.of_source(open_source(config), protocol.reals, bar)
-    other = imagesets.held_out(config, split, source)
-    test = None if other is None else imagesets.of_source(other, protocol.reals, bar)
+        source = open_source(config, split)
+        if source.class_names != names:
+            raise ConfigError(
+                f"--split {split}: has the classes {', '.join(source.class_names)}; the"
+                f" run was trained on {', '.join(names)}"
+            )
     court = judge.open_judge(
         protocol,
-        ImageSet(reals, classes, source.class_names),
-        training,
-        test,
+        _reals(config, protocol, source, trained_on, split),
+        labelled=classes > 0,
         features=features,
         progress=bar,
     )
-    modes = protocol.chosen_batch_norm()
+    even = protocol.labels == "uniform" or not classes
+    count = court.samples
+    labels = (
+        fakes.even_labels(count, classes)
+        if even
+        else imagesets.as_many(court.reals.label, count)
+    )
     facts = {
         "real split": f"{config.data.name}, {split}",
         **court.facts,
@@ -147,13 +167,22 @@ def prepare(
         "seeds": ", ".join(map(str, _seeds(protocol))),
         "batch of the generator": config.data.batch,
     }
-    samplers = {
-        mode: sample.make_sampler(config, batch_statistics=mode == "batch")
-        for mode in modes
-    }
-    standing = sample.make_standing(config)
-    floors = judge.floor(court)
-    return Ready(config, protocol, court, floors, facts, samplers, standing)
+    found, without = floors(court, labels if classes else None)
+    drawn = fakes.open_fakes(config, protocol, labels, bar)
+    return Ready(court, drawn, found, facts, [*notes, *court.notes, *without])
+
+
+def _reals(
+    config: Config, protocol: Protocol, source: Source, trained_on: Source, split: str
+) -> judge.Reals:
+    most = imagesets.TRAINING
+    examples = imagesets.of_source(source, protocol.reals, bar)
+    training = examples
+    if source is not trained_on or protocol.reals != most:
+        training = imagesets.of_source(trained_on, most, bar)
+    other = imagesets.held_out(config, (split, config.data.split), source)
+    test = None if other is None else imagesets.of_source(other, most, bar)
+    return judge.Reals(examples, training, test, config.data.classes or 0)
 
 
 def evaluate_state(
@@ -168,47 +197,53 @@ def evaluate_state(
 
     Writes what it has after each of them, and goes on from what is there.
     """
-    step = int(state.step)
-    result = card.new(
-        ready.facts,
-        {
-            "what": f"step {step} of {folder.parent.parent}",
-            "step": step,
-            "config sha256": config_digest(ready.config),
-        },
-    )
-    before = card.read(folder / card.RESULTS)
-    if before and not again and _same(before, result):
-        result["results"], result["notes"] = before["results"], before["notes"]
+    config, protocol, step = ready.fakes.config, ready.fakes.protocol, int(state.step)
+    about = {
+        "what": f"step {step} of {folder.parent.parent.name}",
+        "step": step,
+        "config sha256": config_digest(config),
+        "generator sha256": generator_digest(state),
+    }
+    result = card.new(ready.facts, about)
+    weights = evaluated_weights(protocol, config)
+    asked = list(product(weights.items(), ready.fakes.samplers))
+    before = card.read_same(folder, result)
+    if before and ready.judge.network.key:  # else these may be other features
+        result["notes"] = before["notes"]
+        redone = {(name, mode) for (name, _), mode in asked} if again else set()
+        result["results"] = [
+            row
+            for row in before["results"]
+            if (row["weights"], row["batch_norm"]) not in redone
+        ]
     done = {(row["weights"], row["batch_norm"]) for row in result["results"]}
-    weights = evaluated_weights(ready.protocol, ready.config)
-    for (name, average), mode in itertools.product(weights.items(), ready.samplers):
+    for (name, average), mode in asked:
         if (name, mode) in done:
             continue
         measured = [
-            _measure(ready, state, average, mode, seed, f"step {step}, {name}, {mode}")
-            for seed in _seeds(ready.protocol)
+            judge.measure(
+                ready.judge, fakes.draw(ready.fakes, state, average, mode, seed)
+            )
+            for seed in _seeds(protocol)
         ]
         names = [k for k in measured[0].values if all(k in m.values for m in measured)]
         values = {k: [m.values[k] for m in measured] for k in names}
         variant = {"weights": name, "batch_norm": mode}
         card.add(result, variant, values, ready.floors, ready.judge.samples)
         notes = [note for m in measured for note in m.notes]
-        fresh = [*result["notes"], *ready.judge.notes, _MODES[mode], *notes]
+        fresh = [*result["notes"], *ready.notes, fakes.MODES[mode], *notes]
         result["notes"] = list(dict.fromkeys(fresh))
+        result["results"].sort(key=_place)
         card.write(folder, result)
         report(f"step {step}, {name} weights, {mode} statistics: done")
+    if not asked or done >= {(name, mode) for (name, _), mode in asked}:
+        card.write(folder, result)  # as the latest
     return result
 
 
-_WHILE_TRAINING = "fid,kid,is,prdc,ifid,accuracy"
-_MODES = {
-    "moving": "moving: raw weights with their running averages of batch statistics; EMA"
-    " weights with the EMA of these",
-    "standing": f"standing: batch statistics recomputed over {sample.STANDING_BATCHES}"
-    " batches with the weights that are evaluated",
-    "batch": "batch: each generated batch is normalised by its own moments",
-}
+def _place(row: dict[str, Any]) -> tuple[bool, int]:
+    """Raw weights first, then by mode; within these as they were computed."""
+    return row["weights"] != "raw", list(fakes.MODES).index(row["batch_norm"])
 
 
 def config_digest(config: Config) -> str:
@@ -217,80 +252,45 @@ def config_digest(config: Config) -> str:
     return card.sha256(json.dumps(values, sort_keys=True))
 
 
-def _measure(
-    ready: Ready, state: GANState, average: int | None, mode: str, seed: int, what: str
-) -> judge.Measured:
-    config, protocol = ready.config, ready.protocol
-    variables = generator_variables(state, average)
-    if mode == "standing":
-        variables = ready.standing(variables, seed, protocol.truncation)
-    labels = _labels(ready)
-    pieces = sample.samples(
-        config,
-        variables,
-        labels,
-        seed=seed,
-        truncation=protocol.truncation,
-        batch=config.data.batch,
-        sampler=ready.samplers[mode],
-    )
-    return judge.measure(ready.judge, _chunks(pieces, labels, config.data.batch, what))
-
-
-def _labels(ready: Ready) -> np.ndarray:
-    count, classes = ready.judge.samples, ready.config.data.classes or 1
-    known = ready.judge.reals.label if ready.protocol.labels == "real" else None
-    return np.resize(np.arange(classes) if known is None else known, count).astype(
-        np.int32
-    )
-
-
-def _chunks(
-    pieces: Iterator[np.ndarray], labels: np.ndarray, batch: int, what: str
-) -> Iterator[Examples]:
-    """Pieces of `batch` images as larger ones, with their labels."""
-    length = batch * -(-_CHUNK // batch)
-    for start in bar(range(0, len(labels), length), what):
-        label = labels[start : start + length]
-        count = -(-len(label) // batch)
-        images = list(itertools.islice(pieces, count))
-        yield Examples(np.concatenate(images), label)
+def generator_digest(state: GANState) -> str:
+    """SHA-256 of the generator's weights, statistics and averages."""
+    leaves = jax.tree.leaves((state.g.params, state.g.stats, state.ema))
+    return cache.digest(*jax.device_get(leaves))
 
 
 def _seeds(protocol: Protocol) -> range:
     return range(protocol.seed, protocol.seed + protocol.seeds)
 
 
-def _same(before: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
-    keys = ("protocol_sha256", "config sha256", "step", "versions")
-    return all(before.get(key) == result[key] for key in keys)
-
-
-def while_training(workdir: Path, report: Report = print) -> Any:
+def while_training(
+    workdir: Path, *, features: Function | None = None, report: Report = print
+) -> Any:
     """An `evaluate` for loop.train: at every run.evaluate_every-th step.
 
     Measures the averaged weights (the raw ones where there are none) with their running
-    statistics, everything but the classification accuracy score, and leaves
-    eval/step_N/ in the workdir. The Fréchet distance decides which checkpoint is best.
+    statistics, all that can be had but the classification accuracy score and
+    FID-infinity, and leaves eval/step_N/ in the workdir. The Fréchet distance decides
+    which checkpoint is best.
     """
-    ready: Ready | None = None
 
-    def evaluate(config: Config, state: GANState) -> dict[str, float]:
-        nonlocal ready
-        if int(state.step) % config.run.evaluate_every:
-            return {}
-        if ready is None:
-            protocol = Protocol(
-                metrics="all" if config.data.classes == 0 else _WHILE_TRAINING,
-                samples=config.run.evaluate_samples,
-                weights="ema" if config.ema.decays else "raw",
-                batch_norm="moving",
-            )
-            ready = prepare(config, protocol)
-        folder = workdir / "eval" / f"step_{int(state.step)}"
-        result = evaluate_state(ready, state, folder, report=report)
-        values = {row["metric"]: row["value"] for row in result["results"]}
-        metric = values[metric_name("fid", ready.judge.network)]
-        return {"metric": metric, **{k: v for k, v in values.items() if "/" not in k}}
+    def start(config: Config) -> Callable[[GANState], dict[str, float]]:
+        protocol = Protocol(
+            metrics="all,-cas,-fid_infinity",
+            samples=config.run.evaluate_samples,
+            weights="ema" if config.ema.decays else "raw",
+            batch_norm="moving",
+        )
+        ready = prepare(config, protocol, features=features)
 
-    return evaluate
+        def measure(state: GANState) -> dict[str, float]:
+            if int(state.step) % config.run.evaluate_every:
+                return {}
+            folder = workdir / "eval" / f"step_{int(state.step)}"
+            result = evaluate_state(ready, state, folder, report=report)
+            rows = [row for row in result["results"] if "/" not in row["metric"]]
+            values = {row["metric"]: row["value"] for row in rows}
+            return {"metric": values[metric_name("fid", ready.judge.network)], **values}
+
+        return measure
+
+    return start

@@ -119,7 +119,7 @@ def checkpoint_steps(workdir: Path, config: Config, asked: str) -> list[int]:
                 " (run.evaluate_every)"
             )
         return [best]
-    if not asked.isdigit() or int(asked) not in known:
+    if not asked.isdecimal() or int(asked) not in known:
         raise ConfigError(
             f"--step {asked}: must be latest, best, all, or one of"
             f" {', '.join(map(str, known))}"

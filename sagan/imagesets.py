@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int32
 from PIL import Image
 
 from sagan.data import open_source
 from sagan.metrics.protocol import Progress, silent
 from sagan.schema import Config, ConfigError, Data
-from sagan.source import Examples, Source
+from sagan.source import Examples, Source, flat, is_grey, upright
 
 ORDER_SEED = 0  # of the order, and so of the choice, of reals
+TRAINING = 50_000  # images at most for an embedded feature network
 _IMAGES = ("image", "images", "arr_0", "x", "samples")
 _LABELS = ("label", "labels", "arr_1", "y")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
@@ -34,25 +36,37 @@ def of_source(source: Source, limit: int, progress: Progress = silent) -> Exampl
     return Examples(np.concatenate(image), np.concatenate(label))
 
 
-def held_out(config: Config, split: str, source: Source) -> Source | None:
-    """Another split of the data, to test on: named test or validation, if there is."""
+def held_out(config: Config, splits: tuple[str, ...], source: Source) -> Source | None:
+    """Another split with the same classes, to test on: test or validation, if any."""
     names = ("test", "val", "validation")
-    found = [name for name in names if name in source.splits and name != split]
-    return open_source(config, found[0]) if found else None
+    found = [name for name in names if name in source.splits and name not in splits]
+    other = open_source(config, found[0]) if found else None
+    return other if other and other.class_names == source.class_names else None
+
+
+def as_many(label: Int32[np.ndarray, " m"], count: int) -> Int32[np.ndarray, " n"]:
+    """The first `count` labels, from the start again where there are fewer."""
+    return np.resize(label, count)
 
 
 class ImageSet(NamedTuple):
     """Images to compare.
 
     Attributes:
-      examples: in memory.
-      classes: of the labels; 0: there are none.
-      class_names: by label, where they have names.
+      examples: in memory; label k is that of class_names[k] where there are names.
+      labelled: the labels mean something.
+      class_names: of folders and data sets; arrays have none.
     """
 
     examples: Examples
-    classes: int = 0
+    labelled: bool = False
     class_names: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """How many; 0: no labels, or one for all."""
+        count = len(self.class_names) or int(self.examples.label.max()) + 1
+        return count if self.labelled and count > 1 else 0
 
 
 def of_path(path: Path, progress: Progress = silent) -> ImageSet:
@@ -83,31 +97,47 @@ def of_path(path: Path, progress: Progress = silent) -> ImageSet:
                 f" {_size(images[0])}; all images must have one size and type"
             )
     label, class_names = _labels_of(path, files)
-    return _labelled(Examples(np.stack(images), label), class_names)
+    labelled = len(label) > 0
+    label = label if labelled else np.zeros(len(files), np.int32)
+    return ImageSet(Examples(np.stack(images), label), labelled, class_names)
 
 
-def check_same_classes(fake: ImageSet, real: ImageSet) -> None:
-    """Raises ConfigError where both sets name their classes, and differently."""
-    if fake.class_names and real.class_names and fake.class_names != real.class_names:
+def with_labels_of(fake: ImageSet, real: ImageSet) -> ImageSet:
+    """The fakes with labels that mean the classes of the reals.
+
+    Names of classes are matched. Numbers are positions among the sorted class names of
+    the reals, as in training and in what `sagan sample` writes.
+
+    Raises:
+      ConfigError: a label of the fakes is no class of the reals.
+    """
+    if not fake.labelled or not real.classes:
+        return fake
+    known = list(real.class_names) or [str(k) for k in range(real.classes)]
+    names = list(fake.class_names)
+    unknown = sorted(set(names) - set(known))
+    numbers = fake.examples.label
+    if unknown or not names and numbers.max() >= len(known):
+        shown = ", ".join(unknown[:5]) or str(numbers.max())
         raise ConfigError(
-            f"the classes of the fakes are {', '.join(fake.class_names)}, those of the"
-            f" reals {', '.join(real.class_names)}"
+            f"class {shown} of the fakes: the classes of the reals are"
+            f" {', '.join(known[:20])}"
         )
+    if names:
+        numbers = np.array([known.index(name) for name in names], np.int32)[numbers]
+    return fake._replace(examples=fake.examples._replace(label=numbers))
 
 
 def _labels_of(path: Path, files: list[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and class names; a name such as 000000_class3.png gives a number."""
     inside = [file.relative_to(path).parts for file in files]
     if all(len(parts) > 1 for parts in inside):
         names = sorted({parts[0] for parts in inside})
         return np.array([names.index(p[0]) for p in inside], np.int32), tuple(names)
-    found = [re.search(r"_class(\d+)\.", file.name) for file in files]
-    numbers = [int(match[1]) if match else 0 for match in found]
-    return np.array(numbers, np.int32), ()
-
-
-def _labelled(examples: Examples, class_names: tuple[str, ...] = ()) -> ImageSet:
-    classes = int(examples.label.max()) + 1
-    return ImageSet(examples, classes if classes > 1 else 0, class_names)
+    found = [re.search(r"_class(\d{1,6})\.", file.name) for file in files]
+    if not all(found):
+        return np.empty(0, np.int32), ()
+    return np.array([int(match[1]) for match in found if match], np.int32), ()
 
 
 def of_data_set(spec: str, path: str, like: Examples) -> Source:
@@ -165,20 +195,21 @@ def _of_npz(path: Path) -> ImageSet:
     if not len(image):
         raise ConfigError(f"{path}: holds no images")
     if label is None:
-        label = np.zeros(len(image), np.int32)
-    if label.shape != (len(image),) or not np.issubdtype(label.dtype, np.integer):
+        return ImageSet(Examples(image, np.zeros(len(image), np.int32)))
+    kind = np.issubdtype(label.dtype, np.integer) and label.shape == (len(image),)
+    if not kind or label.min() < 0 or label.max() >= 10**6:
         raise ConfigError(
             f"{path}: labels of type {label.dtype} and shape {label.shape}; must be"
-            f" integers [{len(image)}]"
+            f" integers [{len(image)}] from 0 to the number of classes"
         )
-    return _labelled(Examples(image, label.astype(np.int32)))
+    return ImageSet(Examples(image, label.astype(np.int32)), labelled=True)
 
 
 def _read(file: Path) -> np.ndarray:
     try:
         with Image.open(file) as opened:
-            grey = opened.mode in ("1", "L")
-            pixels = np.asarray(opened.convert("L" if grey else "RGB"), np.uint8)
+            grey = is_grey(opened)
+            pixels = np.asarray(flat(upright(opened), "L" if grey else "RGB"))
     except Exception as error:  # Pillow raises nearly anything
         raise ConfigError(f"{file}: cannot be read ({error})") from error
     return pixels[..., None] if grey else pixels

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Int
 
 from sagan import cache
-from sagan.imagesets import ImageSet
 from sagan.metrics import METRICS, Measured, Metric, MetricError, Seen
 from sagan.metrics.features import (
     Asked,
@@ -21,8 +20,24 @@ from sagan.metrics.protocol import Progress, silent
 from sagan.protocol import Comparison, check_samples, possible_metrics
 from sagan.source import Examples
 
-FLOOR_SEED = 0  # of the reals that take the place of fakes
 Function = Callable[[np.ndarray], Any]
+Rows = Int[np.ndarray, " m"] | slice
+
+
+class Reals(NamedTuple):
+    """Real images, for all that needs them.
+
+    Attributes:
+      examples: to compare with.
+      training: what an embedded feature network is trained on.
+      test: others of the same classes, which no training sees; None: there are none.
+      classes: of their labels; 0: they have none.
+    """
+
+    examples: Examples
+    training: Examples
+    test: Examples | None = None
+    classes: int = 0
 
 
 class Judge(NamedTuple):
@@ -34,6 +49,7 @@ class Judge(NamedTuple):
       strict: a number that cannot be had is an error, not a note.
       samples: fakes to compare.
       reals: as the metrics see them.
+      test: reals that the feature network was not trained on, if there are any.
       states: of the reals, by metric; of as many as the fakes if it is `paired`.
       facts: what the card says of all this.
       notes: what a reader must know.
@@ -45,31 +61,19 @@ class Judge(NamedTuple):
     strict: bool
     samples: int
     reals: Seen
+    test: Seen | None
     states: dict[str, Any]
     facts: dict[str, Any]
     notes: list[str]
     progress: Progress
 
 
-class Floor(NamedTuple):
-    """A number of reals beside reals.
-
-    Attributes:
-      value: of it.
-      samples: reals in the place of fakes.
-    """
-
-    value: float
-    samples: int
-
-
 def open_judge(
     asked: Comparison,
-    reals: ImageSet,
-    training: Examples,
-    test: Examples | None,
+    reals: Reals,
     *,
-    samples: int | None = None,
+    labelled: bool,
+    available: int | None = None,
     features: Function | None = None,
     progress: Progress = silent,
 ) -> Judge:
@@ -78,31 +82,26 @@ def open_judge(
     Args:
       asked: the choices.
       reals: to compare with.
-      training: what an embedded feature network is trained on.
-      test: reals that it does not see.
-      samples: the fakes there are, if they are there already.
-      features: a function from uint8 images [n h w c] to vectors [n d], in the place of
-        asked.features.
+      labelled: the fakes have labels of the classes of the reals.
+      available: the fakes there are, if they are there already.
+      features: uint8 images [n h w c] to vectors [n d]; None: asked.features.
       progress: told of everything that takes long.
 
     Raises:
       ConfigError: this cannot be asked of these images.
     """
     image, label = reals.examples
-    if asked.samples is not None:
-        samples = asked.samples
-    check_samples(asked, samples, len(image))
-    if features is None:
-        resources = Asked(
-            training, test, reals.classes, asked.resize, asked.weights_file, progress
-        )
-        network = open_features(asked.features, resources)
-    else:
-        network = of_callable(features, getattr(features, "__name__", "features"))
-    names, notes = possible_metrics(asked, reals.classes, network)
-    samples = samples or _default_samples(network, len(image))
-    metrics = {name: _configured(METRICS[name], asked.splits, test) for name in names}
+    check_samples(asked, len(image), available)
+    network = _network(asked, reals, features, progress)
+    names, notes = possible_metrics(asked, reals.classes if labelled else 0, network)
+    samples = asked.samples or _default_samples(network, len(image), available)
+    choices = {"splits": asked.splits, "test": reals.test}
+    metrics = {name: _configured(METRICS[name], choices) for name in names}
     seen = Seen(image, label, *_features(network, image, progress))
+    states = {
+        name: state_of(metric, seen, slice(samples if metric.paired else None))
+        for name, metric in metrics.items()
+    }
     facts = {
         "reals": len(image),
         "reals sha256": cache.digest(image, label),
@@ -114,14 +113,17 @@ def open_judge(
         "metrics": ", ".join(names),
         "splits of the Inception Score": asked.splits,
     }
-    paired, all_of_them = np.arange(samples), np.arange(len(image))
-    states = {
-        name: _state(metric, seen, paired if metric.paired else all_of_them)
-        for name, metric in metrics.items()
-    }
-    strict = asked.metrics != "all"
     return Judge(
-        network, metrics, strict, samples, seen, states, facts, notes, progress
+        network=network,
+        metrics=metrics,
+        strict=asked.strict,
+        samples=samples,
+        reals=seen,
+        test=_held_out(network, reals.test),
+        states=states,
+        facts=facts,
+        notes=notes,
+        progress=progress,
     )
 
 
@@ -134,89 +136,89 @@ def measure(judge: Judge, fakes: Iterable[Examples]) -> Measured:
     """
     states = {name: metric.empty() for name, metric in judge.metrics.items()}
     for image, label in fakes:
-        vector, logits = judge.network.extract(image)
-        seen = Seen(image, label, vector, logits)
+        seen = Seen(image, label, *judge.network.extract(image))
         for name, metric in judge.metrics.items():
             states[name] = metric.update(states[name], seen)
     values, notes = {}, []
     for name, metric in judge.metrics.items():
-        found = _compute(judge, name, metric, judge.states[name], states[name])
-        values |= found.values
+        try:
+            found = metric.compute(judge.states[name], states[name], judge.progress)
+        except MetricError as error:
+            if judge.strict:
+                raise MetricError(f"--metrics {name}: {error}") from error
+            notes.append(f"{name} is left out: {error}")
+            continue
+        values |= full_names(judge, metric, found.values)
         notes += found.notes
     return Measured(values, tuple(notes))
 
 
-def floor(judge: Judge) -> dict[str, Floor]:
-    """The numbers of reals in the place of the fakes: what a perfect generator gets.
-
-    Reals and "fakes" are drawn with replacement from the reals, as many as there are of
-    each: as far as the bias of a number depends on how many there are, that of the
-    floor is the same. Nearest neighbours cannot bear copies: for metrics that are
-    `paired` both sets are distinct reals, as many as the fakes if there are twice as
-    many reals, else half of the reals each.
-    """
-    rng = np.random.default_rng(FLOOR_SEED)
-    total = len(judge.reals.label)
-    drawn = rng.integers(0, total, judge.samples), rng.integers(0, total, total)
-    half = min(judge.samples, total // 2)
-    apart = np.arange(half), half + np.arange(half)
-    floors = {}
-    for name, metric in judge.metrics.items():
-        fake, real = apart if metric.paired else drawn
-        real_state = (
-            _state(metric, judge.reals, real) if metric.featured else judge.states[name]
-        )
-        fake_state = _state(metric, judge.reals, fake)
-        found = _compute(judge, name, metric, real_state, fake_state)
-        floors |= {key: Floor(value, len(fake)) for key, value in found.values.items()}
-    return floors
-
-
-def _compute(judge: Judge, name: str, metric: Metric, real: Any, fake: Any) -> Measured:
-    try:
-        found = metric.compute(real, fake, judge.progress)
-    except MetricError as error:
-        if judge.strict:
-            raise MetricError(f"{name}: {error}") from error
-        return Measured({}, (f"{name} is left out: {error}",))
+def full_names(
+    judge: Judge, metric: Metric, values: Mapping[str, float]
+) -> dict[str, float]:
+    """Numbers by the names that say whose features they are of."""
     if not metric.featured:
-        return found
-    named = {metric_name(k, judge.network): v for k, v in found.values.items()}
-    return Measured(named, found.notes)
+        return dict(values)
+    return {metric_name(name, judge.network): v for name, v in values.items()}
 
 
-def _default_samples(network: FeatureNetwork, reals: int) -> int:
+def state_of(metric: Metric, seen: Seen, rows: Rows) -> Any:
+    """A metric's state of some rows; images are copied for those that keep them."""
+    parts = seen._asdict()
+    if "image" not in getattr(metric, "keeps", ()) and not isinstance(rows, slice):
+        parts["image"] = np.broadcast_to(np.uint8(0), (len(seen.label), 1, 1, 1))
+    return metric.update(
+        metric.empty(), Seen(**{name: part[rows] for name, part in parts.items()})
+    )
+
+
+def _network(
+    asked: Comparison, reals: Reals, features: Function | None, progress: Progress
+) -> FeatureNetwork:
+    if features is not None:
+        return of_callable(features, getattr(features, "__name__", "features"))
+    resources = Asked(
+        reals.training,
+        reals.test,
+        reals.classes,
+        asked.resize,
+        asked.weights_file,
+        progress,
+    )
+    return open_features(asked.features, resources)
+
+
+def _held_out(network: FeatureNetwork, test: Examples | None) -> Seen | None:
+    if test is None or not network.reads_labels:
+        return None
+    return Seen(*test, *network.extract(test.image))
+
+
+def _default_samples(network: FeatureNetwork, reals: int, available: int | None) -> int:
     """With an embedded network half the reals, so that the floor has as many."""
     embedded = network.name in ("classifier", "rotation")
-    return min(50_000, reals // 2 if embedded else reals)
+    most = min(50_000, reals // 2 if embedded else reals)
+    return most if available is None else min(most, available)
 
 
 def _features(
     network: FeatureNetwork, image: np.ndarray, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of the reals: kept in the cache where the network can be told by its digest."""
+    """Of the reals: kept in the cache where all that decides them is known."""
 
     def make() -> cache.Arrays:
         vector, logits = network.extract(image, progress)
         return {"vector": vector, "logits": logits}
 
-    if network.digest == "not known":
+    if network.key is None:
         arrays = make()
     else:
-        of = f"{network.digest[:16]}-{network.about.get('resize', '')[:5].strip(', ')}"
-        arrays = cache.kept(
-            f"features-{network.name}-{of}-{cache.digest(image)[:32]}", make
-        )
+        name = f"features-{network.key}-{cache.digest(image)[:32]}"
+        arrays = cache.kept(name, make)
     return arrays["vector"], arrays["logits"]
 
 
-def _configured(metric: Metric, splits: int, test: Examples | None) -> Metric:
-    choices: Mapping[str, Any] = {"splits": splits, "test": test}
+def _configured(metric: Metric, choices: Mapping[str, Any]) -> Metric:
     has = {field.name for field in dataclasses.fields(metric)}  # type: ignore
     mine = {name: value for name, value in choices.items() if name in has}
     return dataclasses.replace(metric, **mine)  # type: ignore
-
-
-def _state(metric: Metric, seen: Seen, rows: Int[np.ndarray, " m"]) -> Any:
-    chosen = Seen(*(part[rows] for part in seen))
-    return metric.update(metric.empty(), chosen)

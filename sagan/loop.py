@@ -28,7 +28,8 @@ from sagan.state import (
 from sagan.writer import Writer, grid
 
 Report = Callable[[str], None]
-Evaluate = Callable[[Config, GANState], Mapping[str, float]]
+Measure = Callable[[GANState], Mapping[str, float]]
+Evaluate = Callable[[Config], Measure]
 
 
 class Started(NamedTuple):
@@ -57,8 +58,8 @@ def train(
     Args:
       config: of the experiment.
       workdir: where config.json, checkpoints, metrics and pictures go.
-      evaluate: called before each checkpoint; its value `metric`, lower is better,
-        decides which checkpoint is the best.
+      evaluate: called once before the first step; what it gives is called before each
+        checkpoint, and its value `metric`, lower is better, decides which is the best.
       report: takes the lines for the user.
 
     Returns:
@@ -71,11 +72,12 @@ def train(
     workdir = Path(workdir)
     with workdir_lib.locked(workdir):
         run = start(config, workdir, report)
+        measure = evaluate(run.config) if evaluate else None
         main = jax.process_index() == 0
         # closing waits for a checkpoint that is being written, whatever happened
         with Interrupt() as interrupt, contextlib.closing(run.checkpoints):
             with Writer(workdir, run.config, run.step, active=main) as writer:
-                state, step = _steps(run, writer, interrupt, evaluate, report)
+                state, step = _steps(run, writer, interrupt, measure, report)
     command = shlex.join(["python", *sys.argv])
     if step >= run.config.run.steps:
         report(f"done: step {step}; pictures are in {workdir / 'samples'}")
@@ -121,7 +123,7 @@ def _steps(
     run: Started,
     writer: Writer,
     interrupt: Interrupt,
-    evaluate: Evaluate | None,
+    measure: Measure | None,
     report: Report,
 ) -> tuple[GANState, int]:
     config, mapped, state, step = run.config, run.mapped, run.state, run.step
@@ -133,7 +135,7 @@ def _steps(
 
     def save() -> None:
         writer.flush()  # raises where the state is not worth keeping
-        metrics = evaluate(config, state) if evaluate else {}
+        metrics = measure(state) if measure else {}
         writer.scalars(step, {f"eval/{k}": v for k, v in metrics.items()})
         run.checkpoints.save(step, state, metrics)
 

@@ -18,13 +18,13 @@ class Comparison:
     """The choices of comparing fakes with reals, wherever they come from."""
 
     metrics: str = "all"
-    """Names with commas: fid, fid_infinity, kid, is, prdc, ifid, accuracy, cas; all:
-    those that these data and features allow."""
+    """Names with commas: fid, fid_infinity, kid, is, prdc, ifid, accuracy, cas. all:
+    those that these data and features allow; all,-cas: without cas."""
     samples: int | None = None
     """Fakes. Default: 50,000, or as many as the reals if they are fewer; with the
     embedded networks half as many as the reals, so that the floor has as many."""
     reals: int = 50_000
-    """Reals at most, in an order that is always the same; 0: all of the split."""
+    """Reals to compare with at most, in an order that is always the same; 0: all."""
     features: str = "auto"
     """inception, classifier, rotation, or module:function of yours from uint8 images
     [n h w c] to vectors [n d]; auto: inception for colour images if its weights are
@@ -36,9 +36,22 @@ class Comparison:
     splits: int = 10
     """Of the Inception Score."""
 
+    @property
+    def strict(self) -> bool:
+        """Whether each metric was asked for by name."""
+        return not self.metrics.startswith("all")
+
     def chosen_metrics(self) -> tuple[str, ...]:
         """The metrics by name."""
-        return _names("metrics", self.metrics, METRICS)
+        if self.strict:
+            return _names("metrics", self.metrics, METRICS)
+        without = [name.strip() for name in self.metrics.split(",")[1:]]
+        wrong = [name for name in without if name[:1] != "-"]
+        if wrong:
+            raise ConfigError(f"--metrics all,{wrong[0]}: after all, only -NAME")
+        names = ",".join(name[1:] for name in without)
+        dropped = _names("metrics", names, METRICS) if without else ()
+        return tuple(name for name in METRICS if name not in dropped)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +92,9 @@ def check(asked: Comparison) -> None:
         value = getattr(asked, name, None)
         if value is not None and not value >= minimum:
             problems.append(f"--{name} {value}: must be at least {minimum}")
+    last = getattr(asked, "seed", 0) + getattr(asked, "seeds", 1)
+    if last > 2**32:
+        problems.append(f"--seed {getattr(asked, 'seed', 0)}: must be below 2^32")
     if asked.resize not in RESIZES:
         known = ", ".join(RESIZES)
         problems.append(f"--resize {asked.resize}: unknown; there are {known}")
@@ -88,7 +104,7 @@ def check(asked: Comparison) -> None:
 
 def check_labels(protocol: Comparison, classes: int) -> None:
     """Raises ConfigError where metrics of classes are asked of data without."""
-    asked = [] if protocol.metrics == "all" else protocol.chosen_metrics()
+    asked = protocol.chosen_metrics() if protocol.strict else []
     impossible = [name for name in asked if METRICS[name].labelled and not classes]
     if impossible:
         raise ConfigError(
@@ -111,15 +127,18 @@ def possible_metrics(
         why = _impossible(name, classes, network)
         if not why:
             names.append(name)
-        elif protocol.metrics != "all":
+        elif protocol.strict:
             raise ConfigError(f"--metrics {name}: {why}")
         else:
             notes.append(f"{name} is left out: {why}")
     return names, notes
 
 
-def check_samples(asked: Comparison, samples: int | None, reals: int) -> None:
-    """Raises ConfigError where there are too few reals, or too few for the fakes."""
+def check_samples(asked: Comparison, reals: int, available: int | None = None) -> None:
+    """Raises ConfigError where there are too few reals, or fakes, for what is asked."""
+    samples = asked.samples
+    if available is not None and samples is not None and samples > available:
+        raise ConfigError(f"--samples {samples}: there are {available} fakes")
     if reals < 4:
         raise ConfigError(f"there are {reals} reals: must be at least 4")
     paired = [name for name in asked.chosen_metrics() if METRICS[name].paired]

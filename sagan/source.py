@@ -134,12 +134,17 @@ def header(image: bytes | str, *, whole: bool) -> Header:
     """
     with _open(image) as stream, Image.open(stream) as opened:
         _mode_is_known(opened)
-        grey = opened.mode in ("1", "L", "LA", "La") or opened.mode.startswith("I")
+        grey = is_grey(opened)
         width, height = opened.size
         mark = _END.get(opened.format or "")
         if whole and (mark is None or mark not in _tail(stream)):
             opened.load()
     return Header(width, height, colour=not grey)
+
+
+def is_grey(opened: Image.Image) -> bool:
+    """Whether the mode has one channel of light."""
+    return opened.mode in ("1", "L", "LA", "La") or opened.mode.startswith("I")
 
 
 def decode(image: bytes | str, data: Data) -> UInt8[np.ndarray, "h w c"]:
@@ -154,11 +159,11 @@ def decode(image: bytes | str, data: Data) -> UInt8[np.ndarray, "h w c"]:
     with _open(image) as stream, Image.open(stream) as opened:
         # JPEG only: decodes at 1/2, 1/4 or 1/8, but never below twice the size.
         opened.draft(None, (2 * data.size, 2 * data.size))
-        upright = _flat(_upright(opened), "L" if data.channels == 1 else "RGB")
-        width, height = upright.size
+        turned = flat(upright(opened), "L" if data.channels == 1 else "RGB")
+        width, height = turned.size
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
-        square = upright.resize(
+        square = turned.resize(
             (data.size, data.size),
             Image.Resampling.BILINEAR
             if side >= data.size
@@ -182,7 +187,8 @@ def _tail(stream: io.BytesIO | io.BufferedReader) -> bytes:
     return tail
 
 
-def _upright(opened: Image.Image) -> Image.Image:
+def upright(opened: Image.Image) -> Image.Image:
+    """The image turned as its EXIF data say."""
     try:
         return ImageOps.exif_transpose(opened)
     except (SyntaxError, ValueError, KeyError, TypeError, UserWarning):
@@ -194,7 +200,8 @@ def _mode_is_known(opened: Image.Image) -> None:
         raise ValueError(f"mode {opened.mode} cannot be converted to 8-bit channels")
 
 
-def _flat(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+def flat(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+    """The image in 8 bits, without transparency; ValueError if it has no range."""
     _mode_is_known(image)
     if image.mode.startswith("I"):
         values = np.asarray(image)

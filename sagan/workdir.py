@@ -9,7 +9,6 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from sagan.config import (
     MAY_CHANGE,
@@ -74,7 +73,8 @@ def claim(
     workdir = pathlib.Path(workdir)
     usable(workdir, config)
     now = {"images": images, "classes": list(class_names)}
-    notes = _changed_data(workdir, now) if _has_checkpoint(workdir) else []
+    has = _has_checkpoint(workdir)
+    notes = changed_data(workdir, images, class_names) if has else []
     try:
         _replace(workdir / _DATA, json.dumps(now) + "\n")
         _replace(workdir / _NAME, to_json(config))
@@ -106,7 +106,15 @@ def _has_checkpoint(workdir: pathlib.Path) -> bool:
     return any((workdir / "checkpoints").glob("[0-9]*"))
 
 
-def _changed_data(workdir: pathlib.Path, now: dict[str, Any]) -> list[str]:
+def changed_data(
+    workdir: pathlib.Path, images: int, class_names: Sequence[str]
+) -> list[str]:
+    """What a user should know if these are not the data of the run.
+
+    Raises:
+      ConfigError: the classes are others.
+    """
+    now = {"images": images, "classes": list(class_names)}
     try:
         then = json.loads((workdir / _DATA).read_text(encoding="utf-8"))
     except (OSError, ValueError):

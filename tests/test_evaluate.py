@@ -1,6 +1,7 @@
 """From a workdir, or images from anywhere, to numbers with their protocol."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -17,15 +18,18 @@ from sagan import (
     data,
     evaluate,
     export,
+    fakes,
+    floor,
     imagesets,
     judge,
     sample,
 )
 from sagan.checkpoint import Checkpoints
 from sagan.config import ConfigError, replace
+from sagan.floor import Floor
 from sagan.generator import Generator
-from sagan.judge import Floor
-from sagan.metrics import METRICS, MetricError
+from sagan.metrics import METRICS, MetricError, classifier
+from sagan.metrics.features import of_callable
 from sagan.protocol import Comparison, Protocol
 from sagan.source import Examples
 from sagan.state import create, generator_variables
@@ -39,6 +43,15 @@ def features(image):
     n, h, w, _ = image.shape
     parts = image.reshape(n, 2, h // 2, 2, w // 2, -1).mean(axis=(2, 4))
     return parts.reshape(n, -1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known_features():
+    """These features are the same for ever: evaluations go on where they were."""
+    with pytest.MonkeyPatch.context() as patch:
+        named = functools.partial(of_callable, digest="quarters")
+        patch.setattr(judge, "of_callable", named)
+        yield
 
 
 def quiet(line):
@@ -85,7 +98,7 @@ def test_every_weights_and_statistics_get_every_number_and_a_floor(evaluated):
     }
     assert 0 < floor["fd_features"][0] < min(values)
     assert floor["fd_features"][1] == 40
-    assert floor["density_features"][1] == 30  # of 60 reals, apart
+    assert 20 < floor["density_features"][1] <= 30  # of 60 reals, half of each class
 
 
 def test_results_card_and_plot_are_left_in_the_workdir(workdir, evaluated):
@@ -102,7 +115,7 @@ def test_results_card_and_plot_are_left_in_the_workdir(workdir, evaluated):
 
 
 def test_a_second_evaluation_takes_what_is_there(workdir, evaluated, monkeypatch):
-    monkeypatch.setattr(evaluate, "_measure", None)
+    monkeypatch.setattr(judge, "measure", None)
     assert run(workdir, steps="all") == evaluated
 
 
@@ -112,16 +125,43 @@ def test_an_interrupted_evaluation_goes_on(workdir, evaluated, monkeypatch):
     rows = result["results"]
     result["results"] = [r for r in rows if r["weights"] == "raw"]
     path.write_text(json.dumps(result))
-    measured, done = evaluate._measure, []
+    draw, done = fakes.draw, []
 
-    def count(*args):
-        done.append(args[-1])
-        return measured(*args)
+    def count(drawn, state, average, mode, seed):
+        done.append((average, mode))
+        return draw(drawn, state, average, mode, seed)
 
-    monkeypatch.setattr(evaluate, "_measure", count)
+    monkeypatch.setattr(fakes, "draw", count)
     again = run(workdir)[0]
-    assert [what.split(", ")[1] for what in done] == ["ema 0.5"] * 3
+    assert done == [(0, "moving"), (0, "standing"), (0, "batch")]
     assert again["results"] == evaluated[-1]["results"]  # to the last digit
+    narrow = dataclasses.replace(PROTOCOL, weights="raw", batch_norm="moving")
+    redone = run(workdir, narrow, again=True)[0]
+    assert done[3:] == [(None, "moving")]
+    assert sorted(map(str, redone["results"])) == sorted(map(str, again["results"]))
+
+
+def test_other_weights_or_unknown_features_are_evaluated_anew(
+    tiny, workdir, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run" / "eval" / "step_1"
+    protocol = Protocol(metrics="fid", samples=20, weights="raw", batch_norm="moving")
+    ready = evaluate.prepare(tiny(), protocol, features=features)
+    state = create(tiny())
+    first = evaluate.evaluate_state(ready, state, folder, report=quiet)
+    params = jax.tree.map(lambda x: 2 * x, state.g.params)
+    moved = state.replace(g=dataclasses.replace(state.g, params=params))
+    other = evaluate.evaluate_state(ready, moved, folder, report=quiet)
+    assert other["results"] != first["results"]
+    assert len(list(folder.glob("results.*.json"))) == 1  # the first one's
+    monkeypatch.setattr(judge, "of_callable", of_callable)
+    unknown = evaluate.prepare(tiny(), protocol, features=features)
+    drawn = []
+    draw = fakes.draw
+    monkeypatch.setattr(fakes, "draw", lambda *args: drawn.append(args) or draw(*args))
+    for _ in range(2):
+        evaluate.evaluate_state(unknown, moved, folder, report=quiet)
+    assert len(drawn) == 2
 
 
 def test_one_device_gives_the_numbers_of_eight(workdir, evaluated, monkeypatch):
@@ -138,7 +178,8 @@ def test_one_device_gives_the_numbers_of_eight(workdir, evaluated, monkeypatch):
         assert row["value"] == pytest.approx(wanted, rel=1e-6), row
     kept = workdir / "eval" / "step_2"
     assert len(list(kept.glob("results.*.json"))) == 1  # the other protocol's
-    run(workdir)
+    monkeypatch.setattr(judge, "measure", None)
+    assert run(workdir)[0]["results"] == evaluated[-1]["results"]  # is found again
 
 
 def test_a_broken_checkpoint_is_passed_over(workdir, evaluated, tmp_path):
@@ -147,7 +188,7 @@ def test_a_broken_checkpoint_is_passed_over(workdir, evaluated, tmp_path):
     shutil.rmtree(copy / "checkpoints" / "2")
     (copy / "checkpoints" / "2").mkdir()
     for steps in ("all", "latest"):
-        assert [result["step"] for result in run(copy, steps=steps)] == [1]
+        assert [r["about"]["step"] for r in run(copy, steps=steps)] == [1]
     with pytest.raises(ConfigError, match="checkpoint 2"):
         run(copy, steps="2")
 
@@ -204,22 +245,43 @@ def test_the_best_checkpoint_is_that_of_the_lowest_metric(tiny, tmp_path):
     assert export.checkpoint_steps(tmp_path, tiny(), "all") == [2, 3]
 
 
-def test_while_training_the_distance_decides(tiny, workdir, tmp_path, monkeypatch):
-    config = tiny(run__evaluate_every=2, run__evaluate_samples=20)
+def test_while_training_the_distance_decides(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", (5, 5))
+    config = tiny(run__evaluate_every=2, run__evaluate_samples=30)
     state = create(config)
-    monkeypatch.setattr(evaluate, "_WHILE_TRAINING", "fid")
-    prepare = evaluate.prepare
-    monkeypatch.setattr(
-        evaluate, "prepare", lambda *args: prepare(*args, features=features)
-    )
-    call = evaluate.while_training(tmp_path / "run", report=quiet)
-    assert call(config, state.replace(step=state.step + 1)) == {}
-    values = call(config, state.replace(step=state.step + 2))
+    start = evaluate.while_training(tmp_path / "run", report=quiet)
+    measure = start(config)
+    assert measure(state.replace(step=state.step + 1)) == {}
+    values = measure(state.replace(step=state.step + 2))
     result = card.read(tmp_path / "run" / "eval" / "step_2" / "results.json")
-    assert values == {
-        "metric": result["results"][0]["value"],
-        "fd_features": result["results"][0]["value"],
+    rows = {
+        r["metric"]: r["value"] for r in result["results"] if "/" not in r["metric"]
     }
+    assert values == {"metric": rows["fd_classifier"], **rows}
+    assert {"accuracy_classifier", "kid_classifier", "is_classifier"} <= set(rows)
+    too_many = replace(config, {"run.evaluate_samples": 2000})
+    with pytest.raises(ConfigError, match="--samples 2000"):  # before the first step
+        start(too_many)
+
+
+def test_while_training_other_features_leave_out_what_they_cannot(tiny, tmp_path):
+    start = evaluate.while_training(tmp_path, features=features, report=quiet)
+    values = start(tiny(run__evaluate_every=1, run__evaluate_samples=30))(
+        create(tiny())
+    )
+    assert values["metric"] == values["fd_features"]
+
+
+def test_digits_get_every_metric_from_the_classifier(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", (5, 5))
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    protocol = Protocol(weights="ema", batch_norm="moving", samples=200)
+    (result,) = evaluate.evaluate_run(copy, protocol, report=quiet)
+    rows = {r["metric"]: r for r in result["results"] if "/" not in r["metric"]}
+    assert set(result["protocol"]["metrics"].split(", ")) == set(METRICS)
+    assert {"fd_infinity_classifier", "is_single_classifier", "cas"} <= set(rows)
+    assert rows["accuracy_classifier"]["floor_samples"] == 200  # held-out reals
+    assert "floor" not in rows["cas_reverse"]  # they trained the classifier
 
 
 @pytest.mark.parametrize(
@@ -233,6 +295,9 @@ def test_while_training_the_distance_decides(tiny, workdir, tmp_path, monkeypatc
         ({"resize": "area"}, "--resize area: unknown; there are tf1, clean"),
         ({"split": "dev"}, "data.split = 'dev'"),
         ({"samples": 61}, "prdc needs as many reals, and there are 60"),
+        ({"metrics": "all,cas"}, "after all, only -NAME"),
+        ({"metrics": "all,-lpips"}, "--metrics lpips: unknown"),
+        ({"seed": 2**32}, "--seed 4294967296: must be below"),
         ({"metrics": "is"}, "--metrics is: the features features have no classes"),
     ],
 )
@@ -242,7 +307,7 @@ def test_what_cannot_be_asked_is_one_line(workdir, changes, said):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("steps", ["7", "newest", "best"])
+@pytest.mark.parametrize("steps", ["7", "newest", "best", "²"])
 def test_an_unknown_checkpoint_is_one_line(workdir, steps):
     with pytest.raises(ConfigError, match=f"--step {steps}"):
         run(workdir, steps=steps)
@@ -264,7 +329,7 @@ def test_classes_are_not_asked_of_an_unconditional_run(tiny, images):
         evaluate.prepare(config, Protocol(metrics="fid,ifid,cas"), features=features)
     ready = evaluate.prepare(config, Protocol(samples=30, reals=60), features=features)
     assert set(ready.judge.metrics) == {"fid", "fid_infinity", "kid", "prdc"}
-    assert "ifid is left out: there are no classes" in ready.judge.notes
+    assert "ifid is left out: there are no classes" in ready.notes
     found = judge.measure(ready.judge, [Examples(*(p[:30] for p in images))])
     assert "fd_features" in found.values and "fd_infinity_features" not in found.values
     assert any("fid_infinity is left out: 30 fake" in note for note in found.notes)
@@ -302,13 +367,16 @@ def test_folders_arrays_and_data_sets_are_the_same_images(images, tmp_path):
         beside(tmp_path / fake, tmp_path / "real.npz", tmp_path, reals=0)
         for fake in ("fake.npz", "fake")
     ]
-    rows = [result["results"] for result in results]
+    rows = [
+        {row["metric"]: (row["value"], row["samples"]) for row in result["results"]}
+        for result in results
+    ]
     assert rows[0] == rows[1]
-    assert {row["samples"] for row in rows[0]} == {40}
+    assert {count for _, count in rows[0].values()} == {40}
     against_data = beside(tmp_path / "fake", "digits:train", tmp_path, reals=80)
     values = {r["metric"]: r["value"] for r in against_data["results"]}
-    wanted = {r["metric"]: r["value"] for r in rows[0]}
-    assert values["fd_features"] == pytest.approx(wanted["fd_features"], rel=1e-9)
+    wanted, _ = rows[0]["fd_features"]
+    assert values["fd_features"] == pytest.approx(wanted, rel=1e-9)
     assert (tmp_path / "out" / "card.md").read_text().count("| fd_features |") == 1
 
 
@@ -329,7 +397,10 @@ def test_labels_come_from_folders_names_and_arrays(images, tmp_path):
 
 
 def bad_sets(path, image):
-    np.savez(path / "good.npz", image=image)
+    np.savez(path / "good.npz", image=image, label=np.arange(80) % 10)
+    np.savez(path / "negative.npz", image=image, label=np.full(80, -1))
+    np.savez(path / "from_one.npz", image=image, label=1 + np.arange(80) % 10)
+    np.savez(path / "wide.npz", image=image, label=np.full(80, 2**33))
     np.savez(path / "names.npz", pictures=image)
     np.savez(path / "float.npz", image=image / 255.0)
     np.savez(path / "labels.npz", image=image, label=np.zeros(3, int))
@@ -350,6 +421,9 @@ def bad_sets(path, image):
         ("names.npz", "holds pictures; must hold uint8 images"),
         ("float.npz", "images of type float64"),
         ("labels.npz", r"must be integers \[80\]"),
+        ("negative.npz", r"must be integers \[80\] from 0"),
+        ("wide.npz", r"must be integers \[80\] from 0"),
+        ("from_one.npz", "class 10 of the fakes: the classes of the reals are 0, 1"),
         ("large.npz", "the fakes are 16x8 grey, the reals 8x8 grey"),
         ("colour.npz", "the fakes are 8x8 colour"),
         ("none.npz", "holds no images"),
@@ -369,15 +443,52 @@ def test_sets_that_cannot_be_compared_are_one_line(images, tmp_path, fake, said)
     assert not (tmp_path / "out").exists()
 
 
-def test_classes_of_other_names_are_one_line(images, tmp_path):
+def test_classes_are_matched_by_name(images, tmp_path):
     image, label = images
-    write_folder(tmp_path / "a", image, label)
-    write_folder(tmp_path / "b", image, label + 1)
-    with pytest.raises(ConfigError, match="the classes of the fakes are class_0"):
-        beside(tmp_path / "a", tmp_path / "b", tmp_path)
+    some = label > 4
+    write_folder(tmp_path / "a", image[some], label[some])
+    write_folder(tmp_path / "b", image, label)
+    fake, real = (imagesets.of_path(tmp_path / name) for name in ("a", "b"))
+    matched = imagesets.with_labels_of(fake, real).examples.label
+    np.testing.assert_array_equal(matched, np.sort(label[some]))
+    write_folder(tmp_path / "c", image, label + 5)
+    with pytest.raises(ConfigError, match="class class_10, class_11.* of the fakes"):
+        beside(tmp_path / "c", tmp_path / "b", tmp_path)
+
+
+def test_fakes_without_labels_are_compared_without(images, tmp_path):
+    image, label = images
+    np.savez(tmp_path / "real.npz", image=image, label=label)
+    np.savez(tmp_path / "fake.npz", image=image[:30])
+    result = beside(tmp_path / "fake.npz", tmp_path / "real.npz", tmp_path)
+    assert {row["samples"] for row in result["results"]} == {30}
+    with pytest.raises(ConfigError, match="--metrics ifid: need classes"):
+        beside(tmp_path / "fake.npz", tmp_path / "real.npz", tmp_path, metrics="ifid")
+    np.savez(tmp_path / "part.npz", image=image[:30])
+    write_folder(tmp_path / "names", image[:2])
+    (tmp_path / "names" / "000.png").rename(tmp_path / "names" / "0_class3.png")
+    assert not imagesets.of_path(tmp_path / "names").labelled  # not all have one
+
+
+def test_images_are_read_as_in_training(tmp_path):
+    sixteen = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
+    Image.fromarray(sixteen).save(tmp_path / "a.png")
+    found = imagesets.of_path(tmp_path).examples.image[0, ..., 0]
+    np.testing.assert_array_equal(found, sixteen >> 8)
+    clear = np.zeros((8, 8, 4), np.uint8)
+    (tmp_path / "clear").mkdir()
+    Image.fromarray(clear).save(tmp_path / "clear" / "b.png")
+    white = imagesets.of_path(tmp_path / "clear").examples.image
+    assert white.shape == (1, 8, 8, 3) and (white == 255).all()
 
 
 # The judge and the card
+
+
+def court(examples, samples=None, function=features, **options):
+    asked = Comparison(**{"metrics": "fid", "samples": samples})
+    reals = judge.Reals(examples, examples, classes=options.pop("classes", 0))
+    return judge.open_judge(asked, reals, labelled=False, features=function, **options)
 
 
 def test_features_that_are_no_numbers_are_one_line(images):
@@ -385,42 +496,51 @@ def test_features_that_are_no_numbers_are_one_line(images):
         return np.full((len(image), 2), np.nan)
 
     with pytest.raises(MetricError, match="not finite for 80 of 80 images"):
-        judge.open_judge(
-            Comparison(metrics="fid"),
-            imagesets.ImageSet(images),
-            images,
-            None,
-            features=broken,
-        )
+        court(images, function=broken)
 
 
-def test_the_floor_of_resampled_reals_is_that_of_disjoint_ones():
+@pytest.mark.parametrize("classes", [0, 4])
+def test_the_floor_is_what_a_perfect_generator_gets(classes):
+    """With resampled reals, beside fresh draws of the labels that were asked for."""
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (4000, 4, 4, 1)).astype(np.uint8)
-    many = Examples(pixels, np.zeros(4000, np.int32))
 
-    def court(examples, samples):
-        return judge.open_judge(
-            Comparison(metrics="fid", samples=samples),
-            imagesets.ImageSet(examples),
-            examples,
-            None,
-            features=features,
-        )
+    def draw(label):
+        pixels = rng.integers(0, 156, (len(label), 4, 4, 1))
+        image = (pixels + 30 * label[:, None, None, None]).astype(np.uint8)
+        return Examples(image, label.astype(np.int32))
 
-    apart = [
-        judge.measure(
-            court(Examples(*(part[i : i + 200] for part in many)), 200),
-            [Examples(*(part[i + 200 : i + 400] for part in many))],
-        ).values["fd_features"]
-        for i in range(0, 4000, 400)
-    ]
-    again = [
-        judge.floor(court(Examples(*(part[i : i + 200] for part in many)), 200))
-        for i in range(0, 4000, 400)
-    ]
-    floors = [floor["fd_features"].value for floor in again]
-    assert np.mean(floors) == pytest.approx(np.mean(apart), rel=0.25)
+    perfect, floors = [], []
+    for _ in range(40):
+        label = rng.integers(0, max(classes, 1), 400)
+        asked = np.resize(np.arange(max(classes, 1)), 400)
+        seen = court(draw(label), 400, function=pixels_of, classes=classes)
+        name = "fd_pixels_of"
+        perfect.append(judge.measure(seen, [draw(asked)]).values[name])
+        found, _ = floor.floors(seen, asked if classes else None)
+        floors.append(found[name].value)
+        assert found[name].samples == 400
+    assert np.mean(floors) == pytest.approx(np.mean(perfect), rel=0.15)
+
+
+def pixels_of(image):
+    return image.reshape(len(image), -1)
+
+
+def test_the_floor_draws_the_labels_of_the_fakes():
+    label = np.repeat(np.arange(3), (10, 20, 6))
+    labels = np.repeat(np.arange(3), (12, 4, 2))
+    real, fake = floor.draw(label, labels, 18, copies=True)
+    assert np.bincount(label[real]).tolist() == [10, 20, 6]
+    assert np.bincount(label[fake]).tolist() == [12, 4, 2]
+    real, fake = floor.draw(label, labels, 18, copies=False)
+    assert np.bincount(label[fake]).tolist() == [5, 4, 2]
+    assert not set(real) & set(fake)
+
+
+def test_few_images_for_the_features_have_a_floor_of_distinct_ones(images):
+    assert floor.floors(court(images, 40), None)[0]["fd_features"].samples == 40
+    few = Examples(*(part[:12] for part in images))
+    assert floor.floors(court(few, 12), None)[0]["fd_features"].samples == 6
 
 
 def test_a_table_has_a_column_for_each_variant():
@@ -447,4 +567,7 @@ def test_labels_of_the_reals_can_be_taken(tiny):
     config = replace(tiny(), {"data.batch": 16})
     protocol = Protocol(metrics="fid", samples=50, reals=60, labels="real")
     ready = evaluate.prepare(config, protocol, features=features)
-    np.testing.assert_array_equal(evaluate._labels(ready), ready.judge.reals.label[:50])
+    np.testing.assert_array_equal(ready.fakes.labels, ready.judge.reals.label[:50])
+    even = fakes.even_labels(50, 10)
+    assert np.bincount(even).tolist() == 10 * [5]
+    assert len(set(even[:10])) < 10  # no batch is one block of classes

@@ -93,7 +93,7 @@ def repeated(examples, share):
     ("spoil", "strengths"),
     [
         (noise, (0.15, 0.25, 0.4)),
-        (blur, (0.6, 1.0, 1.5)),
+        (blur, (0.7, 1.0, 1.5)),
         (without_classes, (1, 3, 6)),
         (repeated, (0.9, 0.96, 0.99)),
     ],
@@ -175,6 +175,9 @@ def test_any_function_gives_features(asked):
     np.testing.assert_allclose(vector, image.mean(axis=(1, 2)), rtol=1e-6)
     assert logits.shape == (300, 0)
     assert open_features(f"{__name__}:means", asked).name == f"{__name__}.means"
+    assert network.key is None  # nobody knows what it depends on
+    with pytest.raises(ConfigError, match="called inception: choose another name"):
+        of_callable(means, "inception")  # else its number would be called fid
 
 
 @pytest.mark.parametrize(
@@ -184,6 +187,7 @@ def test_any_function_gives_features(asked):
         ("no_such_module:f", "cannot be imported"),
         ("math:f", "cannot be imported"),
         ("math:pi", "is not a function"),
+        (":f", "cannot be imported"),
     ],
 )
 def test_unknown_features_are_one_line(asked, name, said):

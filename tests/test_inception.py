@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sagan import cache
-from sagan.metrics import inception, resize
+from sagan.metrics import inception, resize, weights
 from sagan.metrics.protocol import MetricError
 from sagan.schema import ConfigError
 
@@ -48,7 +48,7 @@ def reference():
 def published(reference):
     """Its weights, as we read them."""
     state = {name: x.numpy() for name, x in reference.state_dict().items()}
-    return inception.as_variables(inception.converted(state), "random")
+    return weights.as_variables(weights.converted(state), "random")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_maxima_are_not_of_the_padding():
 
 
 def as_ours(tensors):
-    return inception.as_variables(inception.converted(tensors), "random")
+    return weights.as_variables(weights.converted(tensors), "random")
 
 
 def test_it_has_the_parameters_of_the_published_file(tensors):
@@ -139,7 +139,7 @@ def test_it_has_the_parameters_of_the_published_file(tensors):
 
 
 def test_conversion_is_strict_in_both_directions(tensors):
-    arrays = inception.converted(tensors)
+    arrays = weights.converted(tensors)
     name = "Mixed_7a.branch3x3_1.bn.weight"
     wrong = {
         f"1 arrays missing ({name})": {k: arrays[k] for k in arrays if k != name},
@@ -151,41 +151,41 @@ def test_conversion_is_strict_in_both_directions(tensors):
     }
     for message, changed in wrong.items():
         with pytest.raises(ConfigError) as info:
-            inception.as_variables(changed, "file")
-        assert str(info.value) == f"file: not {inception.NAME}: {message}"
+            weights.as_variables(changed, "file")
+        assert str(info.value) == f"file: not {weights.NAME}: {message}"
     counted = {**tensors, "Conv2d_1a_3x3.bn.num_batches_tracked": np.array(0)}
-    assert list(inception.converted(counted)) == list(arrays)
+    assert list(weights.converted(counted)) == list(arrays)
 
 
 def test_a_pth_is_read_and_its_hash_checked(tensors, tmp_path):
     pytest.importorskip("torch", reason="PyTorch is not installed")
     path = features.saved(tensors, tmp_path / "weights.pth")
     with pytest.raises(ConfigError, match="not the published weights.*6726825d"):
-        inception.load(path)
-    variables, sha256 = inception.load(path, check_hash=False)
+        weights.load(path)
+    variables, sha256 = weights.load(path, check_hash=False)
     assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     jax.tree.map(np.testing.assert_array_equal, variables, as_ours(tensors))
 
 
 def test_an_npz_carries_the_hash_of_the_pth(tensors, tmp_path):
     path = tmp_path / "weights.npz"
-    sha256 = inception.SHA256_BEGINS + 56 * "0"
-    cache.write(path, {**inception.converted(tensors), "sha256": np.array(sha256)})
-    variables, found = inception.load(path)
+    sha256 = weights.SHA256
+    cache.write(path, {**weights.converted(tensors), "sha256": np.array(sha256)})
+    variables, found = weights.load(path)
     assert found == sha256
     jax.tree.map(np.testing.assert_array_equal, variables, as_ours(tensors))
     for damage in (path.read_bytes()[:1000], b"", b"text"):
         path.write_bytes(damage)
         with pytest.raises(ConfigError, match="not converted weights"):
-            inception.load(path)
+            weights.load(path)
     cache.write(path, {"w": np.ones(3)})
     with pytest.raises(ConfigError, match="not converted weights.*sha256"):
-        inception.load(path)
+        weights.load(path)
     cache.write(path, {"w": np.ones(3), "sha256": np.array(sha256)})
     with pytest.raises(ConfigError, match="472 arrays missing .*1 unexpected .w."):
-        inception.load(path)
+        weights.load(path)
     with pytest.raises(ConfigError, match="No such file"):
-        inception.load(tmp_path / "missing.npz")
+        weights.load(tmp_path / "missing.npz")
 
 
 @pytest.fixture
@@ -215,8 +215,8 @@ def served(monkeypatch, tmp_path):
 def test_without_a_network_it_says_how_to_get_the_weights(served, tmp_path, error):
     served(error)
     with pytest.raises(ConfigError, match="--weights-file PATH") as info:
-        inception.load()
-    assert inception.URL in str(info.value)
+        weights.load()
+    assert weights.URL in str(info.value)
     assert "\n" not in str(info.value)
     assert not list((tmp_path / "cache").iterdir())
 
@@ -224,7 +224,7 @@ def test_without_a_network_it_says_how_to_get_the_weights(served, tmp_path, erro
 def test_other_weights_from_the_network_are_not_kept(served, tmp_path):
     served(b"<html>not found</html>")
     with pytest.raises(ConfigError, match="weights-inception-2015-12-05-6726825d.pth"):
-        inception.load()
+        weights.load()
     assert not list((tmp_path / "cache").iterdir())
 
 
@@ -236,12 +236,12 @@ def test_weights_are_fetched_once_and_kept_converted(
     sha256 = hashlib.sha256(data).hexdigest()
     asked = served(data)
     with pytest.raises(ConfigError, match="not the published weights"):
-        inception.load()
+        weights.load()
     assert not list((tmp_path / "cache").iterdir())
-    monkeypatch.setattr(inception, "SHA256_BEGINS", sha256[:8])
+    monkeypatch.setattr(weights, "SHA256", sha256)
     for _ in range(2):
-        variables, found = inception.load()
+        variables, found = weights.load()
         assert found == sha256
     jax.tree.map(np.testing.assert_array_equal, variables, as_ours(tensors))
-    assert asked == 2 * [inception.URL]
-    assert list((tmp_path / "cache").iterdir()) == [inception.cached()]
+    assert asked == 2 * [weights.URL]
+    assert list((tmp_path / "cache").iterdir()) == [weights.cached()]

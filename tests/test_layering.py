@@ -10,9 +10,10 @@ ORDER = (
     " attention blocks generator discriminator losses state xla step devices cache"
     " metrics.protocol metrics.extract metrics.gaussian metrics.frechet metrics.kernel"
     " metrics.inception_score metrics.neighbours metrics.resize metrics.pickled"
-    " metrics.inception metrics.classifier metrics.accuracy metrics metrics.features"
+    " metrics.inception metrics.weights metrics.classifier metrics.accuracy"
+    " metrics metrics.features"
     " sample snapshot checkpoint workdir sinks writer interrupt export loop imagesets"
-    " protocol judge card evaluate compare cli"
+    " protocol judge floor card fakes evaluate compare cli"
 ).split()
 ROOT = pathlib.Path(sagan.__file__).parent
 MODULES = sorted([*ROOT.glob("[a-z]*.py"), *ROOT.glob("[a-z]*/*.py")])

@@ -171,7 +171,7 @@ def test_the_best_checkpoint_by_the_callers_metric_is_kept(tiny, tmp_path):
     train(
         config,
         tmp_path / "run",
-        evaluate=lambda config, state: {"metric": next(scores)},
+        evaluate=lambda config: lambda state: {"metric": next(scores)},
     )
     kept = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
     assert kept == {"2", "6"}

@@ -396,8 +396,8 @@ def test_kid_of_two_draws_of_one_distribution_is_zero_on_average():
 def test_kid_has_smaller_subsets_of_few_images_and_says_so():
     found = measure(Kernel(subsets=5, size=20), some(40), some(40, seed=1))
     assert found.notes == ()
-    found = measure(Kernel(subsets=5, size=20), some(40), some(39, seed=1))
-    assert found.notes == ("kid: subsets of 19 images, not of 20",)
+    found = measure(Kernel(subsets=5, size=40), some(40), some(39, seed=1))
+    assert found.notes == ("kid: subsets of 19 images, not of 40",)
     same = measure(Kernel(subsets=5, size=19), some(40), some(39, seed=1))
     assert same.values == found.values
     with pytest.raises(MetricError, match="3 are fake, 40 real"):

@@ -1,7 +1,7 @@
 """Do samples show the class that was asked for, and can one learn from them?"""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from sagan.metrics import classifier
 from sagan.metrics.protocol import (
@@ -34,7 +34,7 @@ class ClassAccuracy(Collecting):
         label, logits = (gather(fake, name, "fake") for name in self.keeps)
         if label.max() >= logits.shape[1]:
             raise MetricError(
-                f"accuracy: label {label.max()} is none of the feature network's"
+                f"label {label.max()} is none of the feature network's"
                 f" {logits.shape[1]} classes"
             )
         return Measured({"accuracy": float((logits.argmax(axis=1) == label).mean())})
@@ -58,6 +58,7 @@ class ClassificationAccuracyScore(Collecting):
     labelled = True
     paired = False
     featured = False
+    in_sample: ClassVar[tuple[str, ...]] = ("cas_reverse",)
     keeps = ("image", "label")
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:

@@ -3,14 +3,18 @@
 A new one is an entry of FEATURES: a function (Asked) -> FeatureNetwork.
 """
 
+import hashlib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
-from sagan.metrics import classifier, inception
+from sagan import cache
+from sagan.metrics import classifier, inception, weights
 from sagan.metrics.extract import Outputs
 from sagan.metrics.protocol import Progress, silent
 from sagan.schema import ConfigError
@@ -37,6 +41,10 @@ class Asked(NamedTuple):
     progress: Progress = silent
 
 
+VERSION = 1  # goes up with every change that changes the features of a digest
+UNKNOWN = "not known"  # the digest of a function's weights
+
+
 class FeatureNetwork(NamedTuple):
     """A network, ready for images of one kind.
 
@@ -55,6 +63,14 @@ class FeatureNetwork(NamedTuple):
     reads_labels: bool
     has_classes: bool
     extract: Callable[..., Outputs]
+
+    @property
+    def key(self) -> str | None:
+        """All that decides the features of an image; None: that is not known."""
+        if self.digest == UNKNOWN:
+            return None
+        facts = (self.digest, *self.about.items(), VERSION, jax.default_backend())
+        return f"{self.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
 
 
 def open_features(name: str, asked: Asked) -> FeatureNetwork:
@@ -79,9 +95,16 @@ def open_features(name: str, asked: Asked) -> FeatureNetwork:
 
 
 def of_callable(
-    function: Callable[[np.ndarray], Any], name: str, digest: str = "not known"
+    function: Callable[[np.ndarray], Any], name: str, digest: str = UNKNOWN
 ) -> FeatureNetwork:
-    """Features by any function from images [n h w c] uint8 to vectors [n d]."""
+    """Features by any function from images [n h w c] uint8 to vectors [n d].
+
+    Raises:
+      ConfigError: the name is that of a network of FEATURES, whose numbers these are
+        not.
+    """
+    if name in FEATURES:
+        raise ConfigError(f"a feature function called {name}: choose another name")
 
     def extract(image: np.ndarray, progress: Progress = silent) -> Outputs:
         vectors = []
@@ -114,7 +137,7 @@ def metric_name(metric: str, network: FeatureNetwork) -> str:
 
 def _best(asked: Asked) -> str:
     colour = asked.examples.image.shape[-1] == 3
-    if colour and (asked.weights or inception.cached().is_file()):
+    if colour and (asked.weights or weights.cached().is_file()):
         return "inception"
     return "classifier" if asked.classes else "rotation"
 
@@ -123,7 +146,7 @@ def _imported(name: str) -> Callable[[np.ndarray], Any]:
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"--features {name}: cannot be imported: {error}") from error
     if not callable(found):
         raise ConfigError(f"--features {name}: is not a function")
@@ -131,10 +154,13 @@ def _imported(name: str) -> Callable[[np.ndarray], Any]:
 
 
 def _inception(asked: Asked) -> FeatureNetwork:
-    variables, digest = inception.load(asked.weights)
-    about = {"resize": f"{asked.resize}, to 299x299"}
+    variables, digest = weights.load(asked.weights)
+    about = {"weights file sha256": digest, "resize": f"{asked.resize}, to 299x299"}
     extract = inception.extractor(variables, asked.resize)
-    return FeatureNetwork("inception", digest, about, False, True, extract)
+    params = jax.device_get(variables["params"])
+    flat: cache.Arrays = flatten_dict(params, sep="/")  # type: ignore
+    read = cache.digest(*(flat[name] for name in sorted(flat)))
+    return FeatureNetwork("inception", read, about, False, True, extract)
 
 
 def _classifier(asked: Asked) -> FeatureNetwork:

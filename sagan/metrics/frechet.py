@@ -1,7 +1,7 @@
 """FID: over all images, without the fakes' bias, and class by class."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Frechet:
     paired = False
     logits = ""
     featured = True
+    in_sample: ClassVar[tuple[str, ...]] = ()
 
     def empty(self) -> gaussian.Moments:
         return gaussian.NOTHING

@@ -32,9 +32,8 @@ class Kernel(Collecting):
     ones of torch-fidelity; `kid_full` takes every pair of images once, and so varies
     least. Being unbiased they compare at any numbers of images, and may be negative.
 
-    The subsets of fakes and reals are of one size. Where a set has fewer than twice
-    `size` images the subsets would overlap so much that `kid_std` says nothing: they
-    have half of the smaller set then, and a note says so.
+    The subsets of fakes and reals are of one size. Where a set has fewer images than
+    `size`, they have half of the smaller set, and a note says so.
 
     Source: Bińkowski et al. 2018 (arXiv:1801.01401), section 4; torch-fidelity 0.4.0
     for the draws. The sums are in float64, torch-fidelity's in the features' float32.
@@ -63,7 +62,7 @@ class Kernel(Collecting):
                 f"kid needs 4 images: {len(fakes)} are fake, {len(reals)} real"
             )
         size, notes = self.size, ()
-        if fewest < 2 * size:
+        if fewest < size:
             size = fewest // 2
             notes = (f"kid: subsets of {size} images, not of {self.size}",)
         found = _over_subsets(fakes, reals, self.subsets, size, progress)

@@ -192,9 +192,9 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, size, *view = pid
         if kind != "storage" or any(view):
-            raise _Refused(f"refused: a persistent object {str(pid)[:80]}")
-        if not isinstance(key, str) or not isinstance(size, int):
-            raise _Refused(f"refused: a storage {str(pid)[:80]}")
+            raise _Refused("refused: a persistent object that is no storage")
+        if type(key) is not str or type(size) is not int or type(dtype) is not str:
+            raise _Refused("refused: a storage without key, type or size")
         storage = _Storage(key, DTYPES[dtype], size)
         if self.storages.setdefault(key, storage) != storage:
             raise _Refused(f"storage {key} has two types")
@@ -206,7 +206,9 @@ def _tensors(found: Any) -> dict[str, _Tensor]:
         raise _Refused(f"holds a {type(found).__name__}, not a state_dict")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor):
-            raise _Refused(f"not a state_dict: {str(name)[:80]!r} is not a tensor")
+            # of values only the type: a few bytes can make an endless text
+            shown = name[:80] if isinstance(name, str) else type(name).__name__
+            raise _Refused(f"not a state_dict: {shown!r} is not a tensor")
     return dict(found)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
@@ -64,12 +64,14 @@ class Metric(Protocol):
       logits: what the logits must be: "" anything, "classes", or "labels": the classes
         of the data.
       featured: compares by the feature network, whose name its numbers then carry.
+      in_sample: numbers that say nothing of reals which a classifier was trained on.
     """
 
     labelled: bool
     paired: bool
     logits: str
     featured: bool
+    in_sample: ClassVar[tuple[str, ...]]
 
     def empty(self) -> Any:
         """The state of no images."""
@@ -107,6 +109,7 @@ class Collecting:
     keeps = ("vector",)
     logits = ""
     featured = True
+    in_sample: ClassVar[tuple[str, ...]] = ()
 
     def empty(self) -> tuple[dict[str, np.ndarray], ...]:
         """No pieces."""

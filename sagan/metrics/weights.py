@@ -1,0 +1,123 @@
+"""Weights of the Inception network: fetched or given, checked, kept as plain arrays."""
+
+import hashlib
+import http.client
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from sagan import cache
+from sagan.metrics.inception import Inception
+from sagan.metrics.pickled import download, read_state_dict
+from sagan.metrics.resize import SIZE
+from sagan.schema import ConfigError
+
+NAME = "weights-inception-2015-12-05"
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    f"{NAME}-{SHA256[:8]}.pth"
+)
+
+
+def load(path: Path | None = None, *, check_hash: bool = True) -> tuple[dict, str]:
+    """The variables of `Inception`, and the SHA-256 of the `.pth` they come from.
+
+    Args:
+      path: the published `.pth`, or an `.npz` from the cache; None: what is `cached`,
+        fetched and put there where it is not.
+      check_hash: refuse weights other than the published ones.
+
+    Raises:
+      ConfigError: the weights cannot be had, or are not what they should be.
+    """
+    if path is None:
+        path = cached()
+        if not path.exists():
+            _fetch(path)
+    arrays, sha256 = _read_npz(path) if path.suffix == ".npz" else _read_pth(path)
+    if check_hash and sha256 != SHA256:
+        wrong = f"SHA-256 {sha256}, not {SHA256}"
+        raise ConfigError(f"{path}: not the published weights: {wrong}")
+    return as_variables(arrays, str(path)), sha256
+
+
+def cached() -> Path:
+    """Where the converted weights are kept, whether they are there or not."""
+    return cache.folder() / f"{NAME}.npz"
+
+
+def layout() -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Where each name of the state_dict lies in the variables, and its shape there."""
+    x = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), np.float32)
+    shapes: Any = jax.eval_shape(Inception().init, jax.random.key(0), x)
+    flat: Any = flatten_dict(shapes["params"])
+    return {".".join(path): (path, leaf.shape) for path, leaf in flat.items()}
+
+
+def as_variables(arrays: Mapping[str, np.ndarray], origin: str) -> dict[str, Any]:
+    """What `converted` gave as variables of `Inception`, if it is all there."""
+    places = layout()
+    wrong = {
+        "arrays missing": sorted(set(places) - set(arrays)),
+        "unexpected": sorted(set(arrays) - set(places)),
+        "of another shape": [
+            f"{name} {arrays[name].shape}, not {shape}"
+            for name, (_, shape) in places.items()
+            if name in arrays and arrays[name].shape != shape
+        ],
+    }
+    told = [f"{len(x)} {what} ({', '.join(x[:3])})" for what, x in wrong.items() if x]
+    if told:
+        raise ConfigError(f"{origin}: not {NAME}: {'; '.join(told)}")
+    flat = {place: jnp.asarray(arrays[name]) for name, (place, _) in places.items()}
+    return {"params": unflatten_dict(flat)}
+
+
+def _read_pth(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    arrays = converted(read_state_dict(path))
+    with path.open("rb") as file:
+        return arrays, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def converted(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """PyTorch's tensors in our layout: HWIO kernels, [in, out] matrices."""
+    axes = {4: (2, 3, 1, 0), 2: (1, 0)}
+    return {
+        name: np.ascontiguousarray(x.transpose(axes.get(x.ndim)), np.float32)
+        for name, x in tensors.items()
+        if not name.endswith(".num_batches_tracked")  # a count that nothing reads
+    }
+
+
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = dict(file)
+        return arrays, str(arrays.pop("sha256"))
+    except Exception as error:  # a damaged archive may raise anything
+        advice = "remove it, or give the .pth"
+        raise ConfigError(
+            f"{path}: not converted weights: {error}; {advice}"
+        ) from error
+
+
+def _fetch(path: Path) -> None:
+    """Puts the published weights, converted, at `path`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            pth = Path(folder, URL.rpartition("/")[2])  # a refusal tells this name
+            download(URL, pth)
+            load(pth)
+            arrays, sha256 = _read_pth(pth)
+            cache.write(path, {**arrays, "sha256": np.array(sha256)})
+    except (OSError, http.client.HTTPException) as error:
+        advice = "fetch it where there is a network, give it with --weights-file PATH"
+        raise ConfigError(f"no weights: {URL}: {error}; {advice}") from error
