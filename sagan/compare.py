@@ -9,6 +9,7 @@ import numpy as np
 
 from sagan import cache, card, imagesets, judge
 from sagan.card import bar
+from sagan.data import open_source
 from sagan.floor import floors
 from sagan.imagesets import ImageSet
 from sagan.judge import Function
@@ -88,12 +89,12 @@ def _reals(real: str, data_path: str, fakes: ImageSet, limit: int) -> _Reals:
         return _Reals(found._replace(examples=some), training, None)
     source = imagesets.of_data_set(real, data_path, fakes.examples)
     some = imagesets.of_source(source, limit, bar)
-    most = imagesets.TRAINING
-    training = some if limit == most else imagesets.of_source(source, most, bar)
-    config = dataclasses.replace(Config(), data=source.data)
-    other = imagesets.held_out(config, (source.data.split,), source)
-    test = None if other is None else imagesets.of_source(other, most, bar)
     images = ImageSet(some, source.classes > 0, source.class_names)
+    config = dataclasses.replace(Config(), data=source.data)
+    trained_on = source
+    if source.data.split != "train" and "train" in source.splits:
+        trained_on = open_source(config, "train")
+    training, test = imagesets.for_features(config, source, some, trained_on, bar)
     return _Reals(images, training, test)
 
 

@@ -1,5 +1,6 @@
 """Evaluation of a run: checkpoints to numbers, with their protocol."""
 
+import functools
 import json
 from collections.abc import Callable
 from itertools import product
@@ -30,14 +31,14 @@ class Ready(NamedTuple):
     Attributes:
       judge: the reals.
       fakes: the generator.
-      floors: of the numbers, by name.
+      floors: of the numbers, by name, and notes; computed at the first call.
       facts: what the card says of the protocol.
       notes: what a reader must know.
     """
 
     judge: Judge
     fakes: fakes.Fakes
-    floors: dict[str, Floor]
+    floors: Callable[[], tuple[dict[str, Floor], list[str]]]
     facts: dict[str, Any]
     notes: list[str]
 
@@ -118,7 +119,7 @@ def prepare(
     *,
     features: Function | None = None,
 ) -> Ready:
-    """Reads the reals, gets the feature network and computes the floor.
+    """Reads the reals and gets the feature network.
 
     Args:
       config: of the run.
@@ -147,7 +148,7 @@ def prepare(
             )
     court = judge.open_judge(
         protocol,
-        _reals(config, protocol, source, trained_on, split),
+        _reals(config, protocol, source, trained_on),
         labelled=classes > 0,
         features=features,
         progress=bar,
@@ -167,21 +168,16 @@ def prepare(
         "seeds": ", ".join(map(str, _seeds(protocol))),
         "batch of the generator": config.data.batch,
     }
-    found, without = floors(court, labels if classes else None)
+    floor = functools.cache(lambda: floors(court, labels if classes else None))
     drawn = fakes.open_fakes(config, protocol, labels, bar)
-    return Ready(court, drawn, found, facts, [*notes, *court.notes, *without])
+    return Ready(court, drawn, floor, facts, [*notes, *court.notes])
 
 
 def _reals(
-    config: Config, protocol: Protocol, source: Source, trained_on: Source, split: str
+    config: Config, protocol: Protocol, source: Source, trained_on: Source
 ) -> judge.Reals:
-    most = imagesets.TRAINING
     examples = imagesets.of_source(source, protocol.reals, bar)
-    training = examples
-    if source is not trained_on or protocol.reals != most:
-        training = imagesets.of_source(trained_on, most, bar)
-    other = imagesets.held_out(config, (split, config.data.split), source)
-    test = None if other is None else imagesets.of_source(other, most, bar)
+    training, test = imagesets.for_features(config, source, examples, trained_on, bar)
     return judge.Reals(examples, training, test, config.data.classes or 0)
 
 
@@ -229,8 +225,9 @@ def evaluate_state(
         names = [k for k in measured[0].values if all(k in m.values for m in measured)]
         values = {k: [m.values[k] for m in measured] for k in names}
         variant = {"weights": name, "batch_norm": mode}
-        card.add(result, variant, values, ready.floors, ready.judge.samples)
-        notes = [note for m in measured for note in m.notes]
+        floor, notes = ready.floors()
+        card.add(result, variant, values, floor, ready.judge.samples)
+        notes = notes + [note for m in measured for note in m.notes]
         fresh = [*result["notes"], *ready.notes, fakes.MODES[mode], *notes]
         result["notes"] = list(dict.fromkeys(fresh))
         result["results"].sort(key=_place)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sagan.judge import Judge, full_names, state_of
-from sagan.metrics import Metric, MetricError
+from sagan.metrics import Metric, MetricError, Seen
 
 _SEED = 0  # of the reals that take the place of fakes
 
@@ -69,7 +69,7 @@ def _stand_ins(
     if metric.logits or not metric.featured:
         trained_on = metric.logits and judge.network.reads_labels
         stand_in = judge.test if trained_on else reals
-        if stand_in is None or getattr(metric, "test", True) is None:
+        if stand_in is None or not _has_others(metric, reals):
             return None
         fake = state_of(metric, stand_in, slice(count))
         return judge.states[name], fake, min(count, len(stand_in.label))
@@ -81,6 +81,12 @@ def _stand_ins(
         real_rows = real_rows[: len(fake_rows)]
     states = (state_of(metric, reals, rows) for rows in (real_rows, fake_rows))
     return *states, len(fake_rows)
+
+
+def _has_others(metric: Metric, reals: Seen) -> bool:
+    """Whether what the metric asks was not among the reals that it would train on."""
+    test = getattr(metric, "test", None)
+    return metric.featured or (test is not None and test.image is not reals.image)
 
 
 def draw(

@@ -20,6 +20,7 @@ TRAINING = 50_000  # images at most for an embedded feature network
 _IMAGES = ("image", "images", "arr_0", "x", "samples")
 _LABELS = ("label", "labels", "arr_1", "y")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+_TESTS = ("test", "val", "validation")
 _CHUNK = 512
 
 
@@ -36,12 +37,36 @@ def of_source(source: Source, limit: int, progress: Progress = silent) -> Exampl
     return Examples(np.concatenate(image), np.concatenate(label))
 
 
-def held_out(config: Config, splits: tuple[str, ...], source: Source) -> Source | None:
-    """Another split with the same classes, to test on: test or validation, if any."""
-    names = ("test", "val", "validation")
-    found = [name for name in names if name in source.splits and name not in splits]
-    other = open_source(config, found[0]) if found else None
-    return other if other and other.class_names == source.class_names else None
+def for_features(
+    config: Config,
+    source: Source,
+    examples: Examples,
+    trained_on: Source,
+    progress: Progress = silent,
+) -> tuple[Examples, Examples | None]:
+    """What an embedded feature network is trained on, and others to try it on.
+
+    The others are of another split with the same classes: that of the comparison, or
+    one named test or validation, if there is one.
+
+    Args:
+      config: with the data that both splits are of.
+      source: of the comparison.
+      examples: of the comparison.
+      trained_on: the training split.
+      progress: counts the images.
+    """
+    if source is not trained_on:
+        return of_source(trained_on, TRAINING, progress), examples
+    training = examples
+    if len(examples.label) != min(TRAINING, len(source)):
+        training = of_source(source, TRAINING, progress)
+    names = [name for name in _TESTS if name in source.splits]
+    names = [name for name in names if name != source.data.split]
+    other = open_source(config, names[0]) if names else None
+    if other is None or other.class_names != source.class_names:
+        return training, None
+    return training, of_source(other, TRAINING, progress)
 
 
 def as_many(label: Int32[np.ndarray, " m"], count: int) -> Int32[np.ndarray, " n"]:

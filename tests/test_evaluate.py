@@ -203,6 +203,21 @@ def test_seeds_give_mean_and_spread(workdir):
     assert row["std"] > 0
 
 
+def test_labels_stay_with_their_samples(tiny, monkeypatch):
+    config, protocol = tiny(), Protocol(batch_norm="moving")
+    state = create(config)
+    labels = fakes.even_labels(50, 10)
+    drawn = fakes.open_fakes(config, protocol, labels)
+    monkeypatch.setattr(fakes, "_CHUNK", 20)  # batches of 16
+    pieces = list(fakes.draw(drawn, state, 0, "moving", seed=3))
+    assert [len(piece.label) for piece in pieces] == [32, 18]
+    np.testing.assert_array_equal(np.concatenate([p.label for p in pieces]), labels)
+    variables = generator_variables(state, 0)
+    wanted = sample.samples(config, variables, labels, seed=3, batch=16)
+    image = np.concatenate([piece.image for piece in pieces])
+    np.testing.assert_array_equal(image, np.concatenate(list(wanted)))
+
+
 def test_standing_statistics_are_means_over_batches(tiny):
     config = tiny()
     variables = generator_variables(create(config))

@@ -152,6 +152,7 @@ def test_variants_do_not_depend_on_devices_or_accumulation(tiny, case, parallel)
         assert_same(mapped_step(cut, 2, first), reference)
 
 
+@pytest.mark.slow
 def test_accumulation_gives_the_update_of_the_whole_batch(tiny, start):
     whole, cut = (
         mapped_step(tiny(g__bn_group=4, optim__accumulate=parts), 1, start)
