@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from tqdm import tqdm
 
 from sagan import cache, card, fakes, imagesets, judge
 from sagan.card import bar
@@ -216,26 +217,30 @@ def evaluate_state(
     for (name, average), mode in asked:
         if (name, mode) in done:
             continue
-        measured = [
-            judge.measure(
-                ready.judge, fakes.draw(ready.fakes, state, average, mode, seed)
-            )
-            for seed in _seeds(protocol)
-        ]
-        names = [k for k in measured[0].values if all(k in m.values for m in measured)]
-        values = {k: [m.values[k] for m in measured] for k in names}
+        values, notes = _over_seeds(ready, state, average, mode)
+        floor, without = ready.floors()
         variant = {"weights": name, "batch_norm": mode}
-        floor, notes = ready.floors()
         card.add(result, variant, values, floor, ready.judge.samples)
-        notes = notes + [note for m in measured for note in m.notes]
-        fresh = [*result["notes"], *ready.notes, fakes.MODES[mode], *notes]
-        result["notes"] = list(dict.fromkeys(fresh))
+        told = [*ready.notes, *without, fakes.MODES[mode], *notes]
+        result["notes"] = list(dict.fromkeys([*result["notes"], *told]))
         result["results"].sort(key=_place)
         card.write(folder, result)
         report(f"step {step}, {name} weights, {mode} statistics: done")
-    if not asked or done >= {(name, mode) for (name, _), mode in asked}:
-        card.write(folder, result)  # as the latest
+    card.write(folder, result)  # as the latest, where all was there
     return result
+
+
+def _over_seeds(
+    ready: Ready, state: GANState, average: int | None, mode: str
+) -> tuple[dict[str, list[float]], list[str]]:
+    """Every number of every seed that all of them have, and what must be known."""
+    measured = [
+        judge.measure(ready.judge, fakes.draw(ready.fakes, state, average, mode, seed))
+        for seed in _seeds(ready.fakes.protocol)
+    ]
+    names = [k for k in measured[0].values if all(k in m.values for m in measured)]
+    notes = [note for m in measured for note in m.notes]
+    return {k: [m.values[k] for m in measured] for k in names}, notes
 
 
 def _place(row: dict[str, Any]) -> tuple[bool, int]:
@@ -260,7 +265,7 @@ def _seeds(protocol: Protocol) -> range:
 
 
 def while_training(
-    workdir: Path, *, features: Function | None = None, report: Report = print
+    workdir: Path, *, features: Function | None = None, report: Report = tqdm.write
 ) -> Any:
     """An `evaluate` for loop.train: at every run.evaluate_every-th step.
 

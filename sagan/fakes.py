@@ -57,7 +57,7 @@ def open_fakes(
         mode: sample.make_sampler(config, batch_statistics=mode == "batch")
         for mode in protocol.chosen_batch_norm()
     }
-    standing = sample.make_standing(config)
+    standing = sample.make_standing(config, progress)
     return Fakes(config, protocol, labels, samplers, standing, progress)
 
 

@@ -60,8 +60,9 @@ class Protocol(Comparison):
 
     split: str = ""
     """The split of the reals; empty: the one that the run trained on."""
-    weights: Literal["ema", "raw", "both"] = "both"
-    """Which weights of the generator: the first average, the raw ones, or both."""
+    weights: str = "both"
+    """Weights of the generator: raw, ema (the first average), the decay of an average,
+    both (raw and ema), or all."""
     batch_norm: str = "moving,standing"
     """Batch statistics, names with commas, or all: moving (the running averages),
     standing (recomputed with these weights), batch (of each generated batch)."""
@@ -153,14 +154,20 @@ def evaluated_weights(protocol: Protocol, config: Config) -> dict[str, int | Non
     """Name -> index of the average, or None for the raw weights.
 
     Raises:
-      ConfigError: averages are asked of a run that has none.
+      ConfigError: the run has no such average.
     """
-    decays = config.ema.decays
-    if protocol.weights == "ema" and not decays:
-        raise ConfigError("--weights ema: the run has no averages (ema.decays)")
-    averages: dict[str, int | None] = {f"ema {decays[0]}": 0} if decays else {}
-    raw: dict[str, int | None] = {"raw": None}
-    return {"ema": averages, "raw": raw, "both": raw | averages}[protocol.weights]
+    averages = {f"ema {decay}": i for i, decay in enumerate(config.ema.decays)}
+    everything: dict[str, int | None] = {"raw": None, **averages}
+    names = list(everything)
+    known = {"raw": names[:1], "both": names[:2], "all": names}
+    if averages:
+        known["ema"] = names[1:2]
+    known |= {name.removeprefix("ema "): [name] for name in averages}
+    if protocol.weights not in known:
+        raise ConfigError(
+            f"--weights {protocol.weights}: unknown; there are {', '.join(known)}"
+        )
+    return {name: everything[name] for name in known[protocol.weights]}
 
 
 def _impossible(name: str, classes: int, network: FeatureNetwork) -> str:

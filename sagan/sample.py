@@ -120,7 +120,9 @@ STANDING_BATCHES = 32
 _STANDING_LATENTS = 2**30  # from this number on, which no sample has
 
 
-def make_standing(config: Config) -> Callable[..., dict[str, PyTree[Array]]]:
+def make_standing(
+    config: Config, progress: Callable[..., Any] = lambda items, what: items
+) -> Callable[..., dict[str, PyTree[Array]]]:
     """A function (variables, seed, truncation) -> variables with standing statistics.
 
     The batch statistics are the means, over 32 batches of config.data.batch images of
@@ -148,7 +150,7 @@ def make_standing(config: Config) -> Callable[..., dict[str, PyTree[Array]]]:
         variables = jax.device_put(variables, everywhere)
         rng = np.random.default_rng(seed)
         found = []
-        for i in range(STANDING_BATCHES):
+        for i in progress(range(STANDING_BATCHES), "standing statistics"):
             numbers = _STANDING_LATENTS + i * batch + np.arange(batch)
             y = rng.integers(0, classes, batch, np.int32)
             z = latents(config, seed, numbers, truncation)

@@ -30,7 +30,7 @@ from sagan.floor import Floor
 from sagan.generator import Generator
 from sagan.metrics import METRICS, MetricError, classifier
 from sagan.metrics.features import of_callable
-from sagan.protocol import Comparison, Protocol
+from sagan.protocol import Comparison, Protocol, evaluated_weights
 from sagan.source import Examples
 from sagan.state import create, generator_variables
 
@@ -164,6 +164,7 @@ def test_other_weights_or_unknown_features_are_evaluated_anew(
     assert len(drawn) == 2
 
 
+@pytest.mark.slow
 def test_one_device_gives_the_numbers_of_eight(workdir, evaluated, monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     narrow = dataclasses.replace(PROTOCOL, weights="raw", metrics="fid,kid,ifid")
@@ -191,6 +192,22 @@ def test_a_broken_checkpoint_is_passed_over(workdir, evaluated, tmp_path):
         assert [r["about"]["step"] for r in run(copy, steps=steps)] == [1]
     with pytest.raises(ConfigError, match="checkpoint 2"):
         run(copy, steps="2")
+
+
+def test_every_average_can_be_named(tiny):
+    config = tiny(ema__decays=(0.5, 0.9))
+    named = {
+        weights: list(evaluated_weights(Protocol(weights=weights), config).items())
+        for weights in ("raw", "ema", "both", "all", "0.9")
+    }
+    raw, first, second = ("raw", None), ("ema 0.5", 0), ("ema 0.9", 1)
+    assert named["raw"] == [raw] and named["ema"] == [first]
+    assert named["both"] == [raw, first] and named["all"] == [raw, first, second]
+    assert named["0.9"] == [second]
+    none = tiny(ema__decays=())
+    assert evaluated_weights(Protocol(), none) == {"raw": None}
+    with pytest.raises(ConfigError, match="--weights ema: unknown; there are raw"):
+        evaluated_weights(Protocol(weights="ema"), none)
 
 
 def test_seeds_give_mean_and_spread(workdir):
@@ -310,6 +327,7 @@ def test_digits_get_every_metric_from_the_classifier(workdir, tmp_path, monkeypa
         ({"resize": "area"}, "--resize area: unknown; there are tf1, clean"),
         ({"split": "dev"}, "data.split = 'dev'"),
         ({"samples": 61}, "prdc needs as many reals, and there are 60"),
+        ({"weights": "0.7"}, "--weights 0.7: unknown; there are raw, both, all, ema"),
         ({"metrics": "all,cas"}, "after all, only -NAME"),
         ({"metrics": "all,-lpips"}, "--metrics lpips: unknown"),
         ({"seed": 2**32}, "--seed 4294967296: must be below"),

@@ -118,7 +118,7 @@ def reference(tiny, start):
     ("parallel", "count"),
     [
         ("pmap", 2),
-        ("jit", 2),
+        pytest.param("jit", 2, marks=pytest.mark.slow),
         pytest.param("pmap", 8, marks=pytest.mark.slow),
         pytest.param("jit", 8, marks=pytest.mark.slow),
         pytest.param("jit", 1, marks=pytest.mark.slow),
