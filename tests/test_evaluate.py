@@ -238,33 +238,39 @@ def test_labels_stay_with_their_samples(tiny, monkeypatch):
 def test_standing_statistics_are_means_over_batches(tiny):
     config = tiny()
     variables = generator_variables(create(config))
+    # tables in which the classes differ, so that the labels matter
+    rng = np.random.default_rng(0)
+    variables["params"] = jax.tree.map(
+        lambda x: x + jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype),
+        variables["params"],
+    )
     found = sample.make_standing(config)(variables, 3)
     spoilt = jax.tree.map(lambda x: x + 1, variables["batch_stats"])
     other = sample.make_standing(config)({**variables, "batch_stats": spoilt}, 3)
     jax.tree.map(np.testing.assert_array_equal, found, other)
     for name in ("params", "spectral"):
         jax.tree.map(np.testing.assert_array_equal, found[name], variables[name])
-    # the first normalisation sees the stem's output: its moments by NumPy
+    # what the first and the last normalisation see: their moments by NumPy
     rng, batch = np.random.default_rng(3), config.data.batch
-    means, variances = [], []
+    moments = {"stem": [], "attention8": []}
     for i in range(sample.STANDING_BATCHES):
-        y = rng.integers(0, 10, batch, np.int32)
+        y = jnp.asarray(rng.integers(0, 10, batch, np.int32))
         z = sample.latents(config, 3, 2**30 + i * batch + np.arange(batch))
-        _, seen = Generator(config).apply(
-            variables,
-            z,
-            jnp.asarray(y),
-            train=False,
-            capture_intermediates=True,
-            mutable=True,
-        )
-        (stem,) = seen["intermediates"]["stem"]["__call__"]
-        pixels = np.asarray(stem, np.float64).reshape(batch * 16, -1)
-        means.append(pixels.mean(axis=0))
-        variances.append(pixels.var(axis=0))
-    first = found["batch_stats"]["block1"]["bn1"]
-    np.testing.assert_allclose(first["mean"], np.mean(means, axis=0), atol=1e-6)
-    np.testing.assert_allclose(first["var"], np.mean(variances, axis=0), rtol=1e-5)
+        options = {"train": True, "capture_intermediates": True, "mutable": True}
+        _, seen = Generator(config).apply(variables, z, y, **options)
+        for name, values in moments.items():
+            (x,) = seen["intermediates"][name]["__call__"]
+            positions = 16 if name == "stem" else 64  # the stem is not yet an image
+            pixels = np.asarray(x, np.float64).reshape(batch * positions, -1)
+            values.append((pixels.mean(axis=0), pixels.var(axis=0)))
+    stats = found["batch_stats"]
+    for name, kept in (
+        ("stem", stats["block1"]["bn1"]),
+        ("attention8", stats["bn_out"]),
+    ):
+        mean, var = np.mean(moments[name], axis=0)
+        np.testing.assert_allclose(kept["mean"], mean, atol=1e-5)
+        np.testing.assert_allclose(kept["var"], var, rtol=1e-4)
 
 
 def test_the_best_checkpoint_is_that_of_the_lowest_metric(tiny, tmp_path):
