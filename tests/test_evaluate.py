@@ -525,9 +525,28 @@ def test_images_are_read_as_in_training(tmp_path):
 
 
 def court(examples, samples=None, function=features, **options):
-    asked = Comparison(**{"metrics": "fid", "samples": samples})
+    asked = Comparison(metrics=options.pop("metrics", "fid"), samples=samples)
     reals = judge.Reals(examples, examples, classes=options.pop("classes", 0))
     return judge.open_judge(asked, reals, labelled=False, features=function, **options)
+
+
+def test_fakes_in_pieces_are_one_set(images):
+    seen = court(images, 40, metrics="fid,kid,prdc")
+    cuts = [(0, 40)], [(0, 10), (10, 40)]
+    whole, pieces = (
+        judge.measure(
+            seen, [Examples(*(p[a:b] for p in images)) for a, b in pieces]
+        ).values
+        for pieces in cuts
+    )
+    assert whole == pytest.approx(pieces, rel=1e-9)
+
+
+def test_neighbours_compare_as_many_reals_as_fakes(images):
+    seen = court(images, 30, metrics="fid,prdc")
+    (piece,) = seen.states["prdc"]
+    assert len(piece["vector"]) == 30
+    assert seen.states["fid"].n == 80
 
 
 def test_features_that_are_no_numbers_are_one_line(images):
