@@ -5,6 +5,7 @@ A new one is an entry of FEATURES: a function (Asked) -> FeatureNetwork.
 
 import hashlib
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,6 +145,8 @@ def _best(asked: Asked) -> str:
 
 def _imported(name: str) -> Callable[[np.ndarray], Any]:
     module, _, function = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a file of yours beside you, as for `python -m`
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
