@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sagan.floor import Floor
+from sagan.workdir import write_whole
 
 Result = dict[str, Any]
 RESULTS, CARD, PLOT = "results.json", "card.md", "metrics.png"
@@ -102,8 +102,8 @@ def write(folder: Path, result: Result) -> None:
         if before and before["sha256"] != result["sha256"] and path.exists():
             path.replace(_aside(folder, name, before))
         _aside(folder, name, result).unlink(missing_ok=True)
-    _replace(folder / RESULTS, json.dumps(result, indent=1) + "\n")
-    _replace(folder / CARD, card(result))
+    write_whole(folder / RESULTS, json.dumps(result, indent=1) + "\n")
+    write_whole(folder / CARD, card(result))
 
 
 def _aside(folder: Path, name: str, result: Result) -> Path:
@@ -216,9 +216,3 @@ def _worst_classes(result: Result) -> str:
         lines.append([row["metric"].partition("/")[2], _value(row), floor])
     name = mine[0]["metric"].partition("/")[0]
     return f"## Classes, the worst first: {name} ({first})\n\n{markdown(lines)}"
-
-
-def _replace(path: Path, content: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(content, encoding="utf-8")
-    os.replace(unfinished, path)

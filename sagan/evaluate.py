@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from sagan import cache, card, fakes, imagesets, judge
@@ -159,7 +160,7 @@ def prepare(
     labels = (
         fakes.even_labels(count, classes)
         if even
-        else imagesets.as_many(court.reals.label, count)
+        else np.resize(court.reals.label, count)
     )
     facts = {
         "real split": f"{config.data.name}, {split}",

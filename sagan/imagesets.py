@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32
 from PIL import Image
 
 from sagan.data import open_source
@@ -67,11 +66,6 @@ def for_features(
     if other is None or other.class_names != source.class_names:
         return training, None
     return training, of_source(other, TRAINING, progress)
-
-
-def as_many(label: Int32[np.ndarray, " m"], count: int) -> Int32[np.ndarray, " n"]:
-    """The first `count` labels, from the start again where there are fewer."""
-    return np.resize(label, count)
 
 
 class ImageSet(NamedTuple):

@@ -76,8 +76,8 @@ def claim(
     has = _has_checkpoint(workdir)
     notes = changed_data(workdir, images, class_names) if has else []
     try:
-        _replace(workdir / _DATA, json.dumps(now) + "\n")
-        _replace(workdir / _NAME, to_json(config))
+        write_whole(workdir / _DATA, json.dumps(now) + "\n")
+        write_whole(workdir / _NAME, to_json(config))
     except OSError as error:
         raise ConfigError(f"{workdir}: cannot be written: {error.strerror}") from error
     return notes
@@ -189,7 +189,7 @@ def _refuse_another(workdir: pathlib.Path, run: Config, now: Config) -> None:
     raise ConfigError("\n".join(lines))
 
 
-def _replace(path: pathlib.Path, text: str) -> None:
+def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a file that is there whole or not at all, even when killed."""
     prefix = f".{path.name}."
     handle, unfinished = tempfile.mkstemp(prefix=prefix, dir=path.parent)
