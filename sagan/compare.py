@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -38,21 +37,20 @@ def compare(
     """
     check(asked)
     fakes = imagesets.of_path(fake, bar)
-    reals = _reals(real, data_path, fakes, asked.reals)
-    imagesets.check_alike(fakes.examples, reals.images.examples)
-    fakes = imagesets.with_labels_of(fakes, reals.images)
-    classes = reals.images.classes
-    labelled = fakes.labelled and classes > 0
-    check_labels(asked, classes if labelled else 0)
+    named, reals = _reals(real, data_path, fakes, asked.reals)
+    imagesets.check_alike(fakes.examples, reals.examples)
+    fakes = imagesets.with_labels_of(fakes, named)
+    labelled = fakes.labelled and reals.classes > 0
+    check_labels(asked, reals.classes if labelled else 0)
     court = judge.open_judge(
         asked,
-        judge.Reals(reals.images.examples, reals.training, reals.test, classes),
+        reals,
         labelled=labelled,
         available=len(fakes.examples.label),
         features=features,
         progress=bar,
     )
-    chosen = np.sort(_order(fakes.examples)[: court.samples])
+    chosen = np.sort(imagesets.order(len(fakes.examples.label))[: court.samples])
     image, label = (part[chosen] for part in fakes.examples)
     about = {"what": str(fake), "fakes sha256": cache.digest(image, label)}
     result = card.new({"real": real, **court.facts}, about)
@@ -71,22 +69,20 @@ def compare(
     return result
 
 
-class _Reals(NamedTuple):
-    images: ImageSet
-    training: Examples
-    test: Examples | None
-
-
-def _reals(real: str, data_path: str, fakes: ImageSet, limit: int) -> _Reals:
+def _reals(
+    real: str, data_path: str, fakes: ImageSet, limit: int
+) -> tuple[ImageSet, judge.Reals]:
+    """The reals with the names of their classes, and for all that needs them."""
     path = Path(real)
     if path.suffix == ".npz" or path.is_dir():
         found = imagesets.of_path(path, bar)
-        order = _order(found.examples)
+        order = imagesets.order(len(found.examples.label))
         some, training = (
             Examples(*(part[order[:most]] for part in found.examples))
             for most in (limit or None, imagesets.TRAINING)
         )
-        return _Reals(found._replace(examples=some), training, None)
+        images = found._replace(examples=some)
+        return images, judge.Reals(some, training, None, images.classes)
     source = imagesets.of_data_set(real, data_path, fakes.examples)
     some = imagesets.of_source(source, limit, bar)
     images = ImageSet(some, source.classes > 0, source.class_names)
@@ -95,9 +91,4 @@ def _reals(real: str, data_path: str, fakes: ImageSet, limit: int) -> _Reals:
     if source.data.split != "train" and "train" in source.splits:
         trained_on = open_source(config, "train")
     training, test = imagesets.for_features(config, source, some, trained_on, bar)
-    return _Reals(images, training, test)
-
-
-def _order(examples: Examples) -> np.ndarray:
-    rng = np.random.default_rng(imagesets.ORDER_SEED)
-    return rng.permutation(len(examples.label))
+    return images, judge.Reals(some, training, test, images.classes)

@@ -101,11 +101,10 @@ def evaluate_run(
 def _plot(folder: Path, newest: card.Result, report: Report) -> None:
     """Draws what was evaluated of this run as the newest was, if there is a line."""
 
-    def alike(result: card.Result | None) -> bool:
-        return result is not None and (
-            all(result[key] == newest[key] for key in ("protocol_sha256", "versions"))
-            and result["about"]["config sha256"] == newest["about"]["config sha256"]
-        )
+    def alike(result: card.Result) -> bool:
+        same = all(result[k] == newest[k] for k in ("protocol_sha256", "versions"))
+        run = "config sha256"
+        return same and result["about"][run] == newest["about"][run]
 
     everything = (card.read(path) for path in folder.glob(f"*/{card.RESULTS}"))
     results = [result for result in everything if result and alike(result)]

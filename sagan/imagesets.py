@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from sagan.data import open_source
@@ -14,7 +15,7 @@ from sagan.metrics.protocol import Progress, silent
 from sagan.schema import Config, ConfigError, Data
 from sagan.source import Examples, Source, flat, is_grey, upright
 
-ORDER_SEED = 0  # of the order, and so of the choice, of reals
+_ORDER_SEED = 0  # of the order, and so of the choice, of reals
 TRAINING = 50_000  # images at most for an embedded feature network
 _IMAGES = ("image", "images", "arr_0", "x", "samples")
 _LABELS = ("label", "labels", "arr_1", "y")
@@ -23,10 +24,14 @@ _TESTS = ("test", "val", "validation")
 _CHUNK = 512
 
 
+def order(count: int) -> Int[np.ndarray, " n"]:
+    """The indices of so many images, in an order that is always the same."""
+    return np.random.default_rng(_ORDER_SEED).permutation(count)
+
+
 def of_source(source: Source, limit: int, progress: Progress = silent) -> Examples:
     """At most `limit` (0: all) examples of a source, in an order that is always one."""
-    order = np.random.default_rng(ORDER_SEED).permutation(len(source))
-    chosen = order[: limit or None]
+    chosen = order(len(source))[: limit or None]
     starts = range(0, len(chosen), _CHUNK)
     pieces = [
         source.examples(chosen[start : start + _CHUNK])

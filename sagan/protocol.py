@@ -122,7 +122,6 @@ def possible_metrics(
     Raises:
       ConfigError: one that was asked for by name cannot be.
     """
-    check_labels(protocol, classes)
     names, notes = [], []
     for name in protocol.chosen_metrics():
         why = _impossible(name, classes, network)

@@ -73,8 +73,9 @@ def claim(
     workdir = pathlib.Path(workdir)
     usable(workdir, config)
     now = {"images": images, "classes": list(class_names)}
-    has = _has_checkpoint(workdir)
-    notes = changed_data(workdir, images, class_names) if has else []
+    notes = []
+    if _has_checkpoint(workdir):
+        notes = changed_data(workdir, images, class_names)
     try:
         write_whole(workdir / _DATA, json.dumps(now) + "\n")
         write_whole(workdir / _NAME, to_json(config))
@@ -114,18 +115,17 @@ def changed_data(
     Raises:
       ConfigError: the classes are others.
     """
-    now = {"images": images, "classes": list(class_names)}
     try:
         then = json.loads((workdir / _DATA).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    if then["classes"] != now["classes"]:
+    if then["classes"] != list(class_names):
         raise ConfigError(
             f"{workdir}: the data's classes were {then['classes']} in the run and are"
-            f" {now['classes']} now"
+            f" {list(class_names)} now"
         )
-    if then["images"] != now["images"]:
-        counts = f"{then['images']} images then, {now['images']} now"
+    if then["images"] != images:
+        counts = f"{then['images']} images then, {images} now"
         return [f"the data changed since the run began: {counts}"]
     return []
 

@@ -503,7 +503,6 @@ def test_fakes_without_labels_are_compared_without(images, tmp_path):
     assert {row["samples"] for row in result["results"]} == {30}
     with pytest.raises(ConfigError, match="--metrics ifid: need classes"):
         beside(tmp_path / "fake.npz", tmp_path / "real.npz", tmp_path, metrics="ifid")
-    np.savez(tmp_path / "part.npz", image=image[:30])
     write_folder(tmp_path / "names", image[:2])
     (tmp_path / "names" / "000.png").rename(tmp_path / "names" / "0_class3.png")
     assert not imagesets.of_path(tmp_path / "names").labelled  # not all have one

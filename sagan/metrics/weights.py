@@ -42,10 +42,15 @@ def load(path: Path | None = None, *, check_hash: bool = True) -> tuple[dict, st
         if not path.exists():
             _fetch(path)
     arrays, sha256 = _read_npz(path) if path.suffix == ".npz" else _read_pth(path)
-    if check_hash and sha256 != SHA256:
+    if check_hash:
+        _refuse_others(path, sha256)
+    return as_variables(arrays, str(path)), sha256
+
+
+def _refuse_others(path: Path, sha256: str) -> None:
+    if sha256 != SHA256:
         wrong = f"SHA-256 {sha256}, not {SHA256}"
         raise ConfigError(f"{path}: not the published weights: {wrong}")
-    return as_variables(arrays, str(path)), sha256
 
 
 def cached() -> Path:
@@ -115,8 +120,9 @@ def _fetch(path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             pth = Path(folder, URL.rpartition("/")[2])  # a refusal tells this name
             download(URL, pth)
-            load(pth)
             arrays, sha256 = _read_pth(pth)
+            _refuse_others(pth, sha256)
+            as_variables(arrays, str(pth))  # nothing else is kept
             cache.write(path, {**arrays, "sha256": np.array(sha256)})
     except (OSError, http.client.HTTPException) as error:
         advice = "fetch it where there is a network, give it with --weights-file PATH"
