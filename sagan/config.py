@@ -204,10 +204,12 @@ def _problems(config: Config) -> Iterator[str]:
         f"run.{name}"
         for name in ("steps", "log_every", "sample_every", "checkpoint_every", "keep")
     ]
+    at_least_one += ["model.attention_chunks", "run.watch_every"]
+    at_least_one += ["run.startup_timeout", "run.heartbeat_timeout"]
     for name in at_least_one:
         yield from unless(values[name] >= 1, name, "at least 1")
     at_least_zero = ["optim.g_lr", "optim.d_lr", "optim.clip", "ema.start"]
-    at_least_zero += ["g.bn_group", "g.bn_eps", "model.sn_eps"]
+    at_least_zero += ["g.bn_group", "g.bn_eps", "model.sn_eps", "run.rollbacks"]
     for name in at_least_zero:
         ok = 0 <= values[name] < math.inf
         yield from unless(ok, name, "0 or more, and finite")
@@ -227,6 +229,9 @@ def _problems(config: Config) -> Iterator[str]:
     yield from unless(ok, "run.evaluate_every", allowed)
     count = config.run.evaluate_samples
     yield from unless(count is None or count >= 2, "run.evaluate_samples", "at least 2")
+    ok = 0 < config.run.rollback_factor < 1
+    yield from unless(ok, "run.rollback_factor", "between 0 and 1")
+    yield from _process_problems(config)
     classes, start = config.data.classes, config.optim.decay_start
     yield from unless(classes is None or classes >= 0, "data.classes", "0 or more")
     ok = start is None or 0 <= start < config.run.steps
@@ -271,3 +276,24 @@ def _batch_problems(config: Config) -> Iterator[str]:
             f" over optim.accumulate = {accumulate} micro-batches; set it to a divisor"
             f" of {micro}"
         )
+
+
+def _process_problems(config: Config) -> Iterator[str]:
+    run = config.run
+    given = [run.coordinator != "", run.processes is not None, run.process is not None]
+    if not any(given):
+        return
+    if not all(given):
+        yield (
+            f"run.coordinator = {run.coordinator!r}, run.processes = {run.processes},"
+            f" run.process = {run.process}: give all three, or none of them on Cloud"
+            " TPU and SLURM"
+        )
+        return
+    host, _, port = run.coordinator.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        yield f"run.coordinator = {run.coordinator!r}: must be HOST:PORT"
+    if run.processes is not None and run.processes < 1:
+        yield f"run.processes = {run.processes}: must be at least 1"
+    elif not 0 <= (run.process or 0) < (run.processes or 1):
+        yield f"run.process = {run.process}: must be in [0, {run.processes})"

@@ -95,6 +95,10 @@ class Model:
     """Of activations and convolutions; weights and statistics stay float32."""
     fast: bool = True
     """Resampling convolutions in their exact cheaper form."""
+    remat: bool = False
+    """Compute activations again for the gradient: less memory, more time."""
+    attention_chunks: int = 1
+    """Parts into which attention cuts its queries, one after another: less memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +161,26 @@ class Run:
     """Write TensorBoard event files too."""
     wandb: bool = False
     """Log to Weights & Biases too (extra `wandb`)."""
+    on_divergence: Literal["warn", "rollback"] = "warn"
+    """When training goes wrong: say so, or go back to the last good checkpoint."""
+    watch_every: int = 500
+    """Steps between two looks at what is too slow for every step."""
+    rollbacks: int = 3
+    """How often a run may go back before it stops."""
+    rollback_factor: float = 0.5
+    """What each return multiplies the discriminator's learning rate by."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache directory, for the next start."""
+    coordinator: str = ""
+    """HOST:PORT of process 0 of several; empty: found on Cloud TPU and SLURM."""
+    processes: int | None = None
+    """Number of processes that train together, each with its own devices."""
+    process: int | None = None
+    """Which of them this one is, from 0."""
+    startup_timeout: int = 300
+    """Seconds within which all processes must have met."""
+    heartbeat_timeout: int = 30
+    """Seconds without a sign of life after which a process counts as dead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,8 +199,9 @@ class Config:
 # A run may be resumed with other values of these: how long, how often it is told, on
 # which machine, and where the same images lie.
 MAY_CHANGE = frozenset(
-    ["data.path", "data.skip_broken"]
-    + ["run." + name for name in ("steps", "parallel", "log_every", "sample_every")]
-    + ["run." + name for name in ("checkpoint_every", "keep", "tensorboard", "wandb")]
-    + ["run." + name for name in ("evaluate_every", "evaluate_samples")]
-)
+    ["data.path", "data.skip_broken", "model.remat", "model.attention_chunks"]
+) | {
+    f"run.{field.name}"
+    for field in dataclasses.fields(Run)
+    if field.name not in ("seed", "rollback_factor")
+}
