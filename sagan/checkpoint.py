@@ -9,7 +9,6 @@ from typing import Any, final
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from sagan import snapshot
 from sagan.config import ConfigError
@@ -23,8 +22,8 @@ class Checkpoints:
     and does not fall back to an older step. So each checkpoint holds a checksum of
     the whole state, and `restore` takes the newest one that matches its own.
 
-    Of several processes each makes every call; they share the directory, which has
-    one folder per step, and `bad/` for those that `restore` set aside.
+    Of several processes only the first has any: the state is whole in each of them. The
+    directory has one folder per step, and `bad/` for those that `restore` set aside.
     """
 
     def __init__(
@@ -48,12 +47,20 @@ class Checkpoints:
         self._report = report
         self._read_only = read_only
         self._writing: int | None = None
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        me = jax.process_index()
         self._options = ocp.CheckpointManagerOptions(
-            create=not read_only,
+            create=False,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
             preservation_policy=_NewestAndBest(keep, self.best),
             lightweight_initialize=True,  # else one broken step stops the start
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=me,  # else it waits for the other processes
+                active_processes={me} if jax.process_count() > 1 else None,
+                barrier_sync_key_prefix="sagan",
+            ),
         )
         self._manager = self._open()
         # Not Orbax's best_fn: one unreadable file of its metrics stops every start.
@@ -69,7 +76,7 @@ class Checkpoints:
 
         Args:
           step: higher than that of every checkpoint there is.
-          state: a PyTree of arrays, each whole in every process.
+          state: a PyTree of arrays, each whole in this process.
           metrics: kept with the state; the lowest one named `metric` makes a
             checkpoint the best. A step without it never is.
 
@@ -167,13 +174,10 @@ class Checkpoints:
             return
         aside = self.directory / "bad"
         self._manager.close()
-        if jax.process_index() == 0:
-            aside.mkdir(exist_ok=True)
-            for step in steps:
-                before = len(list(aside.glob(f"{step}.*")))
-                (self.directory / str(step)).rename(aside / f"{step}.{before}")
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("sagan:set_aside")
+        aside.mkdir(exist_ok=True)
+        for step in steps:
+            before = len(list(aside.glob(f"{step}.*")))
+            (self.directory / str(step)).rename(aside / f"{step}.{before}")
         self._manager = self._open()
 
     def _or_not_written(self, act: Callable[[], Any]) -> None:

@@ -1,27 +1,25 @@
 """The command line: arguments to calls, mistakes to one line and exit code 2."""
 
 import argparse
-import contextlib
 import dataclasses
-import io
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
-
-import tyro
 
 from sagan import config as config_lib
-from sagan.config import Config, ConfigError
-
-Arguments = Sequence[str]
-T = TypeVar("T")
-Flat = Annotated[T, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
+from sagan import witness
+from sagan.arguments import Arguments, Flat, parse, parse_train
+from sagan.config import ConfigError
 
 
 def run(command: Callable[[Arguments], None], args: Arguments) -> int:
     """Calls a command; returns the exit code: 2 after a user's mistake."""
+    code = _exit_code(command, args)
+    witness.leave(code)
+    return code
+
+
+def _exit_code(command: Callable[[Arguments], None], args: Arguments) -> int:
     try:
         command(args)
     except ConfigError as error:
@@ -31,10 +29,15 @@ def run(command: Callable[[Arguments], None], args: Arguments) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
         line = str(error).splitlines()[0]
-        print(f"error: {line}\n{_LESS_MEMORY}", file=sys.stderr)
+        if "RESOURCE_EXHAUSTED" in str(error):
+            print(f"error: {line}\n{_LESS_MEMORY}", file=sys.stderr)
+        elif type(error).__name__ == "JaxRuntimeError" and witness.watching():
+            # another process's end, as seen from here
+            print(f"error: {line[:300]}", file=sys.stderr)
+            witness.end_without_leave()
+        else:
+            raise
         return 1
     except KeyboardInterrupt:
         return 130
@@ -50,84 +53,19 @@ _LESS_MEMORY = (
 def train_command(args: Arguments) -> None:
     """CONFIG --workdir DIR [--section.field VALUE ...]: see `train.py --help`."""
     config, workdir = parse_train(args)
-    from sagan import loop  # JAX starts only for a command line that is right
+    from sagan import loop, processes  # JAX starts only for a right command line
 
+    config = processes.join(
+        config,
+        f"start all of them again with the same command: they go on from the newest"
+        f" checkpoint in {workdir}",
+    )
     evaluate = None
     if config.run.evaluate_every:
         from sagan.evaluate import while_training
 
         evaluate = while_training(workdir)
     loop.train(config, workdir, evaluate=evaluate)
-
-
-def parse_train(args: Arguments) -> tuple[Config, Path]:
-    """The config file with its overrides, and the workdir, of a command line.
-
-    Raises:
-      ConfigError: something is missing, unknown or of the wrong type.
-      SystemExit: after --help, which lists every field.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--workdir", type=Path, nargs="?")
-    known, overrides = parser.parse_known_args(list(args))
-    named = overrides and not overrides[0].startswith("-")
-    path = overrides.pop(0) if named else None
-    wants_help = {"-h", "--help"} & set(overrides)
-    if path is None and not wants_help:
-        raise ConfigError("name a config file first, such as configs/digits.py")
-    default = Config() if path is None else config_lib.load(path)
-    config = override(default, overrides)
-    if known.workdir is None:
-        raise ConfigError("--workdir DIR is missing: where the run keeps its files")
-    return config, known.workdir
-
-
-def override(default: Config, args: Arguments) -> Config:
-    """A checked config with fields set by `--section.field VALUE` arguments."""
-    for arg in args:
-        name = arg[2:].partition("=")[0]
-        if arg.startswith("--") and name != "help":
-            config_lib.field_type(re.sub(r"\.no[-_]", ".", name).replace("-", "_"))
-    config = parse(
-        Config,
-        args,
-        default=default,
-        prog="train.py CONFIG --workdir DIR",
-        description="Trains a Self-Attention GAN; resumes what is in DIR.",
-    )
-    config_lib.check(config)
-    return config
-
-
-def parse(kind: type[T], args: Arguments, **options: Any) -> T:
-    """A dataclass from arguments, by tyro.
-
-    Raises:
-      ConfigError: they cannot be read; in one line.
-      SystemExit: after --help.
-    """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=list(args), **options)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ConfigError(_first_sentence(said.getvalue())) from None
-
-
-def _first_sentence(box: str) -> str:
-    """What tyro's message says between its title and its next rule, as one line.
-
-    Titles are in the frame; where the terminal has no such characters, a line with a
-    rule of hyphens below.
-    """
-    lines = [line.strip("│ ") for line in box.splitlines() if line.strip("│ ")]
-    rules = [i for i, line in enumerate(lines) if set(line) <= set("─-")]
-    start = 1 if lines and lines[0].startswith("╭") else (rules or [-1])[0] + 1
-    ends = [i for i in rules if i > start] + [len(lines)]
-    said = " ".join(line for line in lines[start : ends[0]] if line[0] not in "╭╰")
-    return re.sub(r"\s+", " ", said) or "the command line cannot be read"
 
 
 def diff_command(args: Arguments) -> None:

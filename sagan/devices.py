@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sagan.data import Batch
 from sagan.schema import Config, ConfigError
-from sagan.state import GANState, make_game
+from sagan.state import Game, GANState, make_game
 from sagan.step import Metrics, train_step
 from sagan.xla import cpu_compiler_options
 
@@ -24,13 +24,15 @@ class Mapped(NamedTuple):
       step: (state, batch) -> (state, metrics), compiled at the first call; the state
         that goes in is gone after the call.
       place_state: puts a state on every device; may take over its buffers.
-      place_batch: gives every device its share of a batch.
+      place_batch: gives this process's devices their shares of its part of a batch.
+        Of several processes each also says whether it wants to stop: the metrics of
+        the step then have `stop`, more than 0 where any of them did.
       lower: (state, batch) -> the lowered step, to look at.
     """
 
     step: Callable[[GANState, Any], tuple[GANState, Metrics]]
     place_state: Callable[[GANState], GANState]
-    place_batch: Callable[[Batch], Any]
+    place_batch: Callable[..., Any]
     lower: Callable[[GANState, Any], Any]
 
 
@@ -42,45 +44,78 @@ def map_step(config: Config, devices: Sequence[Any] | None = None) -> Mapped:
     Raises:
       ConfigError: the batch does not divide.
     """
-    devices = devices or jax.devices()
+    devices = devices or in_order()
     check_batch(config, len(devices))
     mesh = Mesh(np.array(devices), (AXIS,))
     replicated = NamedSharding(mesh, PartitionSpec())
-    place_state = partial(jax.device_put, device=replicated)
+    several = jax.process_count() > 1
+    body = _step_and_stop if several else train_step
     if config.run.parallel == "jit":
-        sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-        game = make_game(config, sharding=sharding)
         by_image = NamedSharding(mesh, PartitionSpec(None, AXIS))
+        game = make_game(config, sharding=NamedSharding(mesh, PartitionSpec(AXIS)))
         step = jax.jit(
-            partial(train_step, game),
+            partial(body, game),
             in_shardings=(replicated, by_image),
             out_shardings=replicated,
             donate_argnums=0,
         )
+    else:
+        by_image = NamedSharding(mesh, PartitionSpec(AXIS))
+        game = make_game(config, axis_name=AXIS)
+        step = jax.pmap(
+            partial(body, game),
+            axis_name=AXIS,
+            in_axes=(None, 0),
+            out_axes=None,  # the state stays one array on all devices, without an axis
+            devices=devices,
+            donate_argnums=0,
+        )
+    here = sum(device.process_index == jax.process_index() for device in devices)
 
-        def place_whole(batch: Batch) -> Any:
-            return jax.device_put(batch, by_image)
+    def place_batch(batch: Batch, stop: bool = False) -> Any:
+        given = (batch, np.full((1, here), stop, np.float32)) if several else batch
+        if config.run.parallel == "pmap":
+            given = jax.tree.map(partial(_by_device, devices=here), given)
+        if several:
+            place = partial(jax.make_array_from_process_local_data, by_image)
+            return jax.tree.map(place, given)
+        return jax.device_put(given, by_image)
 
-        return Mapped(_compiled_once(step), place_state, place_whole, step.lower)
-    game = make_game(config, axis_name=AXIS)
-    step = jax.pmap(
-        partial(train_step, game),
-        axis_name=AXIS,
-        in_axes=(None, 0),
-        out_axes=None,  # the state stays one array on all devices, without an axis
-        devices=devices,
-        donate_argnums=0,
-    )
-    by_device = NamedSharding(mesh, PartitionSpec(AXIS))
-
-    def place_batch(batch: Batch) -> Any:
-        def split(x: np.ndarray) -> np.ndarray:  # [d n ...] -> [devices d n ...]
-            shares = x.reshape(x.shape[0], len(devices), -1, *x.shape[2:])
-            return np.moveaxis(shares, 1, 0)
-
-        return jax.device_put(jax.tree.map(split, batch), by_device)
+    def place_state(state: GANState) -> GANState:
+        if not several:
+            return jax.device_put(state, replicated)
+        # else JAX first compares the values of all processes
+        whole = partial(jax.make_array_from_process_local_data, replicated)
+        return jax.tree.map(whole, jax.device_get(state))
 
     return Mapped(_compiled_once(step), place_state, place_batch, step.lower)
+
+
+def in_order() -> list[Any]:
+    """All devices, those of one process side by side: as the parts of a batch are."""
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+
+
+def local(state: GANState) -> GANState:
+    """The state as arrays that this process can use without the others."""
+    if jax.process_count() == 1:
+        return state
+    return jax.tree.map(lambda x: x.addressable_data(0), state)
+
+
+def _step_and_stop(game: Game, state: GANState, given: Any) -> Any:
+    batch, stop = given
+    state, metrics = train_step(game, state, batch)
+    asked = stop.max()
+    if game.axis_name is not None:
+        asked = jax.lax.pmax(asked, game.axis_name)
+    return state, metrics | {"stop": asked}
+
+
+def _by_device(x: np.ndarray, devices: int) -> np.ndarray:
+    """[d n ...] -> [devices d n ...]."""
+    shares = x.reshape(x.shape[0], devices, -1, *x.shape[2:])
+    return np.moveaxis(shares, 1, 0)
 
 
 def _compiled_once(step: Any) -> Callable[[GANState, Any], Any]:

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
+from typing import Any
 
 
 class Interrupt:
     """Within this context the first SIGINT or SIGTERM only sets `requested`.
 
-    The second one acts as it would without us: it ends the process at once.
+    The second one ends the process at once.
+
+    Attributes:
+      requested: there was a signal, in this process.
     """
 
     signals = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, *, several: bool = False) -> None:
+        """Prepares to take signals; `several` processes stop only if all heard."""
         self.requested = False
-        self._before: dict[int, object] = {}
+        self._several = several
+        self._heard: Any = 0.0
+        self._agreed = False
+        self._before: dict[int, Any] = {}
+
+    @property
+    def agreed(self) -> bool:
+        """Whether it is time to stop, in all processes after the same step."""
+        return self._agreed if self._several else self.requested
+
+    def hear(self, stop: Any) -> None:
+        """Takes a step's metric `stop`: more than 0 where a process was asked to.
+
+        It is read at the next call, when that step is done anyway.
+        """
+        self._agreed, self._heard = bool(self._heard > 0), stop
 
     def __enter__(self) -> Interrupt:
         for number in self.signals:
@@ -30,7 +50,7 @@ class Interrupt:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

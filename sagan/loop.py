@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from sagan import data, devices, sample
+from sagan import data, devices, processes, sample
 from sagan import workdir as workdir_lib
 from sagan.checkpoint import Checkpoints
 from sagan.config import Config, ConfigError, check, replace
@@ -33,12 +33,12 @@ Evaluate = Callable[[Config], Measure]
 
 
 class Started(NamedTuple):
-    """A run that is ready for its next step."""
+    """A run that is ready for its next step; process 0 has its checkpoints."""
 
     config: Config
     source: data.Source
     mapped: devices.Mapped
-    checkpoints: Checkpoints
+    checkpoints: Checkpoints | None
     state: GANState
     step: int
 
@@ -53,7 +53,9 @@ def train(
     """Trains until config.run.steps, or until SIGINT or SIGTERM; then saves.
 
     The same call goes on where an earlier one stopped: the state after step n is the
-    same, bit for bit on one CPU, however often training was stopped before it.
+    same, bit for bit on one CPU, however often training was stopped before it. Several
+    processes (see processes.py) all make this call; the first alone uses the workdir,
+    reports and evaluates.
 
     Args:
       config: of the experiment.
@@ -70,14 +72,21 @@ def train(
       Diverged: a loss or gradient is not finite; the last good checkpoint stays.
     """
     workdir = Path(workdir)
-    with workdir_lib.locked(workdir):
+    main = processes.is_main()
+    report = report if main else lambda line: None
+    with workdir_lib.locked(workdir) if main else contextlib.nullcontext():
         run = start(config, workdir, report)
-        measure = evaluate(run.config) if evaluate else None
-        main = jax.process_index() == 0
+        measure = evaluate(run.config) if evaluate and main else None
         # closing waits for a checkpoint that is being written, whatever happened
-        with Interrupt() as interrupt, contextlib.closing(run.checkpoints):
-            with Writer(workdir, run.config, run.step, active=main) as writer:
-                state, step = _steps(run, writer, interrupt, measure, report)
+        with (
+            Interrupt(several=jax.process_count() > 1) as interrupt,
+            contextlib.closing(run.checkpoints)
+            if run.checkpoints
+            else contextlib.nullcontext(),
+            Writer(workdir, run.config, run.step, active=main) as writer,
+        ):
+            state, step = _steps(run, writer, interrupt, measure, report)
+    processes.meet()
     command = shlex.join(["python", *sys.argv])
     if step >= run.config.run.steps:
         report(f"done: step {step}; pictures are in {workdir / 'samples'}")
@@ -93,18 +102,25 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
     check(config)
     make_game(replace(config, {"data.classes": config.data.classes or 0}))
     devices.check_batch(config, len(jax.devices()))
-    config = workdir_lib.usable(workdir, config)
+    main = processes.is_main()
+    if main:
+        config = workdir_lib.usable(workdir, config)
+    config = processes.same_config(config)
     source = data.open_source(config)
     for note in source.notes:
         report(note)
     config = data.resolve(config, source)
-    for note in workdir_lib.claim(workdir, config, len(source), source.class_names):
-        report(note)
+    processes.same_data(len(source), source.class_names)
+    checkpoints, restored = None, None
     mapped = devices.map_step(config)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep, report)
-    restored = checkpoints.restore(abstract(config))
+    if main:
+        for note in workdir_lib.claim(workdir, config, len(source), source.class_names):
+            report(note)
+        checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep, report)
+        restored = checkpoints.restore(abstract(config))
     state, step = restored or (create(config), 0)
-    state = mapped.place_state(state)
+    state = mapped.place_state(processes.from_main(state))
+    step = int(state.step)
     if restored:
         report(f"resuming from step {step}")
     if step > config.run.steps:
@@ -135,9 +151,10 @@ def _steps(
 
     def save() -> None:
         writer.flush()  # raises where the state is not worth keeping
-        metrics = measure(state) if measure else {}
-        writer.scalars(step, {f"eval/{k}": v for k, v in metrics.items()})
-        run.checkpoints.save(step, state, metrics)
+        if run.checkpoints is not None:
+            metrics = measure(devices.local(state)) if measure else {}
+            writer.scalars(step, {f"eval/{k}": v for k, v in metrics.items()})
+            run.checkpoints.save(step, devices.local(state), metrics)
 
     process = (jax.process_index(), jax.process_count())
     batches = data.batches(config, run.source, step, *process)
@@ -146,8 +163,9 @@ def _steps(
     saved = step
     with contextlib.closing(batches), contextlib.closing(bar):
         try:
-            while step < config.run.steps and not interrupt.requested:
-                batch = mapped.place_batch(next(batches))  # while the devices work
+            while step < config.run.steps and not interrupt.agreed:
+                # while the devices work
+                batch = mapped.place_batch(next(batches), interrupt.requested)
                 state, metrics = mapped.step(state, batch)
                 step += 1
                 if clock.step is None:
@@ -155,7 +173,9 @@ def _steps(
                     seconds = clock.lap(step)
                     report(f"first step: {seconds:.0f} s, nearly all to compile it")
                 rates = _rates(clock, config, step)
+                stop = metrics.pop("stop", 0.0)
                 writer.write(step, metrics, rates)
+                interrupt.hear(stop)
                 _tell(bar, writer, step, rates, report)
                 if step % config.run.sample_every == 0 or step == config.run.steps:
                     writer.flush()
@@ -174,13 +194,16 @@ def _steps(
 
 def _pictures(config: Config, writer: Writer) -> Callable[[GANState, int], None]:
     """Draws grids of fixed latents, a row for each class: raw and averaged weights."""
+    if not processes.is_main():
+        return lambda state, step: None
     sampler = sample.make_sampler(config)
     z, y, columns = sample.fixed_inputs(config)
 
     def draw(state: GANState, step: int) -> None:
         averages = {"raw": None} | ({"ema": 0} if state.ema else {})
         for name, average in averages.items():
-            images = sampler(generator_variables(state, average), z, y)
+            variables = generator_variables(devices.local(state), average)
+            images = sampler(variables, z, y)
             writer.image(step, name, grid(np.asarray(images), columns))
 
     return draw

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
-from jax.experimental import multihost_utils
 
 from sagan.config import ConfigError
 
@@ -83,20 +82,9 @@ def items(
 
 
 def read(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], str | None]:
-    """The arrays of a step's folder, and what is wrong with them, if anything.
-
-    What is bad in one process is so in all: they must go on from the same step.
-    """
-    arrays, problem = _read(folder)
-    if jax.process_count() > 1:
-        good = multihost_utils.process_allgather(np.array(problem is None))
-        problem = problem or (None if good.all() else "bad in another process")
-    return arrays, problem
-
-
-def _read(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], str | None]:
+    """The arrays of a step's folder, and what is wrong with them, if anything."""
     # TensorStore reads, not Orbax: of a broken file that leaves screens of "Task
-    # exception was never retrieved", and it meets the other processes half way.
+    # exception was never retrieved".
     try:
         meta = json.loads((folder / "meta" / "metadata").read_text())
         arrays = _read_arrays(folder / "state")

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sagan import cli
+from sagan import arguments, cli
 from sagan.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -14,7 +14,7 @@ DIGITS = str(ROOT / "configs" / "digits.py")
 def test_overrides_reach_the_config():
     args = [DIGITS, "--workdir", "runs/a", "--optim.g-lr", "1e-3", "--g.attention"]
     args += ["8", "16", "--data.flip", "--data.classes", "0", "--optim.d_steps=2"]
-    config, workdir = cli.parse_train(args)
+    config, workdir = arguments.parse_train(args)
     assert (config.optim.g_lr, config.g.attention) == (1e-3, (8, 16))
     assert config.data.flip and config.data.classes == 0
     assert config.optim.d_steps == 2
@@ -23,7 +23,7 @@ def test_overrides_reach_the_config():
 
 
 def test_no_attention_is_an_empty_list():
-    config, _ = cli.parse_train([DIGITS, "--workdir", "a", "--g.attention"])
+    config, _ = arguments.parse_train([DIGITS, "--workdir", "a", "--g.attention"])
     assert config.g.attention == ()
 
 
@@ -47,14 +47,14 @@ def test_no_attention_is_an_empty_list():
 )
 def test_a_mistake_is_one_line(args, said):
     with pytest.raises(ConfigError) as error:
-        cli.parse_train(args)
+        arguments.parse_train(args)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_help_lists_every_field(capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.parse_train([DIGITS, "--help"])
+        arguments.parse_train([DIGITS, "--help"])
     assert stop.value.code == 0
     told = capsys.readouterr().out
     assert "--optim.g-lr" in told and "Adam's learning rate of the generator" in told
