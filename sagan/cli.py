@@ -55,6 +55,7 @@ def train_command(args: Arguments) -> None:
     config, workdir = parse_train(args)
     from sagan import loop, processes  # JAX starts only for a right command line
 
+    _keep_compiled(config.run.compilation_cache)
     config = processes.join(
         config,
         f"start all of them again with the same command: they go on from the newest"
@@ -66,6 +67,13 @@ def train_command(args: Arguments) -> None:
 
         evaluate = while_training(workdir)
     loop.train(config, workdir, evaluate=evaluate)
+
+
+def _keep_compiled(wanted: bool = True) -> None:
+    from sagan import cache, xla
+
+    if wanted:
+        xla.keep_compiled(cache.folder() / "compiled")
 
 
 def diff_command(args: Arguments) -> None:
@@ -147,6 +155,7 @@ def sample_command(args: Arguments) -> None:
     known = parser.parse_args(args)
     from sagan.export import export
 
+    _keep_compiled()
     print(export(**vars(known)))
 
 
@@ -167,6 +176,7 @@ def eval_command(args: Arguments) -> None:
 
     about = "Evaluates checkpoints; leaves eval/step_N/ in the workdir."
     asked = parse(Asked, args, prog="eval.py", description=about)
+    _keep_compiled()
     evaluate.evaluate_run(
         asked.workdir, asked.protocol, steps=asked.step, again=asked.again
     )
@@ -191,6 +201,7 @@ def evaluate_command(args: Arguments) -> None:
 
     about = "Compares generated images with real ones."
     asked = parse(Asked, args, prog="sagan evaluate", description=about)
+    _keep_compiled()
     compare.compare(
         asked.fake, asked.real, asked.protocol, data_path=asked.data_path, out=asked.out
     )

@@ -74,7 +74,8 @@ def _started_by_cluster() -> bool:
     if all(name in os.environ for name in slurm):
         return int(os.environ.get("SLURM_NTASKS", "1")) > 1
     # where libtpu and its chips are, JAX has set this itself
-    return "tpu" in (jax.config.read("jax_platforms") or "")
+    settings: Any = jax.config
+    return "tpu" in (settings.jax_platforms or "")
 
 
 def is_main() -> bool:

@@ -1,7 +1,12 @@
-"""Compiler options of XLA that pay on the CPU."""
+"""How XLA compiles: options that pay on the CPU, programs kept for the next start."""
 
 import functools
+import hashlib
 import os
+import platform
+import zlib
+from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -40,3 +45,55 @@ def _is_known(name: str, value: str | bool) -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
+
+
+def keep_compiled(folder: Path) -> None:
+    """Lets JAX keep compiled programs in a part of `folder`, for the next start.
+
+    Each kind of CPU has its part, as a home directory may be that of many machines. A
+    folder that the user chose for JAX stays; one that cannot be written is not used.
+    """
+    settings: Any = jax.config
+    if settings.jax_compilation_cache_dir:
+        return
+    part = folder / hashlib.sha256(_processor().encode()).hexdigest()[:16]
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        _drop_unfinished(part)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(part))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    told = ("model name", "flags", "Features")
+    return "\n".join(sorted({line for line in lines if line.startswith(told)}))
+
+
+def _drop_unfinished(part: Path) -> None:
+    """Removes what a process killed while writing left.
+
+    JAX would warn of such an entry at each start, compile, and never replace it.
+    """
+    stamp = part / ".checked"
+    checked = stamp.stat().st_mtime if stamp.exists() else 0.0
+    stamp.touch()
+    for path in part.glob("*-cache"):
+        if path.stat().st_mtime >= checked and not _is_whole(path.read_bytes()):
+            path.unlink(missing_ok=True)
+
+
+def _is_whole(entry: bytes) -> bool:
+    if entry.startswith(b"\x28\xb5\x2f\xfd"):  # Zstandard, which Python cannot read
+        return True
+    stream = zlib.decompressobj()
+    try:
+        stream.decompress(entry)
+    except zlib.error:
+        return False
+    return stream.eof
