@@ -171,7 +171,7 @@ def _steps(
                 if clock.step is None:
                     jax.block_until_ready(state)
                     seconds = clock.lap(step)
-                    report(f"first step: {seconds:.0f} s, nearly all to compile it")
+                    report(f"first step: {seconds:.0f} s, compiling included")
                 rates = _rates(clock, config, step)
                 stop = metrics.pop("stop", 0.0)
                 writer.write(step, metrics, rates)

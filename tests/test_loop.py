@@ -13,6 +13,7 @@ from PIL import Image
 
 from sagan import data, devices, loop
 from sagan.config import ConfigError, from_json
+from sagan.interrupt import Interrupt
 from sagan.writer import Diverged
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -84,6 +85,25 @@ def test_sigterm_saves_and_the_same_call_resumes(unbroken, tiny, tmp_path):
     assert "stopped and saved at step 2" in said[-1]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert_identical(train(tiny(), tmp_path / "run"), unbroken[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_process_at_once(number):
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), number)
+        assert interrupt.requested and interrupt.agreed
+        # as where Python has no handler: the kernel ends the process
+        assert {signal.getsignal(n) for n in Interrupt.signals} == {signal.SIG_DFL}
+
+
+def test_several_processes_stop_when_all_have_heard():
+    interrupt = Interrupt(several=True)
+    interrupt.requested = True  # the others do not know yet
+    assert not interrupt.agreed
+    interrupt.hear(np.float32(1.0))  # of a step that may still be running
+    assert not interrupt.agreed
+    interrupt.hear(np.float32(1.0))
+    assert interrupt.agreed
 
 
 def test_a_finished_run_stays_as_it_is(unbroken, tiny):

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,6 +24,13 @@ def test_samples_do_not_depend_on_the_batch(trained):
     cut = images(trained, labels, batch=4).astype(int)
     assert whole.shape == (10, 8, 8, 1)
     assert np.abs(whole - cut).max() <= 1  # rounding to uint8
+
+
+def test_samples_do_not_depend_on_the_number_of_devices(trained, monkeypatch):
+    labels = np.arange(8, dtype=np.int32)
+    spread = images(trained, labels, batch=8).astype(int)
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    assert np.abs(spread - images(trained, labels, batch=8)).max() <= 1  # rounding
 
 
 def test_seed_and_label_decide_a_sample(trained):

@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 from functools import partial
 
 import jax
@@ -132,8 +133,11 @@ def test_step_does_not_depend_on_the_number_of_devices(
 
 
 CASES = {
+    "global": {},
     "grouped": {"g__bn_group": 4},
+    "grouped over devices": {"g__bn_group": 8},
     "unconditional": {"data__classes": 0},
+    "unconditional, grouped": {"data__classes": 0, "g__bn_group": 4},
     "two_d_steps": {"optim__d_steps": 2},
 }
 
@@ -142,14 +146,39 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("parallel", ["pmap", "jit"])
 def test_variants_do_not_depend_on_devices_or_accumulation(tiny, case, parallel):
-    changes = {**CASES[case], "run__parallel": parallel}
-    first = lively(state.create(tiny(**changes)))
-    reference = mapped_step(tiny(**changes), 1, first)
-    assert_same(mapped_step(tiny(**changes), 8, first), reference)
-    assert_same(mapped_step(tiny(**changes), 2, first), reference)
+    changes = {**CASES[case], "run__parallel": parallel, "data__batch": 32}
+    config = tiny(**changes)
+    first = lively(state.create(config))
+    reference = mapped_step(config, 1, first)  # 1 x 32
+    assert_same(mapped_step(config, 8, first), reference)  # 8 x 4
+    assert_same(mapped_step(config, 2, first), reference)  # 2 x 16
+    if "grouped" in case:  # the statistics of a group need all of it at once
+        cut = tiny(**changes, optim__accumulate=4)
+        assert_same(mapped_step(cut, 1, first), reference)  # 4 x 8, one by one
     if case == "grouped":
         cut = tiny(**changes, optim__accumulate=2)
         assert_same(mapped_step(cut, 2, first), reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["pmap", "jit"])
+def test_steps_reuse_the_memory_of_the_state(tiny, start, parallel):
+    mapped = devices.map_step(tiny(run__parallel=parallel), jax.devices()[:2])
+    placed = [mapped.place_batch(batch(tiny(), i)) for i in range(2)]
+    current = mapped.place_state(start)
+
+    def bytes_alive_after(steps):
+        nonlocal current
+        for i in range(steps):
+            before = current
+            current, metrics = mapped.step(current, placed[i % 2])
+            jax.block_until_ready(metrics)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+        del before, metrics
+        gc.collect()
+        return sum(x.nbytes for x in jax.live_arrays())
+
+    assert bytes_alive_after(200) == bytes_alive_after(3)
 
 
 @pytest.mark.slow
