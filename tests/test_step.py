@@ -135,29 +135,28 @@ def test_step_does_not_depend_on_the_number_of_devices(
 CASES = {
     "global": {},
     "grouped": {"g__bn_group": 4},
-    "grouped over devices": {"g__bn_group": 8},
     "unconditional": {"data__classes": 0},
-    "unconditional, grouped": {"data__classes": 0, "g__bn_group": 4},
-    "two_d_steps": {"optim__d_steps": 2},
+    "unconditional, grouped over devices": {
+        "data__classes": 0,
+        "g__bn_group": 8,
+        "optim__d_steps": 2,
+    },
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("parallel", ["pmap", "jit"])
-def test_variants_do_not_depend_on_devices_or_accumulation(tiny, case, parallel):
-    changes = {**CASES[case], "run__parallel": parallel, "data__batch": 32}
-    config = tiny(**changes)
-    first = lively(state.create(config))
-    reference = mapped_step(config, 1, first)  # 1 x 32
-    assert_same(mapped_step(config, 8, first), reference)  # 8 x 4
-    assert_same(mapped_step(config, 2, first), reference)  # 2 x 16
-    if "grouped" in case:  # the statistics of a group need all of it at once
-        cut = tiny(**changes, optim__accumulate=4)
-        assert_same(mapped_step(cut, 1, first), reference)  # 4 x 8, one by one
-    if case == "grouped":
-        cut = tiny(**changes, optim__accumulate=2)
-        assert_same(mapped_step(cut, 2, first), reference)
+def test_variants_do_not_depend_on_devices_or_accumulation(tiny, case):
+    changes = {**CASES[case], "data__batch": 32}
+    first = lively(state.create(tiny(**changes)))
+    reference = mapped_step(tiny(**changes), 1, first)  # 1 x 32
+    for parallel in ("pmap", "jit"):
+        config = tiny(**changes, run__parallel=parallel)
+        assert_same(mapped_step(config, 8, first), reference)  # 8 x 4
+        assert_same(mapped_step(config, 2, first), reference)  # 2 x 16
+        if "grouped" in case:  # the statistics of a group need all of it at once
+            cut = tiny(**changes, run__parallel=parallel, optim__accumulate=4)
+            assert_same(mapped_step(cut, 1, first), reference)  # 4 x 8, one by one
 
 
 @pytest.mark.slow
@@ -173,7 +172,13 @@ def test_steps_reuse_the_memory_of_the_state(tiny, start, parallel):
             before = current
             current, metrics = mapped.step(current, placed[i % 2])
             jax.block_until_ready(metrics)
-        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+        kept = [
+            jax.tree_util.keystr(path)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(before)
+            if not leaf.is_deleted()
+        ]
+        # the last sigmas are only looked at, so they do not even go in
+        assert all(path.endswith("['sigma']") for path in kept), kept
         del before, metrics
         gc.collect()
         return sum(x.nbytes for x in jax.live_arrays())
