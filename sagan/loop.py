@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from sagan import data, devices, sample
+from sagan import data, devices, doctor, sample
 from sagan import workdir as workdir_lib
 from sagan.checkpoint import Checkpoints
 from sagan.config import Config, ConfigError, check, replace
@@ -67,7 +68,8 @@ def train(
 
     Raises:
       ConfigError: the config, the data or the workdir is wrong.
-      Diverged: a loss or gradient is not finite; the last good checkpoint stays.
+      Diverged: a loss or gradient is not finite; the last good checkpoint stays. With
+        run.on_divergence = "rollback": it was restored run.rollbacks times.
     """
     workdir = Path(workdir)
     with workdir_lib.locked(workdir):
@@ -76,8 +78,16 @@ def train(
         main = jax.process_index() == 0
         # closing waits for a checkpoint that is being written, whatever happened
         with Interrupt() as interrupt, contextlib.closing(run.checkpoints):
-            with Writer(workdir, run.config, run.step, active=main) as writer:
-                state, step = _steps(run, writer, interrupt, measure, report)
+            while True:
+                watch = doctor.Watch(workdir, run.config, run.state, report, main)
+                log = Writer(workdir, run.config, run.step, active=main, watch=watch)
+                try:
+                    with log as writer:
+                        state, step = _steps(run, writer, interrupt, measure, report)
+                    break
+                except doctor.GoBack as error:
+                    reason = error.with_traceback(None)  # it holds the state
+                run = _go_back(run, watch, reason, report)
     command = shlex.join(["python", *sys.argv])
     if step >= run.config.run.steps:
         report(f"done: step {step}; pictures are in {workdir / 'samples'}")
@@ -119,6 +129,24 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
     return Started(config, source, mapped, checkpoints, state, step)
 
 
+def _go_back(
+    run: Started, watch: doctor.Watch, reason: doctor.GoBack, report: Report
+) -> Started:
+    """The run at the newest checkpoint from before a finding, with D's rate lowered."""
+    # The first step that shows it began at a state that has it: from there the same
+    # latents and images would lead to it again.
+    run.checkpoints.set_aside_from(reason.finding.since - 1)
+    restored = run.checkpoints.restore(abstract(run.config))
+    state, step = restored or (create(run.config), 0)
+    times = watch.rollbacks + 1
+    state = state.replace(rollbacks=jnp.int32(times))
+    rate = run.config.run.rollback_factor**times
+    said = f"back to step {step}, with {rate:g} of optim.d_lr"
+    watch.record(reason.step, doctor.Finding("rollback", step, said))
+    report(f"step {reason.step}: {reason.finding.message}; {said}")
+    return run._replace(state=run.mapped.place_state(state), step=step)
+
+
 def _steps(
     run: Started,
     writer: Writer,
@@ -155,7 +183,10 @@ def _steps(
                     seconds = clock.lap(step)
                     report(f"first step: {seconds:.0f} s, nearly all to compile it")
                 rates = _rates(clock, config, step)
-                writer.write(step, metrics, rates)
+                seen = {}
+                if step % config.run.watch_every == 0:
+                    seen = doctor.look(config, state)
+                writer.write(step, metrics, rates, seen)
                 _tell(bar, writer, step, rates, report)
                 if step % config.run.sample_every == 0 or step == config.run.steps:
                     writer.flush()
