@@ -23,7 +23,8 @@ class Checkpoints:
     the whole state, and `restore` takes the newest one that matches its own.
 
     Of several processes only the first has any: the state is whole in each of them. The
-    directory has one folder per step, and `bad/` for those that `restore` set aside.
+    directory has one folder per step, `bad/` for those that `restore` set aside, and
+    `diverged/` for those of a training that went wrong and back to before them.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Checkpoints:
             arrays, problem = snapshot.read(self.directory / str(step))
             if problem is None:
                 state = snapshot.place(target, arrays, self._where(step))
-                self._set_aside(bad)
+                self._set_aside(bad, "bad")
                 return state, step
             self._report(f"checkpoint {step} is passed over: {problem}")
             bad.append(step)
@@ -123,6 +124,14 @@ class Checkpoints:
                 " use another workdir, or move this folder away to start again"
             )
         return None
+
+    def set_aside_from(self, step: int) -> None:
+        """Moves the checkpoints of `step` and later ones to `diverged/`.
+
+        An older one is then the newest for `restore`.
+        """
+        self.wait()
+        self._set_aside([s for s in self.steps() if s >= step], "diverged")
 
     def restore_step(self, step: int, target: Any) -> Any:
         """The state of one step, as `restore` gives it.
@@ -169,10 +178,10 @@ class Checkpoints:
     def _where(self, step: int) -> str:
         return f"{self.directory}, checkpoint {step}"
 
-    def _set_aside(self, steps: list[int]) -> None:
+    def _set_aside(self, steps: list[int], folder: str) -> None:
         if self._read_only or not steps:
             return
-        aside = self.directory / "bad"
+        aside = self.directory / folder
         self._manager.close()
         aside.mkdir(exist_ok=True)
         for step in steps:

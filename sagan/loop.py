@@ -1,6 +1,7 @@
 """Training: order and cadence. The only file that reads the clock."""
 
 import contextlib
+import dataclasses
 import shlex
 import sys
 import time
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from sagan import data, devices, processes, sample
+from sagan import data, devices, doctor, processes, sample
 from sagan import workdir as workdir_lib
 from sagan.checkpoint import Checkpoints
 from sagan.config import Config, ConfigError, check, replace
@@ -69,7 +70,8 @@ def train(
 
     Raises:
       ConfigError: the config, the data or the workdir is wrong.
-      Diverged: a loss or gradient is not finite; the last good checkpoint stays.
+      Diverged: a loss or gradient is not finite; the last good checkpoint stays. With
+        run.on_divergence = "rollback": it was restored run.rollbacks times.
     """
     workdir = Path(workdir)
     main = processes.is_main()
@@ -83,9 +85,17 @@ def train(
             contextlib.closing(run.checkpoints)
             if run.checkpoints
             else contextlib.nullcontext(),
-            Writer(workdir, run.config, run.step, active=main) as writer,
         ):
-            state, step = _steps(run, writer, interrupt, measure, report)
+            while True:
+                watch = doctor.Watch(workdir, run.config, run.state, report, main)
+                log = Writer(workdir, run.config, run.step, active=main, watch=watch)
+                try:
+                    with log as writer:
+                        state, step = _steps(run, writer, interrupt, measure, report)
+                    break
+                except doctor.GoBack as error:
+                    reason = error.with_traceback(None)  # it holds the state
+                run = _go_back(run, watch, reason, report)
     processes.meet()
     command = shlex.join(["python", *sys.argv])
     if step >= run.config.run.steps:
@@ -111,17 +121,16 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
         report(note)
     config = data.resolve(config, source)
     processes.same_data(len(source), source.class_names)
-    checkpoints, restored = None, None
+    checkpoints = None
     mapped = devices.map_step(config)
     if main:
         for note in workdir_lib.claim(workdir, config, len(source), source.class_names):
             report(note)
         checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep, report)
-        restored = checkpoints.restore(abstract(config))
-    state, step = restored or (create(config), 0)
-    state = mapped.place_state(processes.from_main(state))
+    state = _newest(config, checkpoints)
     step = int(state.step)
-    if restored:
+    state = mapped.place_state(state)
+    if step:
         report(f"resuming from step {step}")
     if step > config.run.steps:
         report(f"run.steps = {config.run.steps}: the run is already at step {step}")
@@ -133,6 +142,31 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
         f" files: {workdir}"
     )
     return Started(config, source, mapped, checkpoints, state, step)
+
+
+def _go_back(
+    run: Started, watch: doctor.Watch, reason: doctor.GoBack, report: Report
+) -> Started:
+    """The run at the newest checkpoint from before a finding, with D's rate lowered."""
+    # The first step that shows it began at a state that has it: from there the same
+    # latents and images would lead to it again.
+    if run.checkpoints is not None:
+        run.checkpoints.set_aside_from(reason.finding.since - 1)
+    times = watch.rollbacks + 1
+    state = _newest(run.config, run.checkpoints)
+    state = dataclasses.replace(state, rollbacks=np.array(times, np.int32))
+    step = int(state.step)
+    rate = run.config.run.rollback_factor**times
+    said = f"back to step {step}, with {rate:g} of optim.d_lr"
+    watch.record(reason.step, doctor.Finding("rollback", step, said))
+    report(f"step {reason.step}: {reason.finding.message}; {said}")
+    return run._replace(state=run.mapped.place_state(state), step=step)
+
+
+def _newest(config: Config, checkpoints: Checkpoints | None) -> GANState:
+    """The state of the newest good checkpoint of process 0, or the first one."""
+    restored = checkpoints.restore(abstract(config)) if checkpoints else None
+    return processes.from_main(restored[0] if restored else create(config))
 
 
 def _steps(
@@ -173,8 +207,11 @@ def _steps(
                     seconds = clock.lap(step)
                     report(f"first step: {seconds:.0f} s, compiling included")
                 rates = _rates(clock, config, step)
+                seen = {}
+                if step % config.run.watch_every == 0:
+                    seen = doctor.look(config, devices.local(state))
                 stop = metrics.pop("stop", 0.0)
-                writer.write(step, metrics, rates)
+                writer.write(step, metrics, rates, seen)
                 interrupt.hear(stop)
                 _tell(bar, writer, step, rates, report)
                 if step % config.run.sample_every == 0 or step == config.run.steps:

@@ -12,14 +12,20 @@ from typing import Any
 from sagan.config import Config, ConfigError, fields
 
 
-def drop_after(path: pathlib.Path, step: int) -> None:
-    """Keeps the lines up to `step`; a line torn by a kill has none and goes too."""
+def drop_after(path: pathlib.Path, step: int, rollbacks: int = 0) -> None:
+    """Keeps the lines up to `step`; a line torn by a kill has none and goes too.
+
+    A line may say how many `rollbacks` there were before it: one with fewer than now
+    stays, as training has passed it and then went back; one with more goes.
+    """
     if not path.exists():
         return
 
     def stays(line: bytes) -> bool:
         try:
-            return line.endswith(b"\n") and json.loads(line)["step"] <= step
+            row = json.loads(line)
+            at = row.get("rollbacks", rollbacks), row["step"]
+            return line.endswith(b"\n") and at <= (rollbacks, step)
         except (ValueError, KeyError, TypeError):
             return False
 

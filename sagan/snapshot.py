@@ -17,6 +17,9 @@ import tensorstore
 
 from sagan.config import ConfigError
 
+# Leaves that checkpoints of older versions lack, and what their absence means.
+ADDED = {"rollbacks": np.zeros((), np.int32)}
+
 
 def take(state: Any) -> dict[str, np.ndarray]:
     """Copies of a PyTree's arrays, by path; no donation of the state reaches them."""
@@ -37,6 +40,7 @@ def place(target: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
         `where`.
     """
     leaves, names = jax.tree.leaves(target), _names(target)
+    arrays = {n: ADDED[n] for n in names if n in ADDED} | dict(arrays)
     wanted = {n: f"{x.dtype} {x.shape}" for n, x in zip(names, leaves, strict=True)}
     there = {name: f"{x.dtype} {x.shape}" for name, x in arrays.items()}
     odd = [n for n in sorted({*wanted, *there}) if wanted.get(n) != there.get(n)]

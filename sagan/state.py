@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from sagan.blocks import BLOCKS
 from sagan.config import fields
@@ -50,12 +50,14 @@ class GANState:
       g: the generator.
       d: the discriminator.
       ema: one Average for each of config.ema.decays.
+      rollbacks: how often training went back to an earlier state, int32.
     """
 
     step: Any  # an array, or its shape in a checkpoint's target
     g: Player
     d: Player
     ema: tuple[Average, ...]
+    rollbacks: Any
 
 
 class Game(NamedTuple):
@@ -126,6 +128,11 @@ def learning_rate(config: Config, player: str) -> optax.Schedule:
     return optax.linear_schedule(rate, 0.0, length, optim.decay_start * updates)
 
 
+def lowered(config: Config, rollbacks: Int[Array, ""]) -> Float[Array, ""]:
+    """What is left of the discriminator's learning rate after these rollbacks."""
+    return jnp.float32(config.run.rollback_factor) ** rollbacks
+
+
 def _optimizer(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
     optim = config.optim
     b1, b2 = optim.betas
@@ -162,7 +169,8 @@ def initial_state(game: Game) -> GANState:
         Average(params=g.params, batch_stats=g.stats["batch_stats"])
         for _ in game.config.ema.decays
     )
-    return GANState(step=jnp.zeros((), jnp.int32), g=g, d=d, ema=ema)
+    zero = jnp.zeros((), jnp.int32)
+    return GANState(step=zero, g=g, d=d, ema=ema, rollbacks=zero)
 
 
 def _player(variables: dict[str, Any], tx: optax.GradientTransformation) -> Player:

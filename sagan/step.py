@@ -15,8 +15,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from sagan import vitals
 from sagan.data import Batch, to_float
-from sagan.state import Game, GANState, Player, gammas, learning_rate, update_ema
+from sagan.state import (
+    Game,
+    GANState,
+    Player,
+    gammas,
+    learning_rate,
+    lowered,
+    update_ema,
+)
 
 Metrics = dict[str, Float[Array, ""]]
 Images = Float[Array, "n h w c"]
@@ -38,10 +47,14 @@ def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Met
     Returns:
       The state after, and scalars, equal on all devices.
     """
-    metrics = {}
+    metrics = {"nonfinite/state": vitals.first_nonfinite(vitals.vitals(state))}
+    # of a D gradient's leaves; after bad weights all leaves are bad
+    first = jnp.float32(-1)
     for i in range(game.config.optim.d_steps):
         x, y = to_float(batch.image[i]), batch.label[i]
-        state, metrics = d_step(game, state, x, y, purpose=1 + i)
+        state, d_metrics = d_step(game, state, x, y, purpose=1 + i)
+        first = jnp.maximum(first, d_metrics["nonfinite/d_gradient"])
+        metrics |= d_metrics | {"nonfinite/d_gradient": first}
     state, g_metrics = g_step(game, state, batch.label.shape[1])
     state = replace(state, step=state.step + 1)
     state = replace(state, ema=update_ema(game, state))
@@ -70,6 +83,9 @@ def d_step(
                 "d_loss": loss,
                 "d_real": real_logits.mean(),
                 "d_fake": fake_logits.mean(),
+                "d_saturated": vitals.saturated(game.loss, real_logits, fake_logits),
+                "real_diversity": vitals.moments(x),
+                "fake_diversity": vitals.moments(fake),
             }
             return loss, (metrics, d_stats)
 
@@ -79,8 +95,12 @@ def d_step(
 
     grads, metrics, d_stats, g_stats = accumulate(game, micro, x, y, z, fake_y)
     grads, metrics = average_over_devices(game, (grads, metrics))
+    for name in ("real_diversity", "fake_diversity"):
+        metrics[name] = vitals.diversity(metrics[name])
     metrics["d_grad_norm"] = optax.tree.norm(grads)
-    d = _update(game.d_tx, state.d, grads, d_stats)
+    metrics["nonfinite/d_gradient"] = vitals.first_nonfinite(grads)
+    rate = lowered(game.config, state.rollbacks)
+    d = _update(game.d_tx, state.d, grads, d_stats, rate)
     return replace(state, d=d, g=replace(state.g, stats=g_stats)), metrics
 
 
@@ -103,6 +123,7 @@ def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Metrics]:
     grads, metrics, g_stats = accumulate(game, micro, z, y)
     grads, metrics = average_over_devices(game, (grads, metrics))
     metrics["g_grad_norm"] = optax.tree.norm(grads)
+    metrics["nonfinite/g_gradient"] = vitals.first_nonfinite(grads)
     return replace(state, g=_update(game.g_tx, state.g, grads, g_stats)), metrics
 
 
@@ -185,8 +206,11 @@ def _update(
     player: Player,
     grads: PyTree[Array],
     stats: dict[str, Any],
+    rate: Float[Array, ""] | None = None,
 ) -> Player:
     updates, opt_state = tx.update(grads, player.opt_state, player.params)
+    if rate is not None:  # an optimizer's updates are linear in its learning rate
+        updates = jax.tree.map(lambda x: rate * x, updates)
     params = optax.apply_updates(player.params, updates)
     return Player(params=params, stats=stats, opt_state=opt_state)
 
@@ -210,5 +234,7 @@ def _watch(game: Game, state: GANState) -> Metrics:
         metrics[f"sigma/{name}_min"] = jnp.stack(sigmas).min()
         updates = state.step * (game.config.optim.d_steps if name == "d" else 1)
         rate = learning_rate(game.config, name)(updates - 1)
+        if name == "d":
+            rate = rate * lowered(game.config, state.rollbacks)
         metrics[f"lr/{name}"] = jnp.asarray(rate, jnp.float32)
     return metrics

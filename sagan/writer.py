@@ -7,8 +7,8 @@ import math
 import os
 import pathlib
 import types
-from collections.abc import Mapping
-from typing import final
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, final
 
 import jax
 import numpy as np
@@ -25,6 +25,17 @@ CHECKED = tuple(
     for what in ("loss", "grad_norm", "weight_norm")
     for player in PLAYERS
 )
+# what the doctor reads at each step besides; the first part of it is not worth a curve
+UNLOGGED = ("nonfinite/state", "nonfinite/d_gradient", "nonfinite/g_gradient")
+WATCHED = (
+    *UNLOGGED,
+    *("d_real", "d_fake", "d_saturated", "real_diversity", "fake_diversity"),
+)
+STOPS = (
+    "the newest checkpoint is from before; lower rates need a new workdir, or go on"
+    " with --run.on-divergence rollback"
+)
+Watch = Callable[[int, Mapping[str, float]], None]
 
 
 class Diverged(FloatingPointError):
@@ -32,16 +43,29 @@ class Diverged(FloatingPointError):
 
     Attributes:
       step: where it was seen first.
-      name: one of CHECKED.
+      name: one of CHECKED, or the name of the doctor's finding.
     """
 
-    def __init__(self, step: int, name: str, value: float):
-        super().__init__(
-            f"step {step}: {name} is {value}: {PLAYERS[name[0]]} diverged; the newest"
-            " checkpoint is from before; lower rates need a new workdir"
-        )
+    def __init__(self, step: int, name: str, message: str):
+        super().__init__(f"step {step}: {message}")
         self.step = step
         self.name = name
+
+
+def diagnosis(values: Mapping[str, float]) -> tuple[str, str] | None:
+    """Which value in CHECKED is not finite, if any, and what that means."""
+    for name in CHECKED:
+        if not math.isfinite(values.get(name, 0.0)):
+            return name, f"{name} is {values[name]}: {PLAYERS[name[0]]} diverged"
+    return None
+
+
+class _Pending(NamedTuple):
+    """A step whose values may still be being computed; `log` it whatever its number."""
+
+    step: int
+    values: dict[str, ArrayLike]
+    log: bool
 
 
 @final
@@ -65,6 +89,7 @@ class Writer:
         start_step: int,
         *,
         active: bool = True,
+        watch: Watch | None = None,
     ):
         """Opens the logs, and drops from metrics.jsonl what `start_step` undoes.
 
@@ -73,6 +98,8 @@ class Writer:
           config: its config.
           start_step: the step of the state that training starts from.
           active: write; False (in all processes but one) only checks.
+          watch: is given each step and its values in CHECKED and WATCHED, before they
+            are checked and logged.
 
         Raises:
           ConfigError: `run.wandb` is set and wandb is not installed.
@@ -80,8 +107,9 @@ class Writer:
         self.latest: dict[str, float] = {}
         self._workdir = pathlib.Path(workdir)
         self._active = active
+        self._watch = watch
         self._every = config.run.log_every
-        self._pending: tuple[int, dict[str, ArrayLike]] | None = None
+        self._pending: _Pending | None = None
         self._wandb = self._tensorboard = self._lines = None
         if not active:
             return
@@ -119,6 +147,7 @@ class Writer:
         step: int,
         metrics: Mapping[str, ArrayLike],
         extra: Mapping[str, float] | None = None,
+        look: Mapping[str, ArrayLike] | None = None,
     ) -> None:
         """Takes a step's scalars, and deals with those of the call before.
 
@@ -126,13 +155,15 @@ class Writer:
           step: rises from call to call.
           metrics: scalars that may still be being computed.
           extra: what the loop measured, such as images_per_s: logged last.
+          look: scalars of a cadence of their own: they log their step.
 
         Raises:
           Diverged: a value in CHECKED of the step before is not finite.
         """
-        self.flush(pending=(step, {**metrics, **(extra or {})}))
+        values = {**metrics, **(look or {}), **(extra or {})}
+        self.flush(pending=_Pending(step, values, log=bool(look)))
 
-    def flush(self, *, pending: tuple[int, dict[str, ArrayLike]] | None = None) -> None:
+    def flush(self, *, pending: _Pending | None = None) -> None:
         """Deals with the step that is pending: before its state is saved, say.
 
         Raises:
@@ -141,17 +172,18 @@ class Writer:
         ready, self._pending = self._pending, pending
         if ready is None:
             return
-        step, metrics = ready
-        log = self._active and step % self._every == 0
-        names = metrics if log else [name for name in CHECKED if name in metrics]
+        step, metrics, log = ready
+        log |= step % self._every == 0
+        names = metrics if log else [n for n in CHECKED + WATCHED if n in metrics]
         fetched = jax.device_get([metrics[name] for name in names])
         values = {n: float(v) for n, v in zip(names, fetched, strict=True)}
+        if self._watch is not None:
+            self._watch(step, values)
         self.latest = {name: values[name] for name in CHECKED if name in values}
-        for name, value in self.latest.items():
-            if not math.isfinite(value):
-                raise Diverged(step, name, value)
-        if log:
-            self._log(step, values)
+        if (found := diagnosis(values)) is not None:
+            raise Diverged(step, found[0], f"{found[1]}; {STOPS}")
+        if log and self._active:
+            self._log(step, {n: v for n, v in values.items() if n not in UNLOGGED})
 
     def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
         """Writes samples/<name>_<step>.png, whole or not at all."""

@@ -7,14 +7,14 @@ import sagan
 
 ORDER = (
     "schema architecture config source datacheck readers data prepare conv layers"
-    " attention blocks generator discriminator losses state xla step devices witness"
-    " processes cache"
+    " attention blocks generator discriminator losses state vitals xla step devices"
+    " witness processes cache"
     " metrics.protocol metrics.extract metrics.gaussian metrics.frechet metrics.kernel"
     " metrics.inception_score metrics.neighbours metrics.resize metrics.pickled"
     " metrics.inception metrics.weights metrics.classifier metrics.accuracy"
-    " metrics metrics.features"
-    " sample snapshot checkpoint workdir sinks writer interrupt export loop imagesets"
-    " protocol judge floor card fakes evaluate compare arguments cli"
+    " metrics metrics.features sample snapshot checkpoint workdir sinks writer"
+    " symptoms doctor interrupt export loop imagesets protocol judge floor card fakes"
+    " evaluate compare arguments cli"
 ).split()
 ROOT = pathlib.Path(sagan.__file__).parent
 MODULES = sorted([*ROOT.glob("[a-z]*.py"), *ROOT.glob("[a-z]*/*.py")])

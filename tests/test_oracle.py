@@ -386,6 +386,7 @@ class Setting:
             g=self.flax_player(g, self.game.g_tx),
             d=self.flax_player(d, self.game.d_tx),
             ema=(),
+            rollbacks=jnp.asarray(0),
         )
 
     @staticmethod

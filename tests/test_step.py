@@ -253,6 +253,8 @@ def test_metrics_tell_losses_logits_gammas_sigmas_norms_and_rates(reference):
         *("gamma/g/attention8", "gamma/d/attention4", "lr/g", "lr/d"),
         *("g_weight_norm", "d_weight_norm"),
         *("sigma/g_max", "sigma/g_min", "sigma/d_max", "sigma/d_min"),
+        *("d_saturated", "real_diversity", "fake_diversity"),
+        *("nonfinite/state", "nonfinite/d_gradient", "nonfinite/g_gradient"),
     }
     assert all(np.ndim(value) == 0 for value in metrics.values())
 
