@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import pathlib
+import re
+import sys
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -55,12 +58,24 @@ def place(target: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
 
 
 def quiet_orbax() -> None:
-    """Drops Orbax's log: what it has to say comes as exceptions too."""
+    """Drops what Orbax prints: what it has to say comes as exceptions too.
+
+    That is its log and, after a failed save, a traceback for each array that was still
+    being written when it closed its event loop.
+    """
     logging.getLogger("absl").addFilter(_is_not_from_orbax)
+    printed = sys.unraisablehook
+    if getattr(printed, "__module__", "") != __name__:
+        sys.unraisablehook = lambda what: _is_late(what) or printed(what)
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in pathlib.Path(record.pathname).parts
+
+
+def _is_late(what: Any) -> bool:
+    error = what.exc_value
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
 def handlers() -> dict[str, ocp.CheckpointHandler]:
@@ -136,6 +151,8 @@ def read_metric(folder: pathlib.Path) -> float | None:
 def first_line(error: Exception) -> str:
     """An error in one line: Orbax's can be a screen."""
     text = str(error).strip() or type(error).__name__
+    if code := re.search(r"os_error_code='(\d+)'", text):  # TensorStore's, at the end
+        return os.strerror(int(code[1]))
     return text.splitlines()[0][:300]
 
 

@@ -320,8 +320,6 @@ def test_step_is_saved_once_and_steps_rise(open_):
     assert checkpoints.save(3, make_state(3))
 
 
-# When several arrays fail at once, Orbax closes its event loop on all but the first.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_full_disk_names_the_step_and_spares_the_older(open_):
     checkpoints = saved(open_, 1, keep=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
