@@ -117,7 +117,7 @@ def _read(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], str | None]:
         arrays = _read_arrays(folder / "state")
         if (str(meta["step"]), meta["crc32"]) == (folder.name, _crc32(arrays)):
             return arrays, None
-    except (MemoryError, PermissionError):
+    except (ConfigError, MemoryError, PermissionError):
         raise  # of the machine, not of the checkpoint
     except Exception as error:  # TensorStore's are of many types
         return {}, first_line(error)
@@ -136,7 +136,15 @@ def _read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
         )
         for name in names
     }
-    return {name: array.result().read().result() for name, array in opened.items()}
+    arrays = {name: array.result() for name, array in opened.items()}
+    # TensorStore ends the process where memory for an array cannot be had.
+    needed = sum(
+        math.prod(x.shape) * x.dtype.numpy_dtype.itemsize for x in arrays.values()
+    )
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(f"{folder}: {needed:,} bytes; this machine has {there:,}")
+    return {name: array.read().result() for name, array in arrays.items()}
 
 
 def read_metric(folder: pathlib.Path) -> float | None:

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from sagan import sinks
+from sagan.cache import file_name
 from sagan.config import Config
 from sagan.workdir import naming
 
@@ -163,7 +164,7 @@ class Writer:
         """Writes samples/<name>_<step>.png, whole or not at all."""
         if not self._active:
             return
-        path = self._workdir / "samples" / f"{name}_{step:08d}.png"
+        path = self._workdir / "samples" / file_name(f"{name}_{step:08d}.png")
         path.parent.mkdir(exist_ok=True)
         grey = picture.shape[-1] == 1
         encoded = io.BytesIO()

@@ -131,7 +131,7 @@ def test_a_run_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(mount, tmp
         args += ["--run.steps", "60", "--run.checkpoint-every", "5"]
         args += ["--run.log-every", "1", "--run.sample-every", "10"]
         return subprocess.run(
-            [sys.executable, *args, "--run.keep", "5"],
+            [sys.executable, *args, "--run.keep", "2"],
             cwd=ROOT,
             env=env,
             capture_output=True,
@@ -144,7 +144,7 @@ def test_a_run_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(mount, tmp
         assert "No space left on device" in run.stderr
         assert len(run.stderr.splitlines()) == 1, run.stderr
 
-    (folder / "filler").write_bytes(bytes(2_000_000))
+    (folder / "filler").write_bytes(bytes(1_500_000))
     check_failed(train(folder / "run"))
     (folder / "filler").unlink()
     left = [path.name for path in (folder / "run" / "checkpoints").iterdir()]
