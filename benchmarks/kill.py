@@ -14,7 +14,8 @@ run is evaluated. The same command starts it again, until it is done. Checked:
 - at the end: metrics, pictures, evaluations, the best checkpoint and the final state
   are the unbroken run's bit for bit, and no half-written file is left.
 
-Prints a tally; exit code 1 if anything differs.
+Prints a tally; exit code 1 if anything differs. A second call with the same --out takes
+the unbroken run that is there.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import itertools
 import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -48,10 +49,11 @@ ROOT = Path(__file__).parents[1]
 EVERY, EVALUATE, PICTURES = 10, 20, 15  # steps
 PHASES = ("start", "compile", "step", "save", "evaluate")
 TMP = "*.orbax-checkpoint-tmp"
+KEEP = 3  # checkpoints, besides the best
 PATIENCE = 300  # seconds without the moment that is waited for
 
 
-def command(workdir: Path, steps: int, keep: int = 3) -> list[str]:
+def command(workdir: Path, steps: int, keep: int = KEEP) -> list[str]:
     """What is run: the same each time but for `keep`, which no number depends on."""
     return [
         *[sys.executable, "-u", "train.py", "configs/digits.py"],
@@ -144,6 +146,7 @@ class Tally:
         default_factory=collections.Counter
     )
     half_written: int = 0
+    half_removed: int = 0
     torn_lines: int = 0
     restarts: int = 0
     resumed: int = 0
@@ -165,6 +168,7 @@ class Tally:
             [
                 f"kills: {self.died.total()}; died in, of aimed at: {died}",
                 f"half-written checkpoints left by kills: {self.half_written};"
+                f" half-removed old ones: {self.half_removed};"
                 f" torn last lines of metrics.jsonl: {self.torn_lines}",
                 f"restarts: {self.restarts}; as far as restoring: {self.resumed}, each"
                 " from the newest whole checkpoint",
@@ -178,10 +182,15 @@ class Tally:
         )
 
 
-def newest(checkpoints: Path) -> int:
-    """The newest whole checkpoint; 0: there is none."""
+def whole(checkpoints: Path) -> list[int]:
+    """The steps with a checkpoint that was written to its end, rising."""
     names = [path.name for path in checkpoints.glob("[0-9]*")]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def newest(checkpoints: Path) -> int:
+    """The newest of these; 0: there is none."""
+    return max(whole(checkpoints), default=0)
 
 
 def metrics(workdir: Path) -> tuple[list[dict], bool]:
@@ -237,8 +246,10 @@ def after_a_kill(life: Life, workdir: Path, unbroken: Path, tally: Tally) -> Non
     tally.torn_lines += torn
     same = rows == metrics(unbroken)[0][: len(rows)]
     tally.check(same, f"metrics.jsonl after step {life.step()}")
-    kept = [int(p.name) for p in checkpoints.glob("[0-9]*") if p.name.isdecimal()]
-    for step in kept:
+    for i, step in enumerate(reversed(whole(checkpoints))):
+        if i >= KEEP and not (checkpoints / str(step) / "meta" / "metadata").exists():
+            tally.half_removed += 1  # no longer among the newest: it was on its way out
+            continue
         same = meta(checkpoints, step) == meta(unbroken / "checkpoints", step)
         tally.check(same, f"checkpoint {step} is not the unbroken run's")
     saved = (life.step() - 1) // EVERY * EVERY  # begun: so the one before is there
@@ -266,11 +277,18 @@ def check_resumed(life: Life, expected: int, tally: Tally) -> None:
 def same_run(workdir: Path, unbroken: Path, tally: Tally) -> None:
     """Compares everything that a finished run leaves."""
     before = len(tally.wrong)
-    states = [load_state(path, read_config(path)) for path in (workdir, unbroken)]
-    trees = [jax.tree_util.tree_leaves_with_path(state) for state, _ in states]
-    for (path, x), (_, y) in zip(*trees, strict=True):
-        same = np.asarray(x).tobytes() == np.asarray(y).tobytes()
-        tally.check(same, f"final state: {jax.tree_util.keystr(path)}")
+    best = [
+        Checkpoints(path / "checkpoints", KEEP, read_only=True).best()
+        for path in (workdir, unbroken)
+    ]
+    tally.check(best[0] == best[1], f"best checkpoints {best}")
+    for step in (None, best[1]):
+        states = [load_state(p, read_config(p), step) for p in (workdir, unbroken)]
+        trees = [jax.tree_util.tree_leaves_with_path(state) for state, _ in states]
+        for (path, x), (_, y) in zip(*trees, strict=True):
+            same = np.asarray(x).tobytes() == np.asarray(y).tobytes()
+            name = f"{jax.tree_util.keystr(path)} of the {step or 'final'} state"
+            tally.check(same, name)
     tally.check(metrics(workdir) == metrics(unbroken), "metrics.jsonl at the end")
     pictures = [
         {p.name: zlib.crc32(p.read_bytes()) for p in (path / "samples").iterdir()}
@@ -285,11 +303,6 @@ def same_run(workdir: Path, unbroken: Path, tally: Tally) -> None:
         for path in (workdir, unbroken)
     ]
     tally.check(numbers[0] == numbers[1], "evaluations")
-    best = [
-        Checkpoints(path / "checkpoints", keep=3, read_only=True).best()
-        for path in (workdir, unbroken)
-    ]
-    tally.check(best[0] == best[1], f"best checkpoints {best}")
     patterns = (TMP, ".*.json.*", "*.unfinished", ".card.md.*")
     left = [path for pattern in patterns for path in workdir.rglob(pattern)]
     tally.check(not left, f"half-written files: {left}")
@@ -319,8 +332,9 @@ def run_killed(
     folder: Path, unbroken: Path, steps: int, aims: Iterable[str], seed: int
 ) -> Tally:
     """Kills once for each aim; a run that ends before the aims do begins anew."""
-    numbers, tally, run = random.Random(seed), Tally(), 0
-    workdir = folder / f"killed{run}"
+    numbers, tally = random.Random(seed), Tally()
+    unused = (folder / f"killed{i}" for i in itertools.count())
+    workdir = next(path for path in unused if not path.exists())
     for aim in [*aims, "none"]:
         while True:
             checkpoints = workdir / "checkpoints"
@@ -345,9 +359,10 @@ def run_killed(
             if aim == "none" or tally.wrong:
                 count_compiled(folder, tally)
                 return tally
-            run += 1
-            workdir = folder / f"killed{run}"
+            workdir = next(unused)
         print(f"{tally.died.total()} {aim}: step {life.step()}", flush=True)
+        if tally.died.total() % 25 == 0:
+            print(tally, flush=True)
     return tally
 
 
@@ -361,8 +376,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/kill"))
     known = parser.parse_args()
     folder = known.out.absolute()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
     unbroken = run_unbroken(folder, known.steps)
     print(f"unbroken: {time.monotonic() - begin:.0f} s", flush=True)
