@@ -215,11 +215,12 @@ def _tail(stream: io.BytesIO | io.BufferedReader) -> bytes:
 
 
 def upright(opened: Image.Image) -> Image.Image:
-    """The image turned as its EXIF data say."""
+    """The image itself, turned as its EXIF data say."""
     try:
-        return ImageOps.exif_transpose(opened)
+        ImageOps.exif_transpose(opened, in_place=True)  # else it copies every image
     except (SyntaxError, ValueError, KeyError, TypeError, UserWarning):
-        return opened  # unreadable EXIF data: the pixels decide
+        pass  # unreadable EXIF data: the pixels decide
+    return opened
 
 
 def _mode_is_known(opened: Image.Image) -> None:
@@ -238,4 +239,4 @@ def flat(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
     elif image.has_transparency_data:
         over = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
