@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -21,16 +22,30 @@ def folder() -> Path:
     return Path(home).expanduser() / "sagan"
 
 
+def file_name(text: str) -> str:
+    """Any text as the name of a file: it cannot lead out of its folder.
+
+    What is no plain name gets plain characters and a digest, so that no two texts have
+    one name. Whatever comes from a user, a data set or a file goes through here before
+    it becomes part of a path that is written.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.=-]", "_", text).lstrip(".")[:128]
+    if plain == text and text:
+        return text
+    return f"{plain[:64]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
 def kept(name: str, make: Callable[[], Arrays]) -> Arrays:
     """The arrays of a name that says all that they depend on: read, else made and kept.
 
     A file that cannot be read is made anew; a directory that cannot be written is no
     reason to fail.
     """
-    path = folder() / f"{name}.npz"
+    path = folder() / f"{file_name(name)}.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        with path.open("rb") as raw, zipfile.ZipFile(raw):
+            with np.load(raw, allow_pickle=False) as file:
+                return dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         arrays = make()
     try:

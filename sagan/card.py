@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from sagan.cache import file_name
 from sagan.floor import Floor
 from sagan.workdir import write_whole
 
@@ -81,7 +82,7 @@ def read(path: Path) -> Result | None:
     except (OSError, ValueError):
         return None
     known = isinstance(result, dict) and {"about", "results", "sha256"} <= set(result)
-    return result if known else None
+    return result if known and isinstance(result["sha256"], str) else None
 
 
 def read_same(folder: Path, result: Result) -> Result | None:
@@ -108,7 +109,7 @@ def write(folder: Path, result: Result) -> None:
 
 def _aside(folder: Path, name: str, result: Result) -> Path:
     stem, dot, suffix = name.partition(".")
-    return folder / f"{stem}.{result['sha256'][:8]}{dot}{suffix}"
+    return folder / file_name(f"{stem}.{result['sha256'][:8]}{dot}{suffix}")
 
 
 def table(result: Result) -> list[list[str]]:

@@ -11,7 +11,7 @@ from sagan import sample
 from sagan.checkpoint import Checkpoints
 from sagan.schema import Config, ConfigError
 from sagan.state import GANState, abstract, generator_variables
-from sagan.workdir import read_config
+from sagan.workdir import naming, read_config
 from sagan.writer import grid
 
 
@@ -152,13 +152,15 @@ def _average(config: Config, weights: str | None) -> int | None:
 def _write(out: Path, images: np.ndarray, labels: np.ndarray) -> None:
     if out.suffix == ".npz":
         out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(out, image=images, label=labels)
+        with naming(out):
+            np.savez_compressed(out, image=images, label=labels)
         return
     out.mkdir(parents=True, exist_ok=True)
 
     def save(name: str, picture: np.ndarray) -> None:
         grey = picture.shape[-1] == 1
-        Image.fromarray(picture[..., 0] if grey else picture).save(out / name)
+        with naming(out / name):
+            Image.fromarray(picture[..., 0] if grey else picture).save(out / name)
 
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         save(f"{i:06d}_class{label}.png", image)

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
 
 from sagan.data import open_source
 from sagan.metrics.protocol import Progress, silent
 from sagan.schema import Config, ConfigError, Data
-from sagan.source import Examples, Source, flat, is_grey, upright
+from sagan.source import Examples, Source, flat, is_grey, opened_image, upright
 
 _ORDER_SEED = 0  # of the order, and so of the choice, of reals
 TRAINING = 50_000  # images at most for an embedded feature network
@@ -22,6 +21,7 @@ _LABELS = ("label", "labels", "arr_1", "y")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 _TESTS = ("test", "val", "validation")
 _CHUNK = 512
+MOST_BYTES = 2**35  # of one array: 170,000 images of 256x256
 
 
 def order(count: int) -> Int[np.ndarray, " n"]:
@@ -196,13 +196,17 @@ def check_alike(fake: Examples, real: Examples) -> None:
 
 def _of_npz(path: Path) -> ImageSet:
     try:
+        with zipfile.ZipFile(path) as archive:
+            largest = max((part.file_size for part in archive.infolist()), default=0)
+        if largest > MOST_BYTES:
+            raise ValueError(f"{largest:,} bytes unpacked, {MOST_BYTES:,} at most")
         with np.load(path, allow_pickle=False) as file:
             names = list(file)
             image = next((file[name] for name in _IMAGES if name in names), None)
             label = next((file[name] for name in _LABELS if name in names), None)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: is not there") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path}: cannot be read as .npz ({error})") from error
     if image is None:
         raise ConfigError(
@@ -231,7 +235,7 @@ def _of_npz(path: Path) -> ImageSet:
 
 def _read(file: Path) -> np.ndarray:
     try:
-        with Image.open(file) as opened:
+        with opened_image(file) as opened:
             grey = is_grey(opened)
             pixels = np.asarray(flat(upright(opened), "L" if grey else "RGB"))
     except Exception as error:  # Pillow raises nearly anything

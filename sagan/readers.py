@@ -6,8 +6,10 @@ Each function takes config.data and a split, and gives a Source that is not yet 
 import dataclasses
 import functools
 import io
+import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, final
 
@@ -17,7 +19,7 @@ from PIL import Image
 
 from sagan.datacheck import some
 from sagan.schema import ConfigError, Data
-from sagan.source import Record, Source
+from sagan.source import Record, Source, image_formats
 
 
 def digits(data: Data, split: str) -> Source:
@@ -148,7 +150,7 @@ def _suffixes() -> frozenset[str]:
     return frozenset(
         suffix
         for suffix, name in Image.registered_extensions().items()
-        if name in Image.OPEN and Image.MIME.get(name, "").startswith("image/")
+        if name in image_formats()
     )
 
 
@@ -197,13 +199,21 @@ def prepared(data: Data, split: str) -> Source:
 def _builder(data: Data) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.constants import DATA_DIR
-    from tensorflow_datasets.core.read_only_builder import builder_from_files
+    from tensorflow_datasets.core.read_only_builder import _find_builder_dir
+    from tensorflow_datasets.core.utils import error_utils
 
     path = os.path.expanduser(data.path or DATA_DIR)
     try:
-        if os.path.exists(os.path.join(path, "features.json")):
-            return tfds.builder_from_directory(path)
-        return builder_from_files(data.name, data_dir=path)
+        folder = path
+        if not os.path.exists(os.path.join(path, "features.json")):
+            with error_utils.reraise_with_context(ValueError):  # it needs that
+                folder = _find_builder_dir(data.name, data_dir=path)
+        if folder is None:
+            raise ValueError("not found")
+        _refuse_foreign_code(folder)
+        return tfds.builder_from_directory(folder)
+    except ConfigError:
+        raise
     except ValueError as error:  # not found, or no name of a data set at all
         if data.path and "://" not in path and not os.path.isdir(path):
             raise ConfigError(f"data.path = {data.path!r}: no such folder") from error
@@ -215,6 +225,21 @@ def _builder(data: Data) -> Any:
             f" set prepared in {path} (there: {some(there) or 'none'}) by"
             f" `sagan prepare {data.name} --data-dir {path}`"
         ) from error
+
+
+def _refuse_foreign_code(folder: Any) -> None:
+    """TFDS imports the modules that a data set's features.json names."""
+    from etils import epath
+
+    text = (epath.Path(folder) / "features.json").read_text()
+    named = re.findall(r'"pythonClassName"\s*:\s*("(?:[^"\\]|\\.)*")', text)
+    own = ("tensorflow_datasets.", "tfds.")
+    foreign = [n for n in map(json.loads, named) if not n.startswith(own)]
+    if foreign:
+        raise ConfigError(
+            f"{folder}: its features are of {some(foreign)}: must be TFDS's own;"
+            " code that a data set names is not run"
+        )
 
 
 @final

@@ -6,10 +6,16 @@ import importlib
 import json
 import os
 import pathlib
+import time
 import uuid
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import UInt8
 
 from sagan.config import Config, ConfigError, fields
+from sagan.workdir import naming, write_whole
 
 
 def drop_after(path: pathlib.Path, step: int, rollbacks: int = 0) -> None:
@@ -31,19 +37,56 @@ def drop_after(path: pathlib.Path, step: int, rollbacks: int = 0) -> None:
 
     lines = path.read_bytes().splitlines(keepends=True)
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(b"".join(line for line in lines if stays(line)))
-    os.replace(unfinished, path)
+    with naming(path):
+        unfinished.write_bytes(b"".join(line for line in lines if stays(line)))
+        os.replace(unfinished, path)
 
 
-def start_tensorboard(workdir: pathlib.Path, start_step: int) -> Any:
-    """A tensorboardX.SummaryWriter on `workdir`/tensorboard."""
-    import tensorboardX  # only here: a run without it need not wait for it
+@final
+class Tensorboard:
+    """Event files in `workdir`/tensorboard, written when told and not by a thread.
 
-    return tensorboardX.SummaryWriter(
-        str(workdir / "tensorboard"),
-        purge_step=start_step + 1,  # TensorBoard hides what was there of later steps
-        filename_suffix=f".{start_step}",  # else the name is the second: overwritten
-    )
+    That of tensorboardX.SummaryWriter dies of a full disk unnoticed, with screens of
+    traceback at the end.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start_step: int):
+        # Only here: a run without TensorBoard need not wait for it.
+        from tensorboardX import event_file_writer, summary
+
+        proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
+        self._summary, self._event = summary, proto.Event
+        self._folder = workdir / "tensorboard"
+        with naming(self._folder):
+            self._folder.mkdir(exist_ok=True)
+            # Without the step the name is the second: overwritten.
+            name = str(self._folder / "events")
+            self._events = event_file_writer.EventsWriter(name, f".{start_step}")
+            # TensorBoard hides what was there of this and later steps.
+            restart = proto.SessionLog(status=proto.SessionLog.START)
+            self._write(start_step + 1, session_log=restart)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a point to each curve."""
+        for name, value in values.items():
+            self._write(step, summary=self._summary.scalar(name, value))
+        with naming(self._folder):
+            self._events.flush()
+
+    def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
+        """Adds a picture."""
+        shown = self._summary.image(name, picture, dataformats="HWC")
+        self._write(step, summary=shown)
+
+    def close(self) -> None:
+        """Writes what is still kept back."""
+        with naming(self._folder):
+            self._events.close()
+
+    def _write(self, step: int, **what: Any) -> None:
+        with naming(self._folder):
+            event = self._event(step=step, wall_time=time.time(), **what)
+            self._events.write_event(event)
 
 
 def start_wandb(workdir: pathlib.Path, config: Config) -> Any:
@@ -60,7 +103,7 @@ def start_wandb(workdir: pathlib.Path, config: Config) -> Any:
         raise ConfigError("run.wandb: needs W&B: pip install 'sagan[wandb]'")
     path = workdir / "wandb_id.txt"
     if not path.exists():
-        path.write_text(uuid.uuid4().hex)
+        write_whole(path, uuid.uuid4().hex)
     return wandb.init(
         project="sagan",
         name=workdir.absolute().name,

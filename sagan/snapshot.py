@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import pathlib
+import re
+import sys
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -58,12 +61,24 @@ def place(target: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
 
 
 def quiet_orbax() -> None:
-    """Drops Orbax's log: what it has to say comes as exceptions too."""
+    """Drops what Orbax prints: what it has to say comes as exceptions too.
+
+    That is its log and, after a failed save, a traceback for each array that was still
+    being written when it closed its event loop.
+    """
     logging.getLogger("absl").addFilter(_is_not_from_orbax)
+    printed = sys.unraisablehook
+    if getattr(printed, "__module__", "") != __name__:
+        sys.unraisablehook = lambda what: _is_late(what) or printed(what)
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in pathlib.Path(record.pathname).parts
+
+
+def _is_late(what: Any) -> bool:
+    error = what.exc_value
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
 def handlers() -> dict[str, ocp.CheckpointHandler]:
@@ -94,7 +109,7 @@ def read(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], str | None]:
         arrays = _read_arrays(folder / "state")
         if (str(meta["step"]), meta["crc32"]) == (folder.name, _crc32(arrays)):
             return arrays, None
-    except (MemoryError, PermissionError):
+    except (ConfigError, MemoryError, PermissionError):
         raise  # of the machine, not of the checkpoint
     except Exception as error:  # TensorStore's are of many types
         return {}, first_line(error)
@@ -113,7 +128,15 @@ def _read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
         )
         for name in names
     }
-    return {name: array.result().read().result() for name, array in opened.items()}
+    arrays = {name: array.result() for name, array in opened.items()}
+    # TensorStore ends the process where memory for an array cannot be had.
+    needed = sum(
+        math.prod(x.shape) * x.dtype.numpy_dtype.itemsize for x in arrays.values()
+    )
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(f"{folder}: {needed:,} bytes; this machine has {there:,}")
+    return {name: array.read().result() for name, array in arrays.items()}
 
 
 def read_metric(folder: pathlib.Path) -> float | None:
@@ -128,6 +151,8 @@ def read_metric(folder: pathlib.Path) -> float | None:
 def first_line(error: Exception) -> str:
     """An error in one line: Orbax's can be a screen."""
     text = str(error).strip() or type(error).__name__
+    if code := re.search(r"os_error_code='(\d+)'", text):  # TensorStore's, at the end
+        return os.strerror(int(code[1]))
     return text.splitlines()[0][:300]
 
 

@@ -1,9 +1,11 @@
 """Encoded images of one split, and the one way from a file to a square of uint8."""
 
 import dataclasses
+import functools
 import io
+import warnings
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
@@ -14,6 +16,9 @@ from sagan.schema import ConfigError, Data
 # What closes a whole file; anything after it (some cameras add data) is short.
 _END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL = 1024
+# From here on Pillow warns; in colour a quarter of a gigabyte.
+MOST_PIXELS = 89_478_485
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class Record(NamedTuple):
@@ -132,7 +137,7 @@ def header(image: bytes | str, *, whole: bool) -> Header:
       whole: also check that nothing is missing: the end of a JPEG or PNG file is
         looked for; what has none where it should be, and any other format, is decoded.
     """
-    with _open(image) as stream, Image.open(stream) as opened:
+    with _open(image) as stream, opened_image(stream) as opened:
         _mode_is_known(opened)
         grey = is_grey(opened)
         width, height = opened.size
@@ -156,7 +161,7 @@ def decode(image: bytes | str, data: Data) -> UInt8[np.ndarray, "h w c"]:
     Source: central crop and bilinear resize are the official preprocessing
     (openai/improved-gan, imagenet/convert_imagenet_to_records.py, `imresize`).
     """
-    with _open(image) as stream, Image.open(stream) as opened:
+    with _open(image) as stream, opened_image(stream) as opened:
         # JPEG only: decodes at 1/2, 1/4 or 1/8, but never below twice the size.
         opened.draft(None, (2 * data.size, 2 * data.size))
         turned = flat(upright(opened), "L" if data.channels == 1 else "RGB")
@@ -174,6 +179,28 @@ def decode(image: bytes | str, data: Data) -> UInt8[np.ndarray, "h w c"]:
         return pixels.reshape(data.size, data.size, data.channels)
 
 
+def opened_image(stream: Any) -> Image.Image:
+    """The first frame of an image, not decoded yet.
+
+    Files are not trusted: only formats that are images are looked for, whatever a file
+    is called (Pillow gives PostScript to another program), and Pillow's limits of what
+    a file may unpack to are errors. Raises what Pillow raises.
+    """
+    opened = Image.open(stream, formats=image_formats())
+    width, height = opened.size
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width}x{height} pixels; must be {MOST_PIXELS:,} at most")
+    return opened
+
+
+@functools.cache
+def image_formats() -> tuple[str, ...]:
+    """Those that Pillow reads and whose MIME type is that of an image."""
+    Image.init()
+    known = Image.OPEN
+    return tuple(n for n in known if Image.MIME.get(n, "").startswith("image/"))
+
+
 def _open(image: bytes | str) -> io.BytesIO | io.BufferedReader:
     return open(image, "rb") if isinstance(image, str) else io.BytesIO(image)
 
@@ -188,11 +215,12 @@ def _tail(stream: io.BytesIO | io.BufferedReader) -> bytes:
 
 
 def upright(opened: Image.Image) -> Image.Image:
-    """The image turned as its EXIF data say."""
+    """The image itself, turned as its EXIF data say."""
     try:
-        return ImageOps.exif_transpose(opened)
+        ImageOps.exif_transpose(opened, in_place=True)  # else it copies every image
     except (SyntaxError, ValueError, KeyError, TypeError, UserWarning):
-        return opened  # unreadable EXIF data: the pixels decide
+        pass  # unreadable EXIF data: the pixels decide
+    return opened
 
 
 def _mode_is_known(opened: Image.Image) -> None:
@@ -211,4 +239,4 @@ def flat(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
     elif image.has_transparency_data:
         over = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)

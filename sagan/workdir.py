@@ -104,7 +104,8 @@ def locked(workdir: str | pathlib.Path) -> Iterator[None]:
 
 
 def _has_checkpoint(workdir: pathlib.Path) -> bool:
-    return any((workdir / "checkpoints").glob("[0-9]*"))
+    found = (workdir / "checkpoints").glob("*")  # also what a kill left half written
+    return any(path.name.isdecimal() for path in found)
 
 
 def changed_data(
@@ -189,12 +190,23 @@ def _refuse_another(workdir: pathlib.Path, run: Config, now: Config) -> None:
     raise ConfigError("\n".join(lines))
 
 
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """An OSError within says which file it is about: that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
 def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a file that is there whole or not at all, even when killed."""
     prefix = f".{path.name}."
     handle, unfinished = tempfile.mkstemp(prefix=prefix, dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with naming(path), os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

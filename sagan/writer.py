@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -17,7 +18,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from sagan import sinks
+from sagan.cache import file_name
 from sagan.config import Config
+from sagan.workdir import naming
 
 PLAYERS = {"d": "the discriminator", "g": "the generator"}
 CHECKED = tuple(
@@ -116,7 +119,7 @@ class Writer:
         if config.run.wandb:
             self._wandb = sinks.start_wandb(self._workdir, config)
         if config.run.tensorboard:
-            self._tensorboard = sinks.start_tensorboard(self._workdir, start_step)
+            self._tensorboard = sinks.Tensorboard(self._workdir, start_step)
         path = self._workdir / "metrics.jsonl"
         sinks.drop_after(path, start_step)
         self._lines = path.open("a", encoding="utf-8")
@@ -137,8 +140,12 @@ class Writer:
                 failed = False
         finally:
             for log in (self._lines, self._tensorboard):
-                if log is not None:
-                    log.close()
+                try:
+                    if log is not None:
+                        log.close()
+                except OSError:  # of a full disk: once is enough
+                    if not failed:
+                        raise
             if self._wandb is not None:
                 self._wandb.finish(exit_code=int(failed))
 
@@ -189,29 +196,31 @@ class Writer:
         """Writes samples/<name>_<step>.png, whole or not at all."""
         if not self._active:
             return
-        path = self._workdir / "samples" / f"{name}_{step:08d}.png"
+        path = self._workdir / "samples" / file_name(f"{name}_{step:08d}.png")
         path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
         grey = picture.shape[-1] == 1
-        Image.fromarray(picture[..., 0] if grey else picture).save(unfinished, "PNG")
-        os.replace(unfinished, path)
+        encoded = io.BytesIO()
+        Image.fromarray(picture[..., 0] if grey else picture).save(encoded, "PNG")
+        unfinished = path.with_suffix(".unfinished")
+        with naming(path):
+            unfinished.write_bytes(encoded.getvalue())
+            os.replace(unfinished, path)
         if self._tensorboard is not None:
-            self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+            self._tensorboard.image(step, name, picture)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Draws further curves in TensorBoard and W&B, and nothing in metrics.jsonl."""
         if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
-            self._tensorboard.flush()
+            self._tensorboard.scalars(step, values)
         if self._wandb is not None and values:
             self._wandb.log(dict(values), step=step)
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         line = {n: v if math.isfinite(v) else str(v) for n, v in values.items()}
         if self._lines is not None:
-            self._lines.write(json.dumps({"step": step, **line}) + "\n")
-            self._lines.flush()
+            with naming(self._workdir / "metrics.jsonl"):
+                self._lines.write(json.dumps({"step": step, **line}) + "\n")
+                self._lines.flush()
         self.scalars(step, values)
 
 

@@ -54,6 +54,12 @@ def test_another_config_is_fine_while_nothing_is_trained(tmp_path):
     assert read_config(tmp_path).data.batch == 32
 
 
+def test_a_checkpoint_that_was_never_whole_holds_nothing(tmp_path):
+    claim(tmp_path, MINE)
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
+    claim(tmp_path, other(data__batch=32, g__bn_group=32))
+
+
 def test_usable_takes_the_classes_of_the_run(tmp_path):
     assert usable(tmp_path, MINE).data.classes is None
     claim(tmp_path, other(data__classes=7))

@@ -1,0 +1,392 @@
+"""Kills a training run with SIGKILL over and over, and checks what is left each time.
+
+python benchmarks/kill.py [--kills 100] [--seed 0] [--out runs/kill]
+
+Trains a tiny configs/digits.py once without interruption, then again under kills: of
+the whole process group, at random moments in the start, the compilation (cold: its
+cache begins empty), between two steps, while a checkpoint is written and while the
+run is evaluated. The same command starts it again, until it is done. Checked:
+
+- after each kill: every line of metrics.jsonl but a torn last one is that of the
+  unbroken run, rates apart; every checkpoint has the checksum and the metrics of the
+  unbroken run's; no step is lost that is older than the two newest saves;
+- at each restart: it resumes from the newest checkpoint that the kill left;
+- at the end: metrics, pictures, evaluations, the best checkpoint and the final state
+  are the unbroken run's bit for bit, and no half-written file is left.
+
+Prints a tally; exit code 1 if anything differs. A second call with the same --out takes
+the unbroken run that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax._src import compilation_cache
+
+from sagan.checkpoint import Checkpoints
+from sagan.export import load_state
+from sagan.workdir import read_config
+
+ROOT = Path(__file__).parents[1]
+EVERY, EVALUATE, PICTURES = 10, 20, 15  # steps
+PHASES = ("start", "compile", "step", "save", "evaluate")
+TMP = "*.orbax-checkpoint-tmp"
+KEEP = 3  # checkpoints, besides the best
+PATIENCE = 300  # seconds without the moment that is waited for
+
+
+def command(workdir: Path, steps: int, keep: int = KEEP) -> list[str]:
+    """What is run: the same each time but for `keep`, which no number depends on."""
+    return [
+        *[sys.executable, "-u", "train.py", "configs/digits.py"],
+        *["--workdir", str(workdir), "--run.steps", str(steps)],
+        *["--g.width", "8", "--d.width", "8", "--data.batch", "8", "--ema.start", "5"],
+        *["--run.log-every", "1", "--run.checkpoint-every", str(EVERY)],
+        *["--run.sample-every", str(PICTURES), "--run.keep", str(keep)],
+        *["--run.evaluate-every", str(EVALUATE), "--run.evaluate-samples", "64"],
+    ]
+
+
+class Life:
+    """One process of the run, from its start to its death.
+
+    Attributes:
+      lines: what it has said.
+    """
+
+    def __init__(self, args: list[str], folder: Path, compiled: str = "warm"):
+        caches = {
+            "SAGAN_CACHE": str(folder / "cache"),
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled" / compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | caches
+        out = subprocess.PIPE
+        self.process = subprocess.Popen(
+            args,
+            cwd=ROOT,
+            env=env,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+
+    def said(self, pattern: str) -> re.Match[str] | None:
+        """The last line that begins so."""
+        found = (re.match(pattern, line) for line in reversed(list(self.lines)))
+        return next((match for match in found if match), None)
+
+    def step(self) -> int:
+        """The last step that it told of."""
+        match = self.said(r"step (\d+) of|resuming from step (\d+)")
+        return int(match[1] or match[2]) if match else 0
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        if self.alive():
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.end()
+
+    def end(self) -> int:
+        code = self.process.wait()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def phase(self, checkpoints: Path) -> str:
+        """Where it died."""
+        if not self.said(r"\d+ x .* parameters: "):
+            return "start"
+        if not self.said("first step: "):
+            return "compile"
+        if any(checkpoints.glob(TMP)):
+            return "save"
+        told = re.match(r"step (\d+) of", self.lines[-1])
+        return "evaluate" if told and int(told[1]) % EVALUATE == 0 else "step"
+
+
+@dataclasses.dataclass
+class Tally:
+    """What happened; `wrong` is what must not."""
+
+    aimed: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    died: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    half_written: int = 0
+    half_removed: int = 0
+    torn_lines: int = 0
+    restarts: int = 0
+    resumed: int = 0
+    runs: int = 0
+    entries: int = 0
+    cut_short: int = 0
+    lost: list[int] = dataclasses.field(default_factory=list)
+    wrong: list[str] = dataclasses.field(default_factory=list)
+
+    def check(self, right: bool, otherwise: str) -> None:
+        if not right:
+            self.wrong.append(otherwise)
+            print(f"WRONG: {otherwise}", flush=True)
+
+    def __str__(self) -> str:
+        died = ", ".join(f"{p} {self.died[p]} of {self.aimed[p]}" for p in PHASES)
+        lost = np.array(self.lost or [0])
+        return "\n".join(
+            [
+                f"kills: {self.died.total()}; died in, of aimed at: {died}",
+                f"half-written checkpoints left by kills: {self.half_written};"
+                f" half-removed old ones: {self.half_removed};"
+                f" torn last lines of metrics.jsonl: {self.torn_lines}",
+                f"restarts: {self.restarts}; as far as restoring: {self.resumed}, each"
+                " from the newest whole checkpoint",
+                f"steps done again at a restart: {np.median(lost):.0f} (median),"
+                f" {lost.max()} (most), with a checkpoint every {EVERY}",
+                f"entries of JAX's compilation cache: {self.entries}, of them cut short"
+                f" by kills: {self.cut_short}",
+                f"runs that ended as the unbroken one, bit for bit: {self.runs}",
+                f"wrong: {len(self.wrong)}",
+            ]
+        )
+
+
+def whole(checkpoints: Path) -> list[int]:
+    """The steps with a checkpoint that was written to its end, rising."""
+    names = [path.name for path in checkpoints.glob("[0-9]*")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def newest(checkpoints: Path) -> int:
+    """The newest of these; 0: there is none."""
+    return max(whole(checkpoints), default=0)
+
+
+def metrics(workdir: Path) -> tuple[list[dict], bool]:
+    """The lines without rates, and whether the last one is torn."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    torn = bool(lines) and not lines[-1].endswith(b"\n")
+    rows = [json.loads(line) for line in lines[: len(lines) - torn]]
+    return [{k: v for k, v in r.items() if k != "images_per_s"} for r in rows], torn
+
+
+def meta(checkpoints: Path, step: int) -> dict:
+    return json.loads((checkpoints / str(step) / "meta" / "metadata").read_text())
+
+
+def wait_for(aim: str, life: Life, checkpoints: Path, numbers: random.Random) -> None:
+    """Returns at a random moment in the phase that is aimed at, or at its end."""
+    begin = time.monotonic()
+
+    def until(ready) -> None:
+        while life.alive() and not ready():
+            time.sleep(0.0005)
+            if time.monotonic() > begin + PATIENCE:
+                raise SystemExit(f"no {aim} within {PATIENCE} s: {life.lines[-3:]}")
+
+    if aim == "start":
+        return time.sleep(numbers.uniform(0, 4))
+    until(lambda: life.said(r"\d+ x .* parameters: "))
+    if aim == "compile":
+        return time.sleep(numbers.uniform(0, 12))
+    until(lambda: life.said("first step: "))
+    target = life.step() + numbers.randint(1, 2 * EVALUATE)
+    until(lambda: life.step() >= target)
+    if aim == "save":
+        until(lambda: any(checkpoints.glob(TMP)))
+        return time.sleep(numbers.uniform(0, 0.03))
+    if aim == "evaluate":
+        first = life.step() // EVALUATE + 1
+        done = checkpoints.parent / "eval"  # by a life before: not done again
+        while (done / f"step_{first * EVALUATE}" / "results.json").exists():
+            first += 1
+        until(lambda: life.step() >= first * EVALUATE)
+        return time.sleep(numbers.uniform(0, 0.15))
+    return time.sleep(numbers.uniform(0, 0.03))
+
+
+def after_a_kill(life: Life, workdir: Path, unbroken: Path, tally: Tally) -> None:
+    """Counts a death, and compares what it left."""
+    checkpoints = workdir / "checkpoints"
+    tally.died[life.phase(checkpoints)] += 1
+    tally.half_written += len(list(checkpoints.glob(TMP)))
+    rows, torn = metrics(workdir)
+    tally.torn_lines += torn
+    same = rows == metrics(unbroken)[0][: len(rows)]
+    tally.check(same, f"metrics.jsonl after step {life.step()}")
+    for i, step in enumerate(reversed(whole(checkpoints))):
+        if i >= KEEP and not (checkpoints / str(step) / "meta" / "metadata").exists():
+            tally.half_removed += 1  # no longer among the newest: it was on its way out
+            continue
+        same = meta(checkpoints, step) == meta(unbroken / "checkpoints", step)
+        tally.check(same, f"checkpoint {step} is not the unbroken run's")
+    saved = (life.step() - 1) // EVERY * EVERY  # begun: so the one before is there
+    enough = newest(checkpoints) >= min(saved - EVERY, life.step())
+    tally.check(enough, f"step {life.step()} reached, newest {newest(checkpoints)}")
+    if life.said("first step: "):
+        tally.lost.append(max(0, life.step() - newest(checkpoints)))
+    words = ("Traceback", "error:")
+    loud = [line for line in life.lines if any(word in line for word in words)]
+    tally.check(not loud, f"it said {loud}")
+
+
+def check_resumed(life: Life, expected: int, tally: Tally) -> None:
+    """That a restart went on where it should have."""
+    if not life.said(r"\d+ x .* parameters: "):
+        return
+    match = life.said(r"resuming from step (\d+)")
+    found = int(match[1]) if match else 0
+    tally.resumed += 1
+    tally.check(found == expected, f"resumed from {found}, newest was {expected}")
+    over = [line for line in life.lines if "passed over" in line]
+    tally.check(not over, f"a checkpoint was bad: {over}")
+
+
+def same_run(workdir: Path, unbroken: Path, tally: Tally) -> None:
+    """Compares everything that a finished run leaves."""
+    before = len(tally.wrong)
+    best = [
+        Checkpoints(path / "checkpoints", KEEP, read_only=True).best()
+        for path in (workdir, unbroken)
+    ]
+    tally.check(best[0] == best[1], f"best checkpoints {best}")
+    for step in (None, best[1]):
+        states = [load_state(p, read_config(p), step) for p in (workdir, unbroken)]
+        trees = [jax.tree_util.tree_leaves_with_path(state) for state, _ in states]
+        for (path, x), (_, y) in zip(*trees, strict=True):
+            same = np.asarray(x).tobytes() == np.asarray(y).tobytes()
+            name = f"{jax.tree_util.keystr(path)} of the {step or 'final'} state"
+            tally.check(same, name)
+    tally.check(metrics(workdir) == metrics(unbroken), "metrics.jsonl at the end")
+    pictures = [
+        {p.name: zlib.crc32(p.read_bytes()) for p in (path / "samples").iterdir()}
+        for path in (workdir, unbroken)
+    ]
+    tally.check(pictures[0] == pictures[1], "pictures")
+    numbers = [
+        {
+            p.parent.name: json.loads(p.read_text())["results"]
+            for p in (path / "eval").glob("*/results.json")
+        }
+        for path in (workdir, unbroken)
+    ]
+    tally.check(numbers[0] == numbers[1], "evaluations")
+    patterns = (TMP, ".*.json.*", "*.unfinished", ".card.md.*")
+    left = [path for pattern in patterns for path in workdir.rglob(pattern)]
+    tally.check(not left, f"half-written files: {left}")
+    tally.runs += len(tally.wrong) == before
+
+
+def count_compiled(folder: Path, tally: Tally) -> None:
+    """Reads every entry of the compilation caches."""
+    for path in (folder / "compiled").rglob("*-cache"):
+        tally.entries += 1
+        try:
+            compilation_cache.decompress_executable(path.read_bytes())
+        except Exception:  # of the library that it was compressed with
+            tally.cut_short += 1
+
+
+def run_unbroken(folder: Path, steps: int) -> Path:
+    """The run that is never killed; it keeps every checkpoint."""
+    unbroken = folder / "unbroken"
+    life = Life(command(unbroken, steps, keep=steps), folder)
+    if life.end():
+        raise SystemExit("\n".join(life.lines[-9:]))
+    return unbroken
+
+
+def run_killed(
+    folder: Path, unbroken: Path, steps: int, aims: Iterable[str], seed: int
+) -> Tally:
+    """Kills once for each aim; a run that ends before the aims do begins anew."""
+    numbers, tally = random.Random(seed), Tally()
+    unused = (folder / f"killed{i}" for i in itertools.count())
+    workdir = next(path for path in unused if not path.exists())
+    for aim in [*aims, "none"]:
+        while True:
+            checkpoints = workdir / "checkpoints"
+            expected = newest(checkpoints)
+            tally.restarts += workdir.exists()
+            compiled = f"cold{tally.restarts}" if aim == "compile" else "warm"
+            life = Life(command(workdir, steps), folder, compiled)
+            try:
+                if aim != "none":
+                    wait_for(aim, life, checkpoints, numbers)
+                    life.kill()
+                code = life.end()
+            finally:
+                life.kill()
+            check_resumed(life, expected, tally)
+            if code == -signal.SIGKILL:
+                tally.aimed[aim] += 1
+                after_a_kill(life, workdir, unbroken, tally)
+                break
+            tally.check(code == 0, f"exit code {code}: {life.lines[-3:]}")
+            same_run(workdir, unbroken, tally)
+            if aim == "none" or tally.wrong:
+                count_compiled(folder, tally)
+                return tally
+            workdir = next(unused)
+        print(f"{tally.died.total()} {aim}: step {life.step()}", flush=True)
+        if tally.died.total() % 25 == 0:
+            print(tally, flush=True)
+    return tally
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=600, help="of the run")
+    parser.add_argument("--out", type=Path, default=Path("runs/kill"))
+    known = parser.parse_args()
+    folder = known.out.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    begin = time.monotonic()
+    unbroken = run_unbroken(folder, known.steps)
+    print(f"unbroken: {time.monotonic() - begin:.0f} s", flush=True)
+    numbers = random.Random(known.seed)
+    aims = [PHASES[i % len(PHASES)] for i in range(known.kills)]
+    numbers.shuffle(aims)
+    tally = run_killed(folder, unbroken, known.steps, aims, known.seed)
+    print(f"{tally}\n{time.monotonic() - begin:.0f} s")
+    raise SystemExit(1 if tally.wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
