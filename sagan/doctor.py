@@ -17,6 +17,7 @@ from sagan.config import Config
 from sagan.state import GANState
 from sagan.symptoms import MEMORY, SYMPTOMS, Values
 from sagan.vitals import paths, sigma_errors, vitals
+from sagan.workdir import naming
 from sagan.writer import PLAYERS, STOPS, UNLOGGED, Diverged, diagnosis
 
 
@@ -161,7 +162,7 @@ class Watch:
             return
         line = {"step": step, "finding": finding.name, "since": finding.since}
         line |= {"message": finding.message, "rollbacks": self.rollbacks}
-        with self._path.open("a", encoding="utf-8") as file:
+        with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
