@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sagan.data import Batch
 from sagan.schema import Config, ConfigError
-from sagan.state import GANState, make_game
+from sagan.state import GANState, abstract, make_game
 from sagan.step import Metrics, train_step
 from sagan.xla import cpu_compiler_options
 
@@ -81,6 +81,29 @@ def map_step(config: Config, devices: Sequence[Any] | None = None) -> Mapped:
         return jax.device_put(jax.tree.map(split, batch), by_device)
 
     return Mapped(_compiled_once(step), place_state, place_batch, step.lower)
+
+
+def abstract_arguments(
+    config: Config, devices: Sequence[Any]
+) -> tuple[GANState, Batch]:
+    """Shapes and places of the step's arguments, for `lower` on devices not here."""
+    mesh = Mesh(np.array(devices), (AXIS,))
+    data, d_steps = config.data, config.optim.d_steps
+    if config.run.parallel == "jit":
+        lead, by_image = (d_steps, data.batch), PartitionSpec(None, AXIS)
+    else:
+        lead = (len(devices), d_steps, data.batch // len(devices))
+        by_image = PartitionSpec(AXIS)
+
+    def placed(shape: tuple[int, ...], dtype: Any, spec: PartitionSpec) -> Any:
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    state = jax.tree.map(
+        lambda leaf: placed(leaf.shape, leaf.dtype, PartitionSpec()), abstract(config)
+    )
+    image = placed((*lead, data.size, data.size, data.channels), np.uint8, by_image)
+    return state, Batch(image, placed(lead, np.int32, by_image))
 
 
 def _compiled_once(step: Any) -> Callable[[GANState, Any], Any]:
