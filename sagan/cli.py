@@ -1,29 +1,26 @@
 """The command line: arguments to calls, mistakes to one line and exit code 2."""
 
 import argparse
-import contextlib
 import dataclasses
-import io
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import tyro
 
 from sagan import config as config_lib
+from sagan.arguments import Arguments, T, at_least, parse
 from sagan.config import Config, ConfigError
 
-Arguments = Sequence[str]
-T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
 
 
-def run(command: Callable[[Arguments], None], args: Arguments) -> int:
-    """Calls a command; returns the exit code: 2 after a user's mistake."""
+def run(command: Callable[[Arguments], int | None], args: Arguments) -> int:
+    """Calls a command; returns its exit code (None: 0), or 2 after a user's mistake."""
     try:
-        command(args)
+        return command(args) or 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -38,7 +35,6 @@ def run(command: Callable[[Arguments], None], args: Arguments) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 _LESS_MEMORY = (
@@ -67,8 +63,16 @@ def parse_train(args: Arguments) -> tuple[Config, Path]:
       ConfigError: something is missing, unknown or of the wrong type.
       SystemExit: after --help, which lists every field.
     """
+    config, workdir = _with_config(args, "--workdir")
+    if workdir is None:
+        raise ConfigError("--workdir DIR is missing: where the run keeps its files")
+    return config, Path(workdir)
+
+
+def _with_config(args: Arguments, option: str) -> tuple[Config, str | None]:
+    """The config file with its overrides, and one option beside them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--workdir", type=Path, nargs="?")
+    parser.add_argument(option, dest="value", nargs="?")
     known, overrides = parser.parse_known_args(list(args))
     named = overrides and not overrides[0].startswith("-")
     path = overrides.pop(0) if named else None
@@ -76,10 +80,7 @@ def parse_train(args: Arguments) -> tuple[Config, Path]:
     if path is None and not wants_help:
         raise ConfigError("name a config file first, such as configs/digits.py")
     default = Config() if path is None else config_lib.load(path)
-    config = override(default, overrides)
-    if known.workdir is None:
-        raise ConfigError("--workdir DIR is missing: where the run keeps its files")
-    return config, known.workdir
+    return override(default, overrides), known.value
 
 
 def override(default: Config, args: Arguments) -> Config:
@@ -97,37 +98,6 @@ def override(default: Config, args: Arguments) -> Config:
     )
     config_lib.check(config)
     return config
-
-
-def parse(kind: type[T], args: Arguments, **options: Any) -> T:
-    """A dataclass from arguments, by tyro.
-
-    Raises:
-      ConfigError: they cannot be read; in one line.
-      SystemExit: after --help.
-    """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=list(args), **options)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ConfigError(_first_sentence(said.getvalue())) from None
-
-
-def _first_sentence(box: str) -> str:
-    """What tyro's message says between its title and its next rule, as one line.
-
-    Titles are in the frame; where the terminal has no such characters, a line with a
-    rule of hyphens below.
-    """
-    lines = [line.strip("│ ") for line in box.splitlines() if line.strip("│ ")]
-    rules = [i for i, line in enumerate(lines) if set(line) <= set("─-")]
-    start = 1 if lines and lines[0].startswith("╭") else (rules or [-1])[0] + 1
-    ends = [i for i in rules if i > start] + [len(lines)]
-    said = " ".join(line for line in lines[start : ends[0]] if line[0] not in "╭╰")
-    return re.sub(r"\s+", " ", said) or "the command line cannot be read"
 
 
 def diff_command(args: Arguments) -> None:
@@ -181,14 +151,14 @@ def sample_command(args: Arguments) -> None:
         prog="sagan sample", description=sample_command.__doc__
     )
     parser.add_argument("--workdir", type=Path, required=True, help="of the run")
-    parser.add_argument("--n", type=_at_least(1), default=64, help="images (64)")
+    parser.add_argument("--n", type=at_least(1), default=64, help="images (64)")
     parser.add_argument(
         "--classes",
-        type=_at_least(0),
+        type=at_least(0),
         nargs="+",
         help="labels to draw, in equal shares (default: all)",
     )
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="of the latents")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
     parser.add_argument(
         "--truncation",
         type=float,
@@ -200,7 +170,7 @@ def sample_command(args: Arguments) -> None:
         "--weights",
         help="raw, ema, or the decay of one average (default: ema if there is one)",
     )
-    parser.add_argument("--batch", type=_at_least(1), default=64, help="at once (64)")
+    parser.add_argument("--batch", type=at_least(1), default=64, help="at once (64)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -258,14 +228,21 @@ def evaluate_command(args: Arguments) -> None:
     )
 
 
-def _at_least(smallest: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < smallest:
-            raise argparse.ArgumentTypeError(f"{text} is less than {smallest}")
-        return value
+def plan_command(args: Arguments) -> int:
+    """CONFIG --topology v5e:2x4 [...]: what a step takes there; code 1: does not fit.
 
-    return parse
+    Code 0 where it fits, and where nothing installed can tell.
+    """
+    from sagan import topology
+
+    config, name = _with_config(args, "--topology")
+    if name is None:
+        raise ConfigError(f"--topology is missing: such as {topology.EXAMPLES}")
+    machine = topology.parse(name)
+    topology.prepare(machine)  # before JAX starts
+    from sagan.plan import plan
+
+    return int(plan(config, machine) is False)
 
 
 COMMANDS = {
@@ -273,6 +250,7 @@ COMMANDS = {
     "sample": sample_command,
     "diff": diff_command,
     "evaluate": evaluate_command,
+    "plan": plan_command,
 }
 
 
@@ -280,7 +258,10 @@ def main() -> None:
     """The console script `sagan`."""
     args = sys.argv[1:]
     if not args or args[0] not in COMMANDS:
-        lines = [f"  sagan {name} {f.__doc__}" for name, f in COMMANDS.items()]
+        lines = [
+            f"  sagan {name} {(f.__doc__ or '').splitlines()[0]}"
+            for name, f in COMMANDS.items()
+        ]
         print("usage:\n" + "\n".join(lines), file=sys.stderr)
         sys.exit(0 if args and args[0] in ("-h", "--help") else 2)
     sys.exit(run(COMMANDS[args[0]], args[1:]))

@@ -6,14 +6,15 @@ import pytest
 import sagan
 
 ORDER = (
-    "schema architecture config source datacheck readers data prepare conv layers"
-    " attention blocks generator discriminator losses state xla step devices cache"
+    "schema architecture config source datacheck readers data prepare xla conv"
+    " layers attention blocks generator discriminator losses state step devices cache"
     " metrics.protocol metrics.extract metrics.gaussian metrics.frechet metrics.kernel"
     " metrics.inception_score metrics.neighbours metrics.resize metrics.pickled"
     " metrics.inception metrics.weights metrics.classifier metrics.accuracy"
     " metrics metrics.features"
     " sample snapshot checkpoint workdir sinks writer interrupt export loop imagesets"
-    " protocol judge floor card fakes evaluate compare cli"
+    " protocol judge floor card fakes evaluate compare"
+    " topology cost advice plan arguments cli"
 ).split()
 ROOT = pathlib.Path(sagan.__file__).parent
 MODULES = sorted([*ROOT.glob("[a-z]*.py"), *ROOT.glob("[a-z]*/*.py")])
