@@ -8,7 +8,7 @@ from sagan.architecture import discriminator_blocks, generator_blocks
 from sagan.config import check, replace
 from sagan.devices import check_batch
 from sagan.schema import Config, ConfigError
-from sagan.topology import Topology
+from sagan.topology import Topology, larger, parse
 
 
 class Advice(NamedTuple):
@@ -38,6 +38,14 @@ def advice(config: Config, topology: Topology) -> list[Advice]:
         for one in _possible(config, topology)
         if _is_right(replace(config, one.values), topology.devices)
     ]
+
+
+def more_devices(config: Config, topology: Topology) -> str | None:
+    """The next larger topology over which this batch divides."""
+    for name in larger(topology):
+        if _is_right(config, parse(name).devices):
+            return name
+    return None
 
 
 def _possible(config: Config, topology: Topology) -> Iterator[Advice]:

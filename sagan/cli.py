@@ -38,8 +38,9 @@ def run(command: Callable[[Arguments], int | None], args: Arguments) -> int:
 
 
 _LESS_MEMORY = (
-    "the device's memory is too small: try --optim.accumulate 2 (with a --g.bn_group"
-    " that divides the micro-batch), --model.dtype bfloat16 or a smaller --data.batch"
+    "the device's memory is too small: try --model.attention-chunks 16, --model.remat,"
+    " --model.dtype bfloat16, --optim.accumulate 2 (with a --g.bn_group that divides"
+    " the micro-batch) or a smaller --data.batch; `sagan plan` tells beforehand"
 )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from sagan import cost
-from sagan.advice import advice
+from sagan.advice import advice, more_devices
 from sagan.config import replace
 from sagan.devices import abstract_arguments, check_batch, map_step
 from sagan.schema import Config, ConfigError
@@ -30,6 +30,7 @@ class Compiled(NamedTuple):
 
     Attributes:
       needed: what a run sets aside: arguments, temporaries and the program.
+      peak: what of it is in use at once, by XLA's account.
       arguments: the state, which the next one replaces, and the share of the batch.
       temporaries: everything else that the step computes.
       available: what there is.
@@ -37,6 +38,7 @@ class Compiled(NamedTuple):
     """
 
     needed: float
+    peak: float
     arguments: float
     temporaries: float
     available: float
@@ -145,7 +147,7 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         needed, available = out_of_memory(str(error)) or (math.inf, topology.memory)
-        return Compiled(needed, math.nan, math.nan, available, {})
+        return Compiled(needed, math.nan, math.nan, math.nan, available, {})
     sizes = compiled.memory_analysis()
     new = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     held = sizes.argument_size_in_bytes
@@ -153,6 +155,7 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
     program, text = sizes.generated_code_size_in_bytes, compiled.as_text() or ""
     return Compiled(
         needed=held + temporaries + program,
+        peak=sizes.peak_memory_in_bytes,
         arguments=held,
         temporaries=temporaries,
         available=topology.memory,
@@ -211,14 +214,16 @@ def _verdict(config: Config, topology: Topology, compiled: Compiled) -> Iterator
     if math.isfinite(compiled.arguments):
         yield (
             f"  state and images {_gib(compiled.arguments)}, temporaries"
-            f" {_gib(compiled.temporaries)}"
+            f" {_gib(compiled.temporaries)}, the rest the program; in use at once"
+            f" {_gib(compiled.peak)}"
         )
         yield from _communication(compiled.collectives)
     if not fits:
         yield "to need less, in this order:"
         for one in advice(config, topology):
             yield f"  {one.arguments}: {one.why}"
-        yield "  or more devices, with fewer images each"
+        if larger := more_devices(config, topology):
+            yield f"  --topology {larger}: fewer images on each device"
 
 
 def _communication(collectives: dict[str, tuple[int, int]]) -> Iterator[str]:

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import os
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from sagan.schema import ConfigError
@@ -16,6 +17,7 @@ HBM = {"v4": 15.25 * GIB, "v5e": 15.75 * GIB, "v5p": 95.74 * GIB, "v6e": 31.25 *
 DEVICES_OF_A_CHIP = {"v4": 2}
 FLAT = ("v5e", "v6e")  # chips in a rectangle; those of the others fill a box
 
+SIDES = re.compile(r"(?<=[:x])\d+")
 EXAMPLES = "v5e:1x1, v5e:2x4, v5e:4x4, v6e:2x2, v4:2x2x1, v5p:2x2x2, gpu:80GiB, cpu"
 
 
@@ -62,6 +64,19 @@ def _is_shape(generation: str, sides: list[int]) -> bool:
         return False
     # a host has 2x2 chips, or one alone
     return sides == [1, 1] or all(side % 2 == 0 for side in sides[:2])
+
+
+def larger(topology: Topology) -> Iterator[str]:
+    """Names of the same kind of devices, twice and four times as many, and so on."""
+    count, sides = topology.devices, [int(n) for n in SIDES.findall(topology.name)]
+    while topology.kind == "gpu" and count < 1024:
+        count *= 2
+        yield f"gpu:{count}x{topology.memory / GIB:g}GiB"
+    while topology.kind == "tpu" and max(sides) < 16:
+        last = max(range(len(sides)), key=lambda i: (-sides[i], i))  # of the shortest
+        sides[last] *= 2
+        if sides != [1, 2]:
+            yield topology.name.partition(":")[0] + ":" + "x".join(map(str, sides))
 
 
 def prepare(topology: Topology) -> None:

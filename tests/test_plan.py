@@ -191,6 +191,24 @@ def test_every_advice_is_a_config_that_works(preset, name):
         check_batch(changed, machine.devices)
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("v5e:1x1", ["v5e:2x2", "v5e:2x4", "v5e:4x4"]),
+        ("v4:2x2x1", ["v4:2x2x2", "v4:2x2x4", "v4:2x4x4"]),
+        ("gpu:80GiB", ["gpu:2x80GiB", "gpu:4x80GiB"]),
+        ("v6e:16x16", []),
+        ("cpu", []),
+    ],
+)
+def test_larger_topologies_are_topologies(name, more):
+    machine = topology.parse(name)
+    names = list(topology.larger(machine))
+    assert names[: len(more)] == more and bool(names) == bool(more)
+    for larger in names:
+        assert topology.parse(larger).devices >= 2 * machine.devices
+
+
 def test_no_advice_is_given_twice(tiny):
     config = tiny(model__remat=True, model__dtype="bfloat16", g__attention=())
     config = dataclasses.replace(config, d=dataclasses.replace(config.d, attention=()))
@@ -216,7 +234,9 @@ def told(monkeypatch):
 
 
 GIB = 2**30
-FITS = Compiled(3 * GIB, GIB, 2 * GIB, 15.75 * GIB, {"all-reduce": (34, GIB)})
+FITS = Compiled(
+    3 * GIB, 2.5 * GIB, GIB, 2 * GIB, 15.75 * GIB, {"all-reduce": (34, GIB)}
+)
 
 
 def test_without_libtpu_only_the_compiling_is_missing(told, tiny, monkeypatch):
@@ -242,13 +262,14 @@ def test_a_plan_that_fits_tells_memory_and_communication(told, tiny):
 
 @pytest.mark.parametrize("needed", [38.31 * GIB, math.inf])
 def test_a_plan_that_does_not_fit_tells_what_to_change(told, tiny, needed):
-    much = Compiled(needed, math.nan, math.nan, 15.75 * GIB, {})
+    much = Compiled(needed, math.nan, math.nan, math.nan, 15.75 * GIB, {})
     fits, lines = told(tiny(), "v5e:2x4", much)
     assert fits is False
     said = "\n".join(lines)
     assert " of 15.75 GiB: does not fit" in said and "nan" not in said
     assert ("38.31 GiB of" in said) == math.isfinite(needed)
-    for change in ("--model.attention-chunks 2", "--model.remat", "bfloat16"):
+    changes = "--model.attention-chunks 2", "--model.remat", "bfloat16", "v5e:4x4"
+    for change in changes:
         assert change in said
 
 
