@@ -62,7 +62,7 @@ def generator_blocks(config: Config) -> tuple[Block, ...]:
             f" {doublings + 1}, one for the linear layer and one for each block"
         )
     resolutions = [base * 2 ** (i + 1) for i in range(doublings)]
-    _check_slots("g.attention", config.g.attention, resolutions)
+    _check_slots("g", config, resolutions)
     return tuple(
         Block(config.g.width * m, r, True, r in config.g.attention)
         for m, r in zip(multipliers[1:], resolutions, strict=True)
@@ -86,7 +86,7 @@ def discriminator_blocks(config: Config) -> tuple[Block, ...]:
     resolutions = [
         config.data.size // 2 ** min(i + 1, down) for i in range(len(multipliers))
     ]
-    _check_slots("d.attention", config.d.attention, resolutions)
+    _check_slots("d", config, resolutions)
     return tuple(
         # where several blocks share a resolution the slot follows the first
         Block(config.d.width * m, r, i < down, i < down and r in config.d.attention)
@@ -94,11 +94,18 @@ def discriminator_blocks(config: Config) -> tuple[Block, ...]:
     )
 
 
-def _check_slots(name: str, wanted: tuple[int, ...], occurring: list[int]) -> None:
-    for resolution in wanted:
+def _check_slots(player: str, config: Config, occurring: list[int]) -> None:
+    net = config.g if player == "g" else config.d
+    chunks = config.model.attention_chunks
+    for resolution in net.attention:
         if resolution not in occurring:
             known = ", ".join(map(str, sorted(set(occurring))))
             raise ConfigError(
-                f"{name} = {resolution}: no block ends at this resolution;"
+                f"{player}.attention = {resolution}: no block ends at this resolution;"
                 f" there are {known}"
+            )
+        if net.block == "attention" and chunks > 1 and resolution**2 % chunks:
+            raise ConfigError(
+                f"model.attention_chunks = {chunks}: must divide the {resolution**2}"
+                f" positions of {player}.attention = {resolution}"
             )

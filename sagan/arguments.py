@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -25,8 +25,16 @@ def parse_train(args: Arguments) -> tuple[Config, Path]:
       ConfigError: something is missing, unknown or of the wrong type.
       SystemExit: after --help, which lists every field.
     """
+    config, workdir = with_config(args, "--workdir")
+    if workdir is None:
+        raise ConfigError("--workdir DIR is missing: where the run keeps its files")
+    return config, Path(workdir)
+
+
+def with_config(args: Arguments, option: str) -> tuple[Config, str | None]:
+    """The config file with its overrides, and one option beside them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--workdir", type=Path, nargs="?")
+    parser.add_argument(option, dest="value", nargs="?")
     known, overrides = parser.parse_known_args(list(args))
     named = overrides and not overrides[0].startswith("-")
     path = overrides.pop(0) if named else None
@@ -34,10 +42,7 @@ def parse_train(args: Arguments) -> tuple[Config, Path]:
     if path is None and not wants_help:
         raise ConfigError("name a config file first, such as configs/digits.py")
     default = Config() if path is None else config_lib.load(path)
-    config = override(default, overrides)
-    if known.workdir is None:
-        raise ConfigError("--workdir DIR is missing: where the run keeps its files")
-    return config, known.workdir
+    return override(default, overrides), known.value
 
 
 def override(default: Config, args: Arguments) -> Config:
@@ -71,10 +76,10 @@ def parse(kind: type[T], args: Arguments, **options: Any) -> T:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ConfigError(_first_sentence(said.getvalue())) from None
+        raise ConfigError(first_sentence(said.getvalue())) from None
 
 
-def _first_sentence(box: str) -> str:
+def first_sentence(box: str) -> str:
     """What tyro's message says between its title and its next rule, as one line.
 
     Titles are in the frame; where the terminal has no such characters, a line with a
@@ -86,3 +91,15 @@ def _first_sentence(box: str) -> str:
     ends = [i for i in rules if i > start] + [len(lines)]
     said = " ".join(line for line in lines[start : ends[0]] if line[0] not in "╭╰")
     return re.sub(r"\s+", " ", said) or "the command line cannot be read"
+
+
+def at_least(smallest: int) -> Callable[[str], int]:
+    """A type for argparse: an integer that is not less."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"{text} is less than {smallest}")
+        return value
+
+    return parse

@@ -1,5 +1,7 @@
 """Self-attention over image positions: section 3 of the paper, nothing else."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,10 @@ class SelfAttention(SpectralModule):
     positions and no map has a bias (the paper's text is silent), values have C/2
     channels (the text says C/8), and the scores are not divided by a root. Scores and
     softmax are in float32.
+
+    With model.attention_chunks the queries go in that many parts, one after another, so
+    that only a part of beta exists at a time: the same values and gradients. Whoever
+    asks for the intermediate `beta` gets all of it, [n, positions j, positions i].
 
     Attributes:
       reduction: C over the channels of keys and queries.
@@ -50,17 +56,56 @@ class SelfAttention(SpectralModule):
         keys = flat(max_pool(project("f", c // self.reduction)))
         queries = flat(project("g", c // self.reduction))
         values = flat(max_pool(project("h", c // self.value_reduction)))
-        full = {"preferred_element_type": jnp.float32}
-        s = jnp.einsum("njc,nic->nji", queries, keys, **full)
-        beta = jax.nn.softmax(s, axis=-1)  # over the keys i
-        self.sow("intermediates", "beta", beta)
-        o = jnp.einsum("nji,nic->njc", beta.astype(values.dtype), values)
+        if self.model.attention_chunks == 1 or self.is_mutable_collection(
+            "intermediates"
+        ):
+            o, beta = attend(queries, keys, values)
+            self.sow("intermediates", "beta", beta)
+        else:
+            chunks = self.model.attention_chunks
+            o = attend_in_chunks(queries, keys, values, chunks=chunks)
         o = self._conv("v", c)(o.reshape(n, height, width, -1))
         gamma = self.param("gamma", nn.initializers.zeros, ())
         return gamma.astype(o.dtype) * o + x.astype(o.dtype)
 
     def _conv(self, name: str, channels: int) -> SNConv:
         return SNConv(self.model, channels, width=1, use_bias=False, name=name)
+
+
+def attend(
+    queries: Float[Array, "n j c"],
+    keys: Float[Array, "n i c"],
+    values: Float[Array, "n i o"],
+) -> tuple[Float[Array, "n j o"], Float[Array, "n j i"]]:
+    """What every query draws from the values, and beta: its share of each of them."""
+    full = {"preferred_element_type": jnp.float32}
+    s = jnp.einsum("njc,nic->nji", queries, keys, **full)
+    beta = jax.nn.softmax(s, axis=-1)  # over the keys i
+    return jnp.einsum("nji,nic->njc", beta.astype(values.dtype), values), beta
+
+
+def attend_in_chunks(
+    queries: Float[Array, "n j c"],
+    keys: Float[Array, "n i c"],
+    values: Float[Array, "n i o"],
+    *,
+    chunks: int,
+) -> Float[Array, "n j o"]:
+    """`attend` without beta: a part of the queries at a time, and again for gradients.
+
+    Raises:
+      ValueError: the number of queries does not divide by `chunks`.
+    """
+    n, positions, c = queries.shape
+    if positions % chunks:
+        raise ValueError(f"{positions} positions do not divide by {chunks} chunks")
+
+    @partial(jax.checkpoint, prevent_cse=False)  # a loop's body: nothing to merge with
+    def one(chunk: Float[Array, "n j c"]) -> Float[Array, "n j o"]:
+        return attend(chunk, keys, values)[0]
+
+    parts = queries.reshape(n, chunks, -1, c).swapaxes(0, 1)
+    return jax.lax.map(one, parts).swapaxes(0, 1).reshape(n, positions, -1)
 
 
 def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww c"]:

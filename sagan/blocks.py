@@ -1,5 +1,7 @@
 """Residual blocks of both networks, and what may fill the slot between them."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
@@ -105,6 +107,24 @@ class Identity(SpectralModule):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         return x
+
+
+def call(module: nn.Module, *args: Array, remat: bool, **static: Any) -> Array:
+    """The module's output; with `remat` only its inputs are kept for the gradient.
+
+    Everything inside is then computed again on the way back. Collections move once, as
+    without.
+
+    Args:
+      module: a block, bound to its network.
+      *args: arrays.
+      remat: config.model.remat.
+      **static: keyword arguments that are no arrays.
+    """
+    if not remat:
+        return module(*args, **static)
+    again = nn.remat(lambda module, *args: module(*args, **static))
+    return again(module, *args)
 
 
 BLOCKS: dict[str, type[SpectralModule]] = {

@@ -8,20 +8,27 @@ from pathlib import Path
 
 from sagan import config as config_lib
 from sagan import witness
-from sagan.arguments import Arguments, Flat, parse, parse_train
+from sagan.arguments import (
+    Arguments,
+    Flat,
+    at_least,
+    parse,
+    parse_train,
+    with_config,
+)
 from sagan.config import ConfigError
 
 
-def run(command: Callable[[Arguments], None], args: Arguments) -> int:
-    """Calls a command; returns the exit code: 2 after a user's mistake."""
+def run(command: Callable[[Arguments], int | None], args: Arguments) -> int:
+    """Calls a command; returns its exit code (None: 0), or 2 after a user's mistake."""
     code = _exit_code(command, args)
     witness.leave(code)
     return code
 
 
-def _exit_code(command: Callable[[Arguments], None], args: Arguments) -> int:
+def _exit_code(command: Callable[[Arguments], int | None], args: Arguments) -> int:
     try:
-        command(args)
+        return command(args) or 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -41,12 +48,12 @@ def _exit_code(command: Callable[[Arguments], None], args: Arguments) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 _LESS_MEMORY = (
-    "the device's memory is too small: try --optim.accumulate 2 (with a --g.bn_group"
-    " that divides the micro-batch), --model.dtype bfloat16 or a smaller --data.batch"
+    "the device's memory is too small: try --model.attention-chunks 16, --model.remat,"
+    " --model.dtype bfloat16, --optim.accumulate 2 (with a --g.bn_group that divides"
+    " the micro-batch) or a smaller --data.batch; `sagan plan` tells beforehand"
 )
 
 
@@ -127,14 +134,14 @@ def sample_command(args: Arguments) -> None:
         prog="sagan sample", description=sample_command.__doc__
     )
     parser.add_argument("--workdir", type=Path, required=True, help="of the run")
-    parser.add_argument("--n", type=_at_least(1), default=64, help="images (64)")
+    parser.add_argument("--n", type=at_least(1), default=64, help="images (64)")
     parser.add_argument(
         "--classes",
-        type=_at_least(0),
+        type=at_least(0),
         nargs="+",
         help="labels to draw, in equal shares (default: all)",
     )
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="of the latents")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
     parser.add_argument(
         "--truncation",
         type=float,
@@ -146,7 +153,7 @@ def sample_command(args: Arguments) -> None:
         "--weights",
         help="raw, ema, or the decay of one average (default: ema if there is one)",
     )
-    parser.add_argument("--batch", type=_at_least(1), default=64, help="at once (64)")
+    parser.add_argument("--batch", type=at_least(1), default=64, help="at once (64)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -207,14 +214,21 @@ def evaluate_command(args: Arguments) -> None:
     )
 
 
-def _at_least(smallest: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < smallest:
-            raise argparse.ArgumentTypeError(f"{text} is less than {smallest}")
-        return value
+def plan_command(args: Arguments) -> int:
+    """CONFIG --topology v5e:2x4 [...]: what a step takes there; code 1: does not fit.
 
-    return parse
+    Code 0 where it fits, and where nothing installed can tell.
+    """
+    from sagan import topology
+
+    config, name = with_config(args, "--topology")
+    if name is None:
+        raise ConfigError(f"--topology is missing: such as {topology.EXAMPLES}")
+    machine = topology.parse(name)
+    topology.prepare(machine)  # before JAX starts
+    from sagan.plan import plan
+
+    return int(plan(config, machine) is False)
 
 
 COMMANDS = {
@@ -222,6 +236,7 @@ COMMANDS = {
     "sample": sample_command,
     "diff": diff_command,
     "evaluate": evaluate_command,
+    "plan": plan_command,
 }
 
 
@@ -229,7 +244,10 @@ def main() -> None:
     """The console script `sagan`."""
     args = sys.argv[1:]
     if not args or args[0] not in COMMANDS:
-        lines = [f"  sagan {name} {f.__doc__}" for name, f in COMMANDS.items()]
+        lines = [
+            f"  sagan {name} {(f.__doc__ or '').splitlines()[0]}"
+            for name, f in COMMANDS.items()
+        ]
         print("usage:\n" + "\n".join(lines), file=sys.stderr)
         sys.exit(0 if args and args[0] in ("-h", "--help") else 2)
     sys.exit(run(COMMANDS[args[0]], args[1:]))

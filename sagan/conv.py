@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from sagan.xla import backend
+
 Images = Float[Array, "n h w c"]
 Kernel = Float[Array, "k k c f"]
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -78,7 +80,7 @@ def conv_downsample(
 
 
 def _on_cpu(x: Array) -> bool:
-    return jax.default_backend() == "cpu" and x.dtype == jnp.float32
+    return backend() == "cpu" and x.dtype == jnp.float32
 
 
 def _correlate(x: Array, kernel: Array, padding: Padding, stride: int = 1) -> Array:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sagan.data import Batch
 from sagan.schema import Config, ConfigError
-from sagan.state import Game, GANState, make_game
+from sagan.state import Game, GANState, abstract, make_game
 from sagan.step import Metrics, train_step
 from sagan.xla import cpu_compiler_options
 
@@ -116,6 +116,29 @@ def _by_device(x: np.ndarray, devices: int) -> np.ndarray:
     """[d n ...] -> [devices d n ...]."""
     shares = x.reshape(x.shape[0], devices, -1, *x.shape[2:])
     return np.moveaxis(shares, 1, 0)
+
+
+def abstract_arguments(
+    config: Config, devices: Sequence[Any]
+) -> tuple[GANState, Batch]:
+    """Shapes and places of the step's arguments, for `lower` on devices not here."""
+    mesh = Mesh(np.array(devices), (AXIS,))
+    data, d_steps = config.data, config.optim.d_steps
+    if config.run.parallel == "jit":
+        lead, by_image = (d_steps, data.batch), PartitionSpec(None, AXIS)
+    else:
+        lead = (len(devices), d_steps, data.batch // len(devices))
+        by_image = PartitionSpec(AXIS)
+
+    def placed(shape: tuple[int, ...], dtype: Any, spec: PartitionSpec) -> Any:
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    state = jax.tree.map(
+        lambda leaf: placed(leaf.shape, leaf.dtype, PartitionSpec()), abstract(config)
+    )
+    image = placed((*lead, data.size, data.size, data.channels), np.uint8, by_image)
+    return state, Batch(image, placed(lead, np.int32, by_image))
 
 
 def _compiled_once(step: Any) -> Callable[[GANState, Any], Any]:

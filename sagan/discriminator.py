@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sagan.architecture import discriminator_blocks
-from sagan.blocks import BLOCKS, DiscriminatorBlock
+from sagan.blocks import BLOCKS, DiscriminatorBlock, call
 from sagan.layers import SNDense, SNEmbed
 from sagan.schema import Config
 
@@ -35,15 +35,17 @@ class Discriminator(nn.Module):
         config = self.config
         model, d = config.model, config.d
         for i, block in enumerate(discriminator_blocks(config), start=1):
-            x = DiscriminatorBlock(
+            module = DiscriminatorBlock(
                 features=block.channels,
                 down=block.resampled,
                 is_first=i == 1,
                 model=model,
                 name=f"block{i}",
-            )(x)
+            )
+            x = call(module, x, remat=model.remat)
             if block.slot:
-                x = BLOCKS[d.block](model, name=f"{d.block}{block.resolution}")(x)
+                slot = BLOCKS[d.block](model, name=f"{d.block}{block.resolution}")
+                x = call(slot, x, remat=model.remat)
         h = jax.nn.relu(x).astype(jnp.float32).sum(axis=(1, 2))
         head = dataclasses.replace(model, dtype="float32")
         logits = SNDense(head, 1, name="logit")(h)[:, 0]

@@ -183,8 +183,10 @@ def leaf_names(state: GANState) -> dict[str, list[str]]:
     return {"nonfinite/state": paths(vitals(state)), **gradients}
 
 
-def look(config: Config, state: GANState) -> dict[str, Float[Array, ""]]:
-    """sigma_errors, on one device of this process."""
+def look(config: Config, step: int, state: GANState) -> dict[str, Float[Array, ""]]:
+    """sigma_errors every run.watch_every steps, on one device of this process."""
+    if step % config.run.watch_every:
+        return {}
     of_one = jax.tree.map(lambda x: x.addressable_data(0), state)
     return _compiled(config)(of_one)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sagan.architecture import generator_blocks, generator_stem
-from sagan.blocks import BLOCKS, GeneratorBlock
+from sagan.blocks import BLOCKS, GeneratorBlock, call
 from sagan.layers import BatchNorm, SNConv, SNDense
 from sagan.schema import Config
 
@@ -39,16 +39,18 @@ class Generator(nn.Module):
         x = SNDense(model, base * base * channels, name="stem")(z)
         x = x.reshape(-1, base, base, channels)
         for i, block in enumerate(generator_blocks(config), start=1):
-            x = GeneratorBlock(
+            module = GeneratorBlock(
                 features=block.channels,
                 classes=config.data.classes or 0,
                 g=g,
                 model=model,
                 axis_name=self.axis_name,
                 name=f"block{i}",
-            )(x, y, train=train)
+            )
+            x = call(module, x, y, train=train, remat=model.remat)
             if block.slot:
-                x = BLOCKS[g.block](model, name=f"{g.block}{block.resolution}")(x)
+                slot = BLOCKS[g.block](model, name=f"{g.block}{block.resolution}")
+                x = call(slot, x, remat=model.remat)
         x = BatchNorm(  # unconditional: official generator.py:213
             group=g.bn_group,
             momentum=g.bn_momentum_out,

@@ -207,11 +207,8 @@ def _steps(
                     seconds = clock.lap(step)
                     report(f"first step: {seconds:.0f} s, compiling included")
                 rates = _rates(clock, config, step)
-                seen = {}
-                if step % config.run.watch_every == 0:
-                    seen = doctor.look(config, devices.local(state))
                 stop = metrics.pop("stop", 0.0)
-                writer.write(step, metrics, rates, seen)
+                writer.write(step, metrics, rates, doctor.look(config, step, state))
                 interrupt.hear(stop)
                 _tell(bar, writer, step, rates, report)
                 if step % config.run.sample_every == 0 or step == config.run.steps:

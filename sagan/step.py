@@ -26,6 +26,7 @@ from sagan.state import (
     lowered,
     update_ema,
 )
+from sagan.xla import backend
 
 Metrics = dict[str, Float[Array, ""]]
 Images = Float[Array, "n h w c"]
@@ -185,7 +186,7 @@ def accumulate(game: Game, micro: Callable[..., Any], *batch: Array) -> Any:
     shapes = jax.eval_shape(micro, *(x[0] for x in split_batch))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     # XLA runs convolutions in loops eight times slower on CPU
-    unroll = parts if jax.default_backend() == "cpu" else 1
+    unroll = parts if backend() == "cpu" else 1
     total, _ = jax.lax.scan(add, zeros, split_batch, unroll=unroll)
     return jax.tree.map(lambda x: x / parts, total)
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +92,61 @@ def test_softmax_is_float32_in_bfloat16(layer):
     y, sown = half.apply(variables, x, mutable=["intermediates"])
     assert y.dtype == jnp.bfloat16
     assert sown["intermediates"]["beta"][0].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("chunks", [2, 6, 24])
+def test_chunks_give_the_same_values_and_gradients(layer, chunks):
+    x, variables = layer
+    weights = jax.random.normal(jax.random.key(2), x.shape)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(module, params, x):
+        def loss(params, x):
+            full = {**variables, "params": params}
+            y, moved = module.apply(full, x, mutable=["spectral"])
+            return (weights * y).sum(), (y, moved)
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+
+    params = with_gamma(variables, 0.7)["params"]
+    whole = run(LAYER, params, x)
+    cut = run(SelfAttention(Model(attention_chunks=chunks)), params, x)
+    assert jax.tree.structure(cut) == jax.tree.structure(whole)
+    for a, b in zip(jax.tree.leaves(cut), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+def test_chunks_never_hold_all_of_beta(layer):
+    x, variables = layer
+
+    def program(chunks):
+        module = SelfAttention(Model(attention_chunks=chunks))
+
+        def loss(params):
+            return module.apply({**variables, "params": params}, x).sum()
+
+        return str(jax.make_jaxpr(jax.grad(loss))(variables["params"]))
+
+    assert "f32[2,24,6]" in program(1)
+    assert "f32[2,24,6]" not in program(4)
+    assert "f32[4,2,6,6]" not in program(4)  # nor its parts, kept for the gradient
+
+
+def test_whoever_asks_for_beta_gets_all_of_it_in_spite_of_chunks(layer):
+    x, variables = layer
+    cut = SelfAttention(Model(attention_chunks=4))
+    (y, sown), (whole, wanted) = (
+        module.apply(with_gamma(variables, 0.7), x, mutable=["intermediates"])
+        for module in (cut, LAYER)
+    )
+    np.testing.assert_array_equal(y, whole)
+    jax.tree.map(np.testing.assert_array_equal, sown, wanted)
+
+
+def test_chunks_that_do_not_divide_are_refused(layer):
+    x, variables = layer
+    with pytest.raises(ValueError, match="24 positions do not divide by 5 chunks"):
+        SelfAttention(Model(attention_chunks=5)).apply(variables, x)
 
 
 def test_channels_that_do_not_divide_are_refused():

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sagan import arguments, cli
+from sagan import arguments
 from sagan.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -85,4 +85,4 @@ def test_train_ends_a_mistake_with_one_line_and_code_2(args, code):
     ],
 )
 def test_what_tyro_frames_is_one_line(box):
-    assert cli._first_sentence(box) == "no such value"
+    assert arguments.first_sentence(box) == "no such value"

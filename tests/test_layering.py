@@ -6,15 +6,15 @@ import pytest
 import sagan
 
 ORDER = (
-    "schema architecture config source datacheck readers data prepare conv layers"
-    " attention blocks generator discriminator losses state vitals xla step devices"
+    "schema architecture config source datacheck readers data prepare xla conv"
+    " layers attention blocks generator discriminator losses state vitals step devices"
     " witness processes cache"
     " metrics.protocol metrics.extract metrics.gaussian metrics.frechet metrics.kernel"
     " metrics.inception_score metrics.neighbours metrics.resize metrics.pickled"
     " metrics.inception metrics.weights metrics.classifier metrics.accuracy"
     " metrics metrics.features sample snapshot checkpoint workdir sinks writer"
     " symptoms doctor interrupt export loop imagesets protocol judge floor card fakes"
-    " evaluate compare arguments cli"
+    " evaluate compare topology cost advice plan arguments cli"
 ).split()
 ROOT = pathlib.Path(sagan.__file__).parent
 MODULES = sorted([*ROOT.glob("[a-z]*.py"), *ROOT.glob("[a-z]*/*.py")])

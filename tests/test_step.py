@@ -195,6 +195,35 @@ def test_accumulation_gives_the_update_of_the_whole_batch(tiny, start):
     assert_same(cut, whole)
 
 
+def test_remat_and_chunks_give_the_same_states(tiny, start, reference):
+    # also that the power iteration, computed twice, moves u once
+    saving = tiny(model__remat=True, model__attention_chunks=4)
+    assert_same(mapped_step(saving, 1, start, steps=2), reference, rtol=1e-5)
+    assert state.abstract(saving) == state.abstract(tiny())
+
+
+@pytest.mark.parametrize("player", ["g", "d"])
+def test_remat_keeps_less_for_the_gradient(tiny, player):
+    def kept(remat):
+        game = state.make_game(tiny(model__remat=remat))
+        own = getattr(state.abstract(game.config), player)
+        y, train = jnp.zeros(16, jnp.int32), {"train": True} if player == "g" else {}
+        x = jnp.zeros((16, 4) if player == "g" else (16, 8, 8, 1))
+
+        def backward(params, stats):
+            def run(params):
+                variables = {"params": params, **stats}
+                net = getattr(game, player)
+                return net.apply(variables, x, y, mutable=list(stats), **train)
+
+            return jax.vjp(run, params)[1]  # a PyTree of what it keeps
+
+        residuals = jax.eval_shape(backward, own.params, own.stats)
+        return sum(leaf.size for leaf in jax.tree.leaves(residuals))
+
+    assert kept(True) < 0.7 * kept(False)
+
+
 def test_zero_learning_rates_leave_the_weights_alone(tiny, start, monkeypatch):
     # fails if spectral normalisation writes to the weights
     monkeypatch.setattr(state, "_optimizer", lambda config, rate: optax.sgd(0.0))
@@ -308,6 +337,21 @@ def test_a_batch_that_does_not_divide_is_refused_by_name(tiny):
     with pytest.raises(ValueError, match="g.bn_group = 8: must divide the 4 images"):
         devices.check_batch(tiny(g__bn_group=8, optim__accumulate=2), 2)
     devices.check_batch(tiny(g__bn_group=8), 4)  # a group may span two devices
+
+
+@pytest.mark.parametrize("parallel", ["pmap", "jit"])
+def test_abstract_arguments_are_those_of_a_run(tiny, start, parallel):
+    config = tiny(run__parallel=parallel, optim__d_steps=2)
+    four = jax.devices()[:4]
+    mapped = devices.map_step(config, four)
+    real = mapped.place_state(start), mapped.place_batch(batch(config))
+
+    def facts(tree):
+        return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
+
+    planned_state, planned_batch = devices.abstract_arguments(config, four)
+    assert facts(planned_batch) == facts(real[1])
+    assert facts(planned_state.g.params) == facts(real[0].g.params)
 
 
 @pytest.mark.parametrize("field", ["optim__loss", "g__block", "d__block"])
