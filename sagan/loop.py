@@ -97,14 +97,17 @@ def train(
                     reason = error.with_traceback(None)  # it holds the state
                 run = _go_back(run, watch, reason, report)
     processes.meet()
-    command = shlex.join(["python", *sys.argv])
-    if step >= run.config.run.steps:
-        report(f"done: step {step}; pictures are in {workdir / 'samples'}")
-    elif step:
-        report(f"stopped and saved at step {step}; this resumes:\n{command}")
-    else:
-        report(f"stopped before the first step; this starts again:\n{command}")
+    report(_last_line(step, run.config, workdir))
     return state
+
+
+def _last_line(step: int, config: Config, workdir: Path) -> str:
+    command = shlex.join(["python", *sys.argv])
+    if step >= config.run.steps:
+        return f"done: step {step}; pictures are in {workdir / 'samples'}"
+    if step:
+        return f"stopped and saved at step {step}; this resumes:\n{command}"
+    return f"stopped before the first step; this starts again:\n{command}"
 
 
 def start(config: Config, workdir: Path, report: Report) -> Started:
@@ -190,8 +193,7 @@ def _steps(
             writer.scalars(step, {f"eval/{k}": v for k, v in metrics.items()})
             run.checkpoints.save(step, devices.local(state), metrics)
 
-    process = (jax.process_index(), jax.process_count())
-    batches = data.batches(config, run.source, step, *process)
+    batches = data.batches(config, run.source, step, *processes.place())
     bar = tqdm(total=config.run.steps, initial=step, disable=None, unit="step")
     clock = _Clock()
     saved = step

@@ -83,6 +83,11 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def place() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    return jax.process_index(), jax.process_count()
+
+
 def from_main(tree: Any) -> Any:
     """What process 0 passed, in all processes: a PyTree of arrays of known shapes."""
     if jax.process_count() == 1:

@@ -153,7 +153,7 @@ def test_the_first_leaf_that_is_not_finite_is_found_by_its_path(start, bad):
 
 def test_sigma_errors_are_those_of_a_svd(tiny, start):
     config = tiny(data__classes=10)
-    errors = jax.device_get(doctor.look(config, jax.device_put(start)))
+    errors = jax.device_get(doctor.look(config, 0, jax.device_put(start)))
     layers = {name for name in errors if not name.endswith("_max")}
     assert {"sigma_error/g/stem", "sigma_error/d/attention4/f"} <= layers
     for name in layers:
