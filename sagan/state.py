@@ -136,10 +136,28 @@ def lowered(config: Config, rollbacks: Int[Array, ""]) -> Float[Array, ""]:
 def _optimizer(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
     optim = config.optim
     b1, b2 = optim.betas
-    adam = optax.adam(rate, b1=b1, b2=b2, eps=optim.eps)
+    adam = optax.chain(optax.scale_by_adam(b1, b2, optim.eps), _scale_by_rate(rate))
     if not optim.clip:
         return adam
     return optax.chain(optax.clip_by_global_norm(optim.clip), adam)
+
+
+def _scale_by_rate(rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """optax.scale_by_learning_rate, whose `update` takes a factor of the rate.
+
+    Times the rate before it is times the update: the factor 1 then leaves every bit of
+    the step as it is without a factor.
+    """
+    plain = optax.scale_by_learning_rate(rate)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, factor: Any = 1.0, **_: Any
+    ) -> Any:
+        scale = -rate(state.count) * factor
+        after = plain.update(updates, state, params)[1]
+        return jax.tree.map(lambda x: jnp.asarray(scale, x.dtype) * x, updates), after
+
+    return optax.GradientTransformationExtraArgs(plain.init, update)
 
 
 def create(config: Config) -> GANState:

@@ -100,8 +100,8 @@ def d_step(
         metrics[name] = vitals.diversity(metrics[name])
     metrics["d_grad_norm"] = optax.tree.norm(grads)
     metrics["nonfinite/d_gradient"] = vitals.first_nonfinite(grads)
-    rate = lowered(game.config, state.rollbacks)
-    d = _update(game.d_tx, state.d, grads, d_stats, rate)
+    factor = lowered(game.config, state.rollbacks)
+    d = _update(game.d_tx, state.d, grads, d_stats, factor)
     return replace(state, d=d, g=replace(state.g, stats=g_stats)), metrics
 
 
@@ -207,11 +207,12 @@ def _update(
     player: Player,
     grads: PyTree[Array],
     stats: dict[str, Any],
-    rate: Float[Array, ""] | None = None,
+    factor: Float[Array, ""] | float = 1.0,
 ) -> Player:
-    updates, opt_state = tx.update(grads, player.opt_state, player.params)
-    if rate is not None:  # an optimizer's updates are linear in its learning rate
-        updates = jax.tree.map(lambda x: rate * x, updates)
+    tx = optax.with_extra_args_support(tx)
+    updates, opt_state = tx.update(
+        grads, player.opt_state, player.params, factor=factor
+    )
     params = optax.apply_updates(player.params, updates)
     return Player(params=params, stats=stats, opt_state=opt_state)
 

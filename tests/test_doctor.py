@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sagan import checkpoint, devices, doctor, loop, sinks, snapshot, vitals
@@ -397,6 +398,33 @@ def test_a_rollback_scales_the_discriminators_update_and_no_other(tiny, start):
     for i, factor in ((1, 0.5), (2, 0.125)):
         np.testing.assert_allclose(d[i], factor * d[0], atol=1e-7)
         np.testing.assert_allclose(rates[i], (factor * rates[0][0], rates[0][1]))
+
+
+def test_without_a_rollback_the_optimizer_is_optax_adam_bit_for_bit(tiny):
+    rng = np.random.default_rng(0)
+    params, grads = (
+        {"w": jnp.asarray(rng.standard_normal(999), jnp.float32)} for _ in range(2)
+    )
+    game = state_lib.make_game(tiny(optim__decay_start=1))
+    rate = state_lib.learning_rate(game.config, "d")
+    adam = optax.with_extra_args_support(optax.adam(rate, b1=0.0, b2=0.999))
+    assert jax.tree.structure(adam.init(params)) == jax.tree.structure(
+        game.d_tx.init(params)
+    )
+
+    def moved(tx, **extra):
+        @jax.jit
+        def step(params, state, extra):
+            updates, state = tx.update(grads, state, params, **extra)
+            return optax.apply_updates(params, updates), state
+
+        now, state = params, tx.init(params)
+        for _ in range(3):
+            now, state = step(now, state, extra)
+        return np.asarray(now["w"])
+
+    np.testing.assert_array_equal(moved(game.d_tx, factor=jnp.float32(1)), moved(adam))
+    assert (moved(game.d_tx, factor=jnp.float32(0.5)) != moved(adam)).any()
 
 
 def digits(steps, **changes):
