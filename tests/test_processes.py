@@ -160,6 +160,19 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(tmp_path, asked):
 
 
 @pytest.mark.slow
+def test_processes_go_back_together(tmp_path):
+    args = ["--optim.d-lr", "1e6", "--run.steps", "100"]
+    args += ["--run.on-divergence", "rollback", "--run.rollbacks", "1"]
+    (said, code), (other, other_code) = finish(*launch_two(tmp_path / "run", *args))
+    assert (code, other_code) == (1, 1), said + other
+    assert "back to step" in said
+    assert "went back run.rollbacks = 1 times, and no more" in said
+    assert "Traceback" not in said + other
+    lines = (tmp_path / "run" / "doctor.jsonl").read_text().splitlines()
+    assert [json.loads(line)["finding"] for line in lines].count("rollback") == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dead", [0, 1])
 def test_a_dead_process_ends_the_other_within_the_bound(tmp_path, dead):
     pair = launch_two(tmp_path / "run", "--run.steps", "100000")
