@@ -1,6 +1,7 @@
 """Training: order and cadence. The only file that reads the clock."""
 
 import contextlib
+import dataclasses
 import shlex
 import sys
 import time
@@ -139,7 +140,7 @@ def _go_back(
     restored = run.checkpoints.restore(abstract(run.config))
     state, step = restored or (create(run.config), 0)
     times = watch.rollbacks + 1
-    state = state.replace(rollbacks=jnp.int32(times))
+    state = dataclasses.replace(state, rollbacks=jnp.int32(times))
     rate = run.config.run.rollback_factor**times
     said = f"back to step {step}, with {rate:g} of optim.d_lr"
     watch.record(reason.step, doctor.Finding("rollback", step, said))
