@@ -153,7 +153,7 @@ def _scale_by_rate(rate: optax.Schedule) -> optax.GradientTransformationExtraArg
     def update(
         updates: Any, state: Any, params: Any = None, *, factor: Any = 1.0, **_: Any
     ) -> Any:
-        scale = -rate(state.count) * factor
+        scale = -jnp.asarray(rate(state.count)) * factor
         after = plain.update(updates, state, params)[1]
         return jax.tree.map(lambda x: jnp.asarray(scale, x.dtype) * x, updates), after
 
