@@ -43,6 +43,13 @@ TINY = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs():
+    """Else the suite's thousands of them exceed the memory maps of one process."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """The smallest config with every part; `optim__d_lr=1.0` sets optim.d_lr."""

@@ -147,6 +147,7 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_variants_do_not_depend_on_devices_or_accumulation(tiny, case):
+    jax.clear_caches()  # see conftest.py
     changes = {**CASES[case], "data__batch": 32}
     first = lively(state.create(tiny(**changes)))
     reference = mapped_step(tiny(**changes), 1, first)  # 1 x 32
