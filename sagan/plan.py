@@ -121,10 +121,12 @@ def _counted(config: Config, topology: Topology) -> Iterator[str]:
 
 
 def _expected_time(config: Config, topology: Topology) -> str:
-    """From the sizes measured: see benchmarks/results/plan128.txt and plan256.txt."""
     if topology.kind != "tpu":
         return "less than two minutes"
-    return f"about {max(1, round((30 + 3 * config.data.size) / 60))} minutes"
+    # measured: 2 minutes at 32 px, 5 to 11 at 128 px, 14 at 256 px; see
+    # benchmarks/results/plan128.txt and plan256.txt
+    least = (30 + 3 * config.data.size) / 60
+    return f"about {least:.0f} to {1.6 * least:.0f} minutes"
 
 
 def compile_step(config: Config, topology: Topology) -> Compiled:

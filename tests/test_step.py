@@ -203,6 +203,20 @@ def test_remat_and_chunks_give_the_same_states(tiny, start, reference):
     assert state.abstract(saving) == state.abstract(tiny())
 
 
+def test_whoever_asks_a_network_for_beta_gets_it_in_spite_of_remat(tiny):
+    game = state.make_game(tiny(model__remat=True, model__attention_chunks=4))
+
+    def sown(params, stats):
+        variables, y = {"params": params, **stats}, jnp.zeros(3, jnp.int32)
+        z, asked = jnp.zeros((3, 4)), ["intermediates"]
+        return game.g.apply(variables, z, y, train=False, mutable=asked)[1]
+
+    g = state.abstract(game.config).g
+    found = jax.eval_shape(sown, g.params, g.stats)["intermediates"]
+    (beta,) = found["attention8"]["beta"]
+    assert beta.shape == (3, 64, 16)
+
+
 @pytest.mark.parametrize("player", ["g", "d"])
 def test_remat_keeps_less_for_the_gradient(tiny, player):
     def kept(remat):
