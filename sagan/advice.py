@@ -51,7 +51,7 @@ def more_devices(config: Config, topology: Topology) -> str | None:
 def _possible(config: Config, topology: Topology) -> Iterator[Advice]:
     chunks = _more_chunks(config)
     if chunks:
-        why = "the same numbers, and beta is never whole"
+        why = "the same numbers; beta is never whole, and computed twice"
         yield Advice({"model.attention_chunks": chunks}, why)
     if not config.model.remat:
         why = "the same numbers, in about a third more time"

@@ -118,7 +118,8 @@ class Checkpoints:
                 return state, step
             self._report(f"checkpoint {step} is passed over: {problem}")
             bad.append(step)
-        if bad or any(self.directory.glob("bad/*")):
+        went_back = any(self.directory.glob("diverged/*"))  # to the first step
+        if bad or (any(self.directory.glob("bad/*")) and not went_back):
             raise ConfigError(
                 f"{self.directory}: no checkpoint is good, and none is overwritten;"
                 " use another workdir, or move this folder away to start again"

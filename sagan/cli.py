@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,17 @@ from sagan.config import ConfigError
 
 
 def run(command: Callable[[Arguments], int | None], args: Arguments) -> int:
-    """Calls a command; returns its exit code (None: 0), or 2 after a user's mistake."""
-    code = _exit_code(command, args)
+    """Calls a command; returns its exit code.
+
+    0 if it gives none, 2 after a user's mistake, 3 if training diverged, else 1.
+    """
+    try:
+        code = _exit_code(command, args)
+    except Exception:
+        if not witness.watching():
+            raise
+        traceback.print_exc()  # then at once: the others wait for this process
+        code = 1
     witness.leave(code)
     return code
 
@@ -32,20 +42,22 @@ def _exit_code(command: Callable[[Arguments], int | None], args: Arguments) -> i
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (FloatingPointError, OSError) as error:  # diverged; the disk
+    except FloatingPointError as error:  # diverged: the same again would, too
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except OSError as error:  # the disk
         print(f"error: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        line = str(error).splitlines()[0]
         if "RESOURCE_EXHAUSTED" in str(error):
+            line = str(error).splitlines()[0]
             print(f"error: {line}\n{_LESS_MEMORY}", file=sys.stderr)
-        elif type(error).__name__ == "JaxRuntimeError" and witness.watching():
-            # another process's end, as seen from here
-            print(f"error: {line[:300]}", file=sys.stderr)
-            witness.end_without_leave()
-        else:
+            return 1
+        if not (type(error).__name__ == "JaxRuntimeError" and witness.watching()):
             raise
-        return 1
+        # most likely another process's end, as seen from here
+        print(f"error: {error}", file=sys.stderr)
+        witness.end_without_leave()
     except KeyboardInterrupt:
         return 130
 

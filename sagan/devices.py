@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -94,6 +95,22 @@ def map_step(config: Config, devices: Sequence[Any] | None = None) -> Mapped:
 def in_order() -> list[Any]:
     """All devices, those of one process side by side: as the parts of a batch are."""
     return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+
+
+def connect() -> None:
+    """Makes all devices of several processes exchange something, for the first time.
+
+    On CPUs Gloo connects them then, and gives up if one is 30 s late: sooner than the
+    first process, say, has drawn its first pictures.
+    """
+    if jax.process_count() == 1:
+        return
+    mesh = Mesh(np.array(in_order()), (AXIS,))
+    by_device = NamedSharding(mesh, PartitionSpec(AXIS))
+    ones = np.ones(jax.local_device_count(), np.float32)
+    placed = jax.make_array_from_process_local_data(by_device, ones)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=everywhere)(placed))
 
 
 def local(state: GANState) -> GANState:

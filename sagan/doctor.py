@@ -125,12 +125,12 @@ class Watch:
           config: of the run.
           state: from which training starts.
           report: takes the lines for the user.
-          active: tell and write; False (in all processes but one) only ends the steps.
+          active: write doctor.jsonl; in one process.
         """
         self.rollbacks = int(state.rollbacks)
         self._limit = config.run.rollbacks
         self._goes_back = config.run.on_divergence == "rollback"
-        self._report = report if active else _silent
+        self._report = report
         self._active = active
         self._path = workdir / "doctor.jsonl"
         self._doctor = Doctor(leaf_names(state))
@@ -164,10 +164,6 @@ class Watch:
         line |= {"message": finding.message, "rollbacks": self.rollbacks}
         with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-
-
-def _silent(line: str) -> None:
-    pass
 
 
 def _is_reason(finding: Finding) -> bool:

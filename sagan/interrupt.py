@@ -36,7 +36,7 @@ class Interrupt:
 
         It is read at the next call, when that step is done anyway.
         """
-        self._agreed, self._heard = bool(self._heard > 0), stop
+        self._agreed, self._heard = float(self._heard) > 0, stop
 
     def __enter__(self) -> Interrupt:
         for number in self.signals:

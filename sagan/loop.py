@@ -126,6 +126,7 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
     processes.same_data(len(source), source.class_names)
     checkpoints = None
     mapped = devices.map_step(config)
+    devices.connect()
     if main:
         for note in workdir_lib.claim(workdir, config, len(source), source.class_names):
             report(note)

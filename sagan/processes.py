@@ -52,12 +52,12 @@ def join(config: Config, restart: str) -> Config:
     )
     try:
         jax.distributed.initialize(**options)
-    except ValueError:
-        if run.coordinator:
-            raise
-        witness.leave()  # a single TPU host, of which no cluster knows
-        return config
-    # Gloo, on CPUs, gives up if the first exchange finds the others 30 s away
+    except ValueError as error:
+        witness.leave()
+        if run.coordinator or "SLURM_JOB_ID" in os.environ:
+            raise ConfigError(f"the processes cannot meet: {error}") from error
+        return config  # a single TPU host, of which no cluster knows
+    # now, while all are here: see devices.connect
     meet()
     from_main(np.zeros(()))
     witness.say_at_the_end(1)

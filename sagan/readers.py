@@ -9,7 +9,6 @@ import io
 import json
 import os
 import pathlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, final
 
@@ -231,15 +230,24 @@ def _refuse_foreign_code(folder: Any) -> None:
     """TFDS imports the modules that a data set's features.json names."""
     from etils import epath
 
-    text = (epath.Path(folder) / "features.json").read_text()
-    named = re.findall(r'"pythonClassName"\s*:\s*("(?:[^"\\]|\\.)*")', text)
+    tree = json.loads((epath.Path(folder) / "features.json").read_text())
     own = ("tensorflow_datasets.", "tfds.")
-    foreign = [n for n in map(json.loads, named) if not n.startswith(own)]
+    foreign = [name for name in _classes(tree) if not name.startswith(own)]
     if foreign:
         raise ConfigError(
             f"{folder}: its features are of {some(foreign)}: must be TFDS's own;"
             " code that a data set names is not run"
         )
+
+
+def _classes(tree: Any) -> Iterator[str]:
+    """Whatever names a class, in each of the spellings that TFDS reads."""
+    keys = ("pythonClassName", "python_class_name", "protoCls", "proto_cls", "type")
+    if isinstance(tree, dict):
+        yield from (str(tree[key]) for key in keys if key in tree)
+    inner = tree.values() if isinstance(tree, dict) else tree
+    for part in inner if isinstance(tree, dict | list) else ():
+        yield from _classes(part)
 
 
 @final

@@ -200,8 +200,4 @@ class Config:
 # which machine, and where the same images lie.
 MAY_CHANGE = frozenset(
     ["data.path", "data.skip_broken", "model.remat", "model.attention_chunks"]
-) | {
-    f"run.{field.name}"
-    for field in dataclasses.fields(Run)
-    if field.name not in ("seed", "rollback_factor")
-}
+) | {f"run.{field.name}" for field in dataclasses.fields(Run) if field.name != "seed"}

@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 
 from sagan.config import ConfigError
+from sagan.vitals import paths
 
 # Leaves that checkpoints of older versions lack, and what their absence means.
 ADDED = {"rollbacks": np.zeros((), np.int32)}
@@ -29,7 +30,7 @@ def take(state: Any) -> dict[str, np.ndarray]:
     leaves = jax.tree.leaves(state)
     for leaf in leaves:
         leaf.copy_to_host_async()
-    arrays = {n: np.array(x) for n, x in zip(_names(state), leaves, strict=True)}
+    arrays = {n: np.array(x) for n, x in zip(paths(state), leaves, strict=True)}
     if len(arrays) < len(leaves):
         raise ValueError("two leaves of the state have the same path")
     return arrays
@@ -42,7 +43,7 @@ def place(target: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
       ConfigError: names, types or shapes are not those of the target. It begins with
         `where`.
     """
-    leaves, names = jax.tree.leaves(target), _names(target)
+    leaves, names = jax.tree.leaves(target), paths(target)
     arrays = {n: ADDED[n] for n in names if n in ADDED} | dict(arrays)
     wanted = {n: f"{x.dtype} {x.shape}" for n, x in zip(names, leaves, strict=True)}
     there = {name: f"{x.dtype} {x.shape}" for name, x in arrays.items()}
@@ -131,7 +132,10 @@ def _read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
     arrays = {name: array.result() for name, array in opened.items()}
     # TensorStore ends the process where memory for an array cannot be had.
     needed = sum(
-        math.prod(x.shape) * x.dtype.numpy_dtype.itemsize for x in arrays.values()
+        math.prod(max(n, chunk or 0) for n, chunk in zip(x.shape, chunks, strict=True))
+        * x.dtype.numpy_dtype.itemsize
+        for x in arrays.values()
+        for chunks in [x.chunk_layout.read_chunk.shape or x.shape]
     )
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
@@ -164,8 +168,3 @@ def _crc32(arrays: Mapping[str, np.ndarray]) -> int:
         flat: Any = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
         crc = zlib.crc32(flat, crc)
     return crc
-
-
-def _names(tree: Any) -> list[str]:
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    return [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]

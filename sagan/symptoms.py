@@ -27,6 +27,7 @@ WON = 0.98  # share of saturated logits
 LOUD = 1000.0  # mean logit, up or down
 ALIKE = 0.1  # diversity of generated images over that of real ones
 EXPLODED = 100.0  # gradient norm over its running median
+SMALL = 0.01  # gradient norm: a median below counts as this
 STILL = 1e-6  # gradient norm
 SIGMA_OFF = 0.5  # true top singular value over the estimate, minus 1
 MEMORY = 100  # steps of a running median
@@ -85,7 +86,7 @@ def _exploded(player: str, values: Values, past: Past) -> str | None:
     if len(past[name]) < MEMORY // 2:
         return None
     median = statistics.median(past[name])
-    if not values[name] > EXPLODED * median:
+    if not values[name] > EXPLODED * max(median, SMALL):
         return None
     return (
         f"the gradient of {PLAYERS[player]} explodes: its norm is {values[name]:.3g},"

@@ -72,7 +72,7 @@ def larger(topology: Topology) -> Iterator[str]:
     while topology.kind == "gpu" and count < 1024:
         count *= 2
         yield f"gpu:{count}x{topology.memory / GIB:g}GiB"
-    while topology.kind == "tpu" and max(sides) < 16:
+    while topology.kind == "tpu" and min(sides) < 16:
         last = max(range(len(sides)), key=lambda i: (-sides[i], i))  # of the shortest
         sides[last] *= 2
         if sides != [1, 2]:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import platform
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,10 +109,13 @@ def _drop_unfinished(part: Path) -> None:
     """
     stamp = part / ".checked"
     checked = stamp.stat().st_mtime if stamp.exists() else 0.0
-    stamp.touch()
+    now = time.time()
     for path in part.glob("*-cache"):
-        if path.stat().st_mtime >= checked and not _is_whole(path.read_bytes()):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another start was here
+            if path.stat().st_mtime >= checked and not _is_whole(path.read_bytes()):
+                path.unlink()
+    stamp.touch()
+    os.utime(stamp, (now, now))
 
 
 def _is_whole(entry: bytes) -> bool:

@@ -84,6 +84,14 @@ def test_a_symptom_that_passes_sooner_is_none(case):
     assert findings(short) == []
 
 
+def test_ordinary_gradients_after_none_at_all_are_no_explosion():
+    doctor_ = doctor.Doctor({})
+    for step in range(200):
+        norm = 0.3 if step % 5 > 2 else 0.0  # a hinge that is often saturated
+        assert not doctor_.examine(step, {"d_grad_norm": norm})
+    assert not [f for s in range(3) for f in doctor_.examine(s, {"d_grad_norm": 0.3})]
+
+
 def test_a_symptom_that_comes_again_is_told_again():
     def twice(step):
         gone = 240 <= step < 250

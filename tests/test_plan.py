@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from sagan import cli, cost, plan, state, topology, xla
+from sagan import arguments, cli, cost, plan, state, topology, xla
 from sagan.advice import advice
 from sagan.config import Config, ConfigError, check, load, replace
 from sagan.devices import check_batch
@@ -185,7 +185,7 @@ def test_every_advice_is_a_config_that_works(preset, name):
     assert fields[:3] == ["model.attention_chunks", "model.remat", "model.dtype"]
     assert fields[3:] == ["optim.accumulate", "data.batch"]
     for one in given:
-        changed = cli.override(config, one.arguments.split())
+        changed = arguments.override(config, one.arguments.split())
         assert changed == replace(config, one.values) != config
         check(changed)
         check_batch(changed, machine.devices)

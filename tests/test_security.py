@@ -193,14 +193,24 @@ def test_a_checkpoint_that_claims_too_much_memory_is_one_line(checkpoints):
     assert checkpoints.steps() == [1, 2]
 
 
-def test_a_data_set_that_names_code_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"pythonClassName": "antigravity_of_mine.Feature"},
+        {"python_class_name": "antigravity_of_mine.Feature"},
+        {"CLASS": "antigravity_of_mine.Feature"},  # the key with an escape in it
+        {"type": "antigravity_of_mine.Feature", "content": {}},  # as TFDS wrote it once
+        {"sequence": {"feature": {"protoCls": "antigravity_of_mine.Feature"}}},
+    ],
+)
+def test_a_data_set_that_names_code_is_refused(tmp_path, features):
     folder = tmp_path / "data" / "evil" / "1.0.0"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text('{"name": "evil", "version": "1.0.0"}')
-    features = {"pythonClassName": "antigravity_of_mine.Feature"}
     own = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
     tree = {"pythonClassName": own, "featuresDict": {"features": {"image": features}}}
-    (folder / "features.json").write_text(json.dumps(tree))
+    text = json.dumps(tree).replace("CLASS", r"python\u0043lassName")
+    (folder / "features.json").write_text(text)
     for path in (folder, folder.parents[1]):
         with pytest.raises(ConfigError, match=r"of antigravity_of_mine.*is not run"):
             prepared(Data("evil", path=str(path)), "train")
