@@ -347,6 +347,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_it_went_back_comes_to_the_same_end(tiny, tmp_path, poison):
     poison(below=1)
     config = tiny(
@@ -369,6 +370,7 @@ def test_a_run_killed_after_it_went_back_comes_to_the_same_end(tiny, tmp_path, p
         assert rows(tmp_path / "killed" / name) == rows(tmp_path / "unbroken" / name)
 
 
+@pytest.mark.slow
 def test_a_run_goes_back_only_so_often(tiny, tmp_path, poison):
     poison(below=9)
     config = tiny(
