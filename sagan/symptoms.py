@@ -4,10 +4,10 @@ Each threshold, and the worst that held as long in 2,000 steps of configs/digits
 three seeds (benchmarks/results/doctor.txt; docs/reliability.md has the sick runs too):
 
   saturated logits, 50 steps               0.98    0.20
-  mean logit, 1 step                       1000    3.5
+  mean logit, 1 step                       1000    7.3
   diversity of fakes over reals, 20 steps  0.1     0.82
-  gradient norm over median, 3 steps       100     3.9
-  gradient norm, 20 steps                  1e-6    1.3
+  gradient norm over median, 3 steps       100     4.7
+  gradient norm, 20 steps                  1e-6    0.59
   error of sigma, 2 looks                  0.5     0.18
 """
 
