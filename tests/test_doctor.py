@@ -370,6 +370,36 @@ def test_a_run_killed_after_it_went_back_comes_to_the_same_end(tiny, tmp_path, p
         assert rows(tmp_path / "killed" / name) == rows(tmp_path / "unbroken" / name)
 
 
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_the_watch_sends_back_only_so_often(tiny, start, tmp_path, done):
+    config = tiny(run__on_divergence="rollback", run__rollbacks=2)
+    state = start.replace(rollbacks=np.int32(done))
+    watch = doctor.Watch(tmp_path, config, state, silent)
+    watch(1, healthy(1))
+    error = doctor.GoBack if done < 2 else Diverged
+    with pytest.raises(error, match="g_loss is nan"):
+        watch(2, {**healthy(2), "g_loss": nan})
+    (line,) = rows(tmp_path / "doctor.jsonl")
+    assert (line["step"], line["since"], line["rollbacks"]) == (2, 2, done)
+
+
+@pytest.mark.parametrize("on_divergence", ["warn", "rollback"])
+def test_a_wrong_sigma_is_told_and_training_goes_on(
+    tiny, start, tmp_path, on_divergence
+):
+    said, off = [], {"sigma_error/d_max": 2.0, "sigma_error/d/head": 2.0}
+    config = tiny(run__on_divergence=on_divergence)
+    watch = doctor.Watch(tmp_path, config, start, said.append)
+    for step in (1, 2, 3):
+        watch(step, {**healthy(step), **off})
+    (line,) = said
+    assert line.startswith("step 2: spectral normalisation of d/head is off")
+    other = doctor.Watch(tmp_path / "none", config, start, silent, active=False)
+    for step in (1, 2, 3):
+        other(step, {**healthy(step), **off})
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.slow
 def test_a_run_goes_back_only_so_often(tiny, tmp_path, poison):
     poison(below=9)
