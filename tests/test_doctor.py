@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from runs import rows, silent, train
 
-from sagan import checkpoint, devices, doctor, loop, sinks, snapshot, vitals
+from sagan import checkpoint, devices, doctor, sinks, snapshot, vitals
 from sagan import config as config_lib
 from sagan import state as state_lib
 from sagan.data import Batch
@@ -267,20 +268,6 @@ def test_checkpoints_from_a_step_on_are_set_aside_and_not_restored(tmp_path):
 
 
 # training
-
-
-def silent(line):
-    pass
-
-
-def train(config, workdir, **options):
-    state = loop.train(config, workdir, **{"report": silent, **options})
-    return jax.device_get(state)
-
-
-def rows(path):
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "images_per_s"} for row in lines]
 
 
 @pytest.fixture

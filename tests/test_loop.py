@@ -1,4 +1,3 @@
-import json
 import os
 import pathlib
 import signal
@@ -10,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from runs import rows, train
 
-from sagan import data, devices, loop
+from sagan import data, devices
 from sagan.config import ConfigError, from_json
 from sagan.interrupt import Interrupt
 from sagan.writer import Diverged
@@ -19,19 +19,8 @@ from sagan.writer import Diverged
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def silent(line):
-    pass
-
-
-def train(config, workdir, **options):
-    state = loop.train(config, workdir, **{"report": silent, **options})
-    return jax.device_get(state)
-
-
 def lines(workdir):
-    text = (workdir / "metrics.jsonl").read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
-    return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows]
+    return rows(workdir / "metrics.jsonl")
 
 
 def assert_identical(a, b):

@@ -15,6 +15,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from runs import rows
 
 from sagan.export import load_state
 from sagan.workdir import read_config
@@ -100,11 +101,6 @@ def assert_close(a, b):
         assert error < 1e-4, f"{jax.tree_util.keystr(path)}: {error}"
 
 
-def rows(workdir):
-    text = (workdir / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The same run by one process with four devices, and by two with two each."""
@@ -129,7 +125,7 @@ def test_only_the_first_process_reports_and_writes(runs):
     _, two, (first, second) = runs
     assert "4 x cpu" in first and "step 4 of 4" in first and "done" in first
     assert not [x for x in second.splitlines() if not x.startswith("[Gloo]")], second
-    assert [row["step"] for row in rows(two)] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows(two / "metrics.jsonl")] == [1, 2, 3, 4]
     assert len(list((two / "tensorboard").iterdir())) == 1
 
 
