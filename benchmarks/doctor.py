@@ -14,7 +14,6 @@ import collections
 import dataclasses
 import functools
 import json
-import statistics
 from pathlib import Path
 
 import jax
@@ -87,12 +86,11 @@ def margins(rows: list[dict[str, float]]) -> dict[str, float]:
         series["d_loud"].append(max(abs(row["d_real"]), abs(row["d_fake"])))
         series["g_collapsed"].append(-row["fake_diversity"] / row["real_diversity"])
         for player in "dg":
-            norm = row[f"{player}_grad_norm"]
-            series[f"{player}_still"].append(-norm)
-            if len(past[player]) >= symptoms.MEMORY // 2:
-                ratio = norm / max(statistics.median(past[player]), 1e-30)
+            norm = f"{player}_grad_norm"
+            series[f"{player}_still"].append(-row[norm])
+            if (ratio := symptoms.growth(player, row, past)) is not None:
                 series[f"{player}_exploded"].append(ratio)
-            past[player].append(norm)
+            past[norm].append(row[norm])
             if (name := f"sigma_error/{player}_max") in row:
                 series[f"{player}_sigma"].append(row[name])
     worst = {}

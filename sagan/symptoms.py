@@ -81,13 +81,20 @@ def _collapsed(values: Values, past: Past) -> str | None:
     )
 
 
-def _exploded(player: str, values: Values, past: Past) -> str | None:
+def growth(player: str, values: Values, past: Past) -> float | None:
+    """A gradient norm over the median of those before; None: they are too few."""
     name = f"{player}_grad_norm"
     if len(past[name]) < MEMORY // 2:
         return None
-    median = statistics.median(past[name])
-    if not values[name] > EXPLODED * max(median, SMALL):
+    return values[name] / max(statistics.median(past[name]), SMALL)
+
+
+def _exploded(player: str, values: Values, past: Past) -> str | None:
+    ratio = growth(player, values, past)
+    if ratio is None or not ratio > EXPLODED:
         return None
+    name = f"{player}_grad_norm"
+    median = statistics.median(past[name])
     return (
         f"the gradient of {PLAYERS[player]} explodes: its norm is {values[name]:.3g},"
         f" {median:.3g} before (finding from {EXPLODED:g} times that); lower"
