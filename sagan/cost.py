@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jaxtyping import PyTree
@@ -12,6 +12,7 @@ from sagan.config import replace
 from sagan.devices import abstract_arguments, map_step
 from sagan.schema import Config
 from sagan.state import GANState, abstract, count
+from sagan.vitals import paths
 from sagan.xla import tracing_for
 
 
@@ -73,7 +74,7 @@ def _flops(params: PyTree, resolution: int) -> int:
     """
     kernels = {
         path: leaf.shape
-        for path, leaf in _leaves(params)
+        for path, leaf in zip(paths(params), jax.tree.leaves(params), strict=True)
         if path.endswith("kernel") and (len(leaf.shape) == 4 or path == "kernel")
     }
     total = 2 * sum(_products(shape, resolution) for shape in kernels.values())
@@ -82,11 +83,6 @@ def _flops(params: PyTree, resolution: int) -> int:
         channels = kernels["f/kernel"][-1] + kernels["h/kernel"][-1]
         total += 2 * resolution**2 * keys * channels
     return total
-
-
-def _leaves(params: PyTree) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        yield "/".join(key.key for key in path), leaf
 
 
 def _products(kernel: tuple[int, ...], resolution: int) -> int:

@@ -47,12 +47,12 @@ def map_step(config: Config, devices: Sequence[Any] | None = None) -> Mapped:
     """
     devices = devices or in_order()
     check_batch(config, len(devices))
-    mesh = Mesh(np.array(devices), (AXIS,))
+    mesh = _mesh(devices)
     replicated = NamedSharding(mesh, PartitionSpec())
+    by_image = NamedSharding(mesh, _by_image(config))
     several = jax.process_count() > 1
     body = _step_and_stop if several else train_step
     if config.run.parallel == "jit":
-        by_image = NamedSharding(mesh, PartitionSpec(None, AXIS))
         game = make_game(config, sharding=NamedSharding(mesh, PartitionSpec(AXIS)))
         step = jax.jit(
             partial(body, game),
@@ -61,7 +61,6 @@ def map_step(config: Config, devices: Sequence[Any] | None = None) -> Mapped:
             donate_argnums=0,
         )
     else:
-        by_image = NamedSharding(mesh, PartitionSpec(AXIS))
         game = make_game(config, axis_name=AXIS)
         step = jax.pmap(
             partial(body, game),
@@ -105,7 +104,7 @@ def connect() -> None:
     """
     if jax.process_count() == 1:
         return
-    mesh = Mesh(np.array(in_order()), (AXIS,))
+    mesh = _mesh(in_order())
     by_device = NamedSharding(mesh, PartitionSpec(AXIS))
     ones = np.ones(jax.local_device_count(), np.float32)
     placed = jax.make_array_from_process_local_data(by_device, ones)
@@ -118,6 +117,15 @@ def local(state: GANState) -> GANState:
     if jax.process_count() == 1:
         return state
     return jax.tree.map(lambda x: x.addressable_data(0), state)
+
+
+def _mesh(devices: Sequence[Any]) -> Mesh:
+    return Mesh(np.array(devices), (AXIS,))
+
+
+def _by_image(config: Config) -> PartitionSpec:
+    """[d n ...] by n under jit; [devices d n ...] under pmap."""
+    return PartitionSpec(*[None] * (config.run.parallel == "jit"), AXIS)
 
 
 def _step_and_stop(game: Game, state: GANState, given: Any) -> Any:
@@ -139,13 +147,13 @@ def abstract_arguments(
     config: Config, devices: Sequence[Any]
 ) -> tuple[GANState, Batch]:
     """Shapes and places of the step's arguments, for `lower` on devices not here."""
-    mesh = Mesh(np.array(devices), (AXIS,))
+    mesh = _mesh(devices)
     data, d_steps = config.data, config.optim.d_steps
     if config.run.parallel == "jit":
-        lead, by_image = (d_steps, data.batch), PartitionSpec(None, AXIS)
+        lead = (d_steps, data.batch)
     else:
         lead = (len(devices), d_steps, data.batch // len(devices))
-        by_image = PartitionSpec(AXIS)
+    by_image = _by_image(config)
 
     def placed(shape: tuple[int, ...], dtype: Any, spec: PartitionSpec) -> Any:
         sharding = NamedSharding(mesh, spec)
@@ -179,7 +187,7 @@ def spread(batch: int) -> tuple[NamedSharding, NamedSharding]:
     """
     devices = jax.local_devices()
     count = max(n for n in range(1, len(devices) + 1) if batch % n == 0)
-    mesh = Mesh(np.array(devices[:count]), (AXIS,))
+    mesh = _mesh(devices[:count])
     return NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(
         mesh, PartitionSpec()
     )

@@ -169,7 +169,11 @@ def _go_back(
 
 def _newest(config: Config, checkpoints: Checkpoints | None) -> GANState:
     """The state of the newest good checkpoint of process 0, or the first one."""
-    restored = checkpoints.restore(abstract(config)) if checkpoints else None
+    target = abstract(config)
+    if checkpoints is None:  # only the shapes count: the values come from process 0
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
+        return processes.from_main(zeros)
+    restored = checkpoints.restore(target)
     return processes.from_main(restored[0] if restored else create(config))
 
 

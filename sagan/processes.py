@@ -47,7 +47,8 @@ def join(config: Config, restart: str) -> Config:
             f"error: the processes did not all meet within {run.startup_timeout} s"
             " (run.startup_timeout): start all of them, and see that each reaches"
             f" the coordinator, {run.coordinator or 'the first of them'}",
-            f"error: {DIED}; {restart}",
+            "error: this process was ended, most likely because another one died or was"
+            f" out of reach; {restart}",
         ]
     )
     try:
@@ -62,11 +63,6 @@ def join(config: Config, restart: str) -> Config:
     from_main(np.zeros(()))
     witness.say_at_the_end(1)
     return replace(config, _MACHINE)
-
-
-DIED = (
-    "this process was ended, most likely because another one died or was out of reach"
-)
 
 
 def _started_by_cluster() -> bool:
