@@ -25,7 +25,8 @@ class SelfAttention(SpectralModule):
 
     With model.attention_chunks the queries go in that many parts, one after another, so
     that only a part of beta exists at a time: the same values and gradients. Whoever
-    asks for the intermediate `beta` gets all of it, [n, positions j, positions i].
+    asks for the intermediate `beta` gets all of it, [n, positions j, positions i]. The
+    other intermediates are x and `drawn`, gamma * v(...): see maps.py.
 
     Attributes:
       reduction: C over the channels of keys and queries.
@@ -66,7 +67,10 @@ class SelfAttention(SpectralModule):
             o = attend_in_chunks(queries, keys, values, chunks=chunks)
         o = self._conv("v", c)(o.reshape(n, height, width, -1))
         gamma = self.param("gamma", nn.initializers.zeros, ())
-        return gamma.astype(o.dtype) * o + x.astype(o.dtype)
+        drawn = gamma.astype(o.dtype) * o
+        self.sow("intermediates", "x", x)
+        self.sow("intermediates", "drawn", drawn)
+        return drawn + x.astype(o.dtype)
 
     def _conv(self, name: str, channels: int) -> SNConv:
         return SNConv(self.model, channels, width=1, use_bias=False, name=name)

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Int32, PyTree
 from PIL import Image
 from tqdm import tqdm
 
@@ -47,16 +49,13 @@ def export(
     Raises:
       ConfigError: there is no such run, checkpoint, class or average.
     """
-    config = read_config(workdir)
-    labels = _labels(config, n, classes)
     if truncation < 0:
         raise ConfigError(f"--truncation {truncation}: must be 0 or more")
-    state, step = load_state(workdir, config, step)
-    average = _average(config, weights)
-    variables = generator_variables(state, average)
+    labels = labels_to_draw(read_config(workdir), n, classes)
+    opened = open_run(workdir, step, weights)
     pieces = sample.samples(
-        config,
-        variables,
+        opened.config,
+        opened.variables,
         labels,
         seed=seed,
         truncation=truncation,
@@ -67,10 +66,59 @@ def export(
         for piece in pieces:
             images.append(piece)
             bar.update(len(piece))
-    out = out or workdir / "samples" / f"step_{step}"
+    out = out or workdir / "samples" / f"step_{opened.step}"
     _write(out, np.concatenate(images), labels)
-    kind = "raw weights" if average is None else f"EMA {config.ema.decays[average]}"
-    return f"{n} images of step {step} ({kind}): {out}"
+    return f"{n} images of {opened.words}: {out}"
+
+
+class Opened(NamedTuple):
+    """A checkpoint of a run, to draw from.
+
+    Attributes:
+      workdir: of the run.
+      config: of the run; data.classes is a number.
+      state: whole.
+      step: of the state.
+      average: the index of the average that was chosen; None: the raw weights.
+    """
+
+    workdir: Path
+    config: Config
+    state: GANState
+    step: int
+    average: int | None
+
+    @property
+    def variables(self) -> dict[str, PyTree[Array]]:
+        """The generator's collections: the weights that were chosen."""
+        return generator_variables(self.state, self.average)
+
+    @property
+    def words(self) -> str:
+        """Such as: step 2000 (EMA 0.998)."""
+        if self.average is None:
+            return f"step {self.step} (raw weights)"
+        return f"step {self.step} (EMA {self.config.ema.decays[self.average]})"
+
+
+def open_run(
+    workdir: Path, step: int | None = None, weights: str | None = None
+) -> Opened:
+    """A checkpoint of a run, which may be going on.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint; None: the newest good one.
+      weights: "raw", "ema" (the first average) or the decay of one; None: the first
+        average if there is one.
+
+    Raises:
+      ConfigError: there is no such run, checkpoint or average.
+    """
+    config = read_config(workdir)
+    average = _average(config, weights)
+    state, step = load_state(workdir, config, step)
+    return Opened(workdir, config, state, step, average)
 
 
 def load_state(
@@ -127,7 +175,14 @@ def checkpoint_steps(workdir: Path, config: Config, asked: str) -> list[int]:
     return [int(asked)]
 
 
-def _labels(config: Config, n: int, classes: Sequence[int] | None) -> np.ndarray:
+def labels_to_draw(
+    config: Config, n: int, classes: Sequence[int] | None
+) -> Int32[np.ndarray, " n"]:
+    """The labels of n images: the classes in turn, or all of them.
+
+    Raises:
+      ConfigError: there is no such class.
+    """
     known = config.data.classes or 0
     for label in classes or ():
         if not known:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from sagan import data, devices, doctor, processes, sample
+from sagan import data, devices, doctor, maps, processes, sample
 from sagan import workdir as workdir_lib
 from sagan.checkpoint import Checkpoints
 from sagan.config import Config, ConfigError, check, replace
@@ -187,7 +187,7 @@ def _steps(
     config, mapped, state, step = run.config, run.mapped, run.state, run.step
     if step >= config.run.steps:
         return state, step
-    draw = _pictures(config, writer)
+    draw, looks = _pictures(config, writer), _looks(config, run.source)
     if step == 0:
         draw(state, step)
 
@@ -215,7 +215,7 @@ def _steps(
                     report(f"first step: {seconds:.0f} s, compiling included")
                 rates = _rates(clock, config, step)
                 stop = metrics.pop("stop", 0.0)
-                writer.write(step, metrics, rates, doctor.look(config, step, state))
+                writer.write(step, metrics, rates, looks(state, step))
                 interrupt.hear(stop)
                 _tell(bar, writer, step, rates, report)
                 if step % config.run.sample_every == 0 or step == config.run.steps:
@@ -248,6 +248,19 @@ def _pictures(config: Config, writer: Writer) -> Callable[[GANState, int], None]
             writer.image(step, name, grid(np.asarray(images), columns))
 
     return draw
+
+
+def _looks(config: Config, source: data.Source) -> Callable[..., dict[str, jax.Array]]:
+    """What is looked at now and then: by the doctor, and what attention does."""
+    history = maps.make_history(config, source) if processes.is_main() else None
+
+    def look(state: GANState, step: int) -> dict[str, jax.Array]:
+        values = doctor.look(config, step, state)
+        if history and step % config.run.sample_every == 0:
+            values = values | history(devices.local(state))
+        return values
+
+    return look
 
 
 class _Clock:

@@ -12,9 +12,10 @@ ORDER = (
     " metrics.protocol metrics.extract metrics.gaussian metrics.frechet metrics.kernel"
     " metrics.inception_score metrics.neighbours metrics.resize metrics.pickled"
     " metrics.inception metrics.weights metrics.classifier metrics.accuracy"
-    " metrics metrics.features sample snapshot checkpoint workdir sinks writer"
+    " metrics metrics.features sample maps snapshot checkpoint workdir sinks writer"
     " symptoms doctor interrupt export loop imagesets protocol judge floor card fakes"
-    " evaluate compare topology cost advice plan arguments cli"
+    " evaluate compare topology cost advice plan look.sheet look.nearest look.attend"
+    " look.ablate look.curves look.explorer look.report look arguments cli"
 ).split()
 ROOT = pathlib.Path(sagan.__file__).parent
 MODULES = sorted([*ROOT.glob("[a-z]*.py"), *ROOT.glob("[a-z]*/*.py")])
