@@ -178,6 +178,34 @@ def sample_command(args: Arguments) -> None:
     print(export(**vars(known)))
 
 
+def report_command(args: Arguments) -> None:
+    """--workdir DIR [DIR ...] [--out FILE]: one page about a run, or several."""
+    parser = argparse.ArgumentParser(
+        prog="sagan report", description=report_command.__doc__
+    )
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        nargs="+",
+        required=True,
+        dest="workdirs",
+        metavar="DIR",
+        help="of the run; several are compared",
+    )
+    parser.add_argument("--out", type=Path, help="the file (WORKDIR/report.html)")
+    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
+    parser.add_argument(
+        "--weights",
+        help="raw, ema, or the decay of one average (default: ema if there is one)",
+    )
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
+    known = parser.parse_args(args)
+    from sagan.look.report import report
+
+    _keep_compiled()
+    print(report(**vars(known)))
+
+
 def eval_command(args: Arguments) -> None:
     """--workdir DIR [--step N ...]: see `eval.py --help`."""
     from sagan import evaluate
@@ -246,6 +274,7 @@ def plan_command(args: Arguments) -> int:
 COMMANDS = {
     "prepare": prepare_command,
     "sample": sample_command,
+    "report": report_command,
     "diff": diff_command,
     "evaluate": evaluate_command,
     "plan": plan_command,

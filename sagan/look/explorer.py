@@ -1,0 +1,252 @@
+"""What the attention explorer of a page shows: rows of beta, small enough to embed.
+
+What the page does with it is in explorer.js; `unpacked` is the same in Python.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from sagan.data import Source, to_float
+from sagan.export import Opened, labels_to_draw
+from sagan.look.record import labelled, picture
+from sagan.maps import (
+    Grid,
+    Read,
+    attention_layers,
+    entropy_bits,
+    make_reader,
+    uniform_bits,
+)
+from sagan.sample import latents, to_uint8
+from sagan.state import gammas
+
+MOST_QUERIES, MOST_KEYS = 32, 16  # along each side
+_NUMBERS = ("top", "entropy", "distance", "largest")
+Json = dict[str, Any]
+
+
+class Shown(NamedTuple):
+    """Which positions of a layer the page has.
+
+    Attributes:
+      grid: of the layer.
+    """
+
+    grid: Grid
+
+    @property
+    def stride(self) -> int:
+        """Every which query is shown, along each side."""
+        return -(-self.grid.queries // MOST_QUERIES)
+
+    @property
+    def block(self) -> int:
+        """How many keys are one cell, along each side; the last may have fewer."""
+        return -(-self.grid.keys // MOST_KEYS)
+
+    @property
+    def side(self) -> int:
+        """Queries shown, along each side."""
+        return -(-self.grid.queries // self.stride)
+
+    @property
+    def cells(self) -> int:
+        """Cells of keys, along each side."""
+        return -(-self.grid.keys // self.block)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The numbers j of the shown queries, in their order."""
+        along = np.arange(0, self.grid.queries, self.stride)
+        return (along[:, None] * self.grid.queries + along).ravel()
+
+    @property
+    def nbytes(self) -> int:
+        """Of one image, in base64."""
+        queries, cells = self.side**2, self.cells**2
+        return (queries * (cells + 4 * len(_NUMBERS)) + 2) * 4 // 3
+
+
+def facts(name: str, grid: Grid, gamma: float) -> Json:
+    """What is the same in all images."""
+    shown = Shown(grid)
+    return {
+        "name": name,
+        "queries": grid.queries,
+        "keys": grid.keys,
+        "stride": shown.stride,
+        "side": shown.side,
+        "block": shown.block,
+        "cells": shown.cells,
+        "gamma": gamma,
+        "uniform_bits": uniform_bits(grid),
+        "uniform_share": 1 / grid.keys**2,
+        "uniform_pixels": _base64(_apart(grid).mean(axis=1)),
+    }
+
+
+def packed(read: Read, grid: Grid) -> Json:
+    """One layer in one image.
+
+    `beta` has a byte for each cell of each shown query: its share over the largest cell
+    of that query, `top`, times 255. Entropy, distance and the largest share are those
+    of the layer's own row, before anything is summed or rounded.
+    """
+    shown = Shown(grid)
+    beta = np.asarray(jnp.asarray(read.beta)[shown.rows], np.float32)
+    cells = _summed(beta, shown)
+    top = cells.max(axis=1)
+    levels = np.rint(cells / np.maximum(top, 1e-30)[:, None] * 255).astype(np.uint8)
+    numbers = {
+        "top": top,
+        "entropy": np.maximum(entropy_bits(beta), 0.0),
+        "distance": (beta * _apart(grid)).sum(axis=1),
+        "largest": beta.max(axis=1),
+    }
+    strength = float(read.strength)
+    encoded = {name: _base64(values) for name, values in numbers.items()}
+    return {"strength": strength, "beta": _base64(levels, np.uint8), **encoded}
+
+
+def unpacked(layer: Mapping[str, Any]) -> Float[np.ndarray, "shown cells"]:
+    """The shares that the page shows, a row for each shown query."""
+    top = decoded(layer["top"])
+    levels = np.frombuffer(base64.b64decode(layer["beta"]), np.uint8)
+    return levels.reshape(len(top), -1).astype(np.float32) / 255 * top[:, None]
+
+
+def decoded(text: str) -> Float[np.ndarray, " n"]:
+    """The numbers of base64."""
+    return np.frombuffer(base64.b64decode(text), "<f4")
+
+
+def _summed(
+    beta: Float[np.ndarray, "shown i"], shown: Shown
+) -> Float[np.ndarray, "shown cells"]:
+    keys = shown.grid.keys
+    square = beta.reshape(-1, keys, keys)
+    starts = np.arange(0, keys, shown.block)
+    for axis in (1, 2):
+        square = np.add.reduceat(square, starts, axis=axis)
+    return square.reshape(len(beta), -1)
+
+
+def _apart(grid: Grid) -> Float[np.ndarray, "shown i"]:
+    """Pixels between shown queries and keys: maps has all queries, up to gigabytes."""
+    queries, keys = grid.centres("queries")[Shown(grid).rows], grid.centres("keys")
+    return np.linalg.norm(queries[:, None] - keys[None], axis=-1).astype(np.float32)
+
+
+def _base64(values: Any, dtype: Any = "<f4") -> str:
+    return base64.b64encode(np.asarray(values).astype(dtype).tobytes()).decode()
+
+
+class Group(NamedTuple):
+    """One network of one run, looked into at a few images.
+
+    Attributes:
+      player: "g" or "d".
+      layers: facts of each.
+      images: each with its label, picture, packed layers and, of "d", logit.
+    """
+
+    player: str
+    layers: list[Json]
+    images: list[Json]
+
+
+def image(
+    pixels: UInt8[np.ndarray, "h w c"],
+    label: str,
+    layers: list[Json],
+    logit: float | None = None,
+) -> Json:
+    """One image of a Group."""
+    seen = picture(pixels, label)
+    return {"label": label, "picture": seen.uri, "layers": layers, "logit": logit}
+
+
+def how_many(grids: Mapping[str, Grid], most: int, budget: int) -> int:
+    """The images that fit into so many bytes."""
+    size = max(grid.size for grid in grids.values())
+    each = size**2 * 4 + sum(Shown(grid).nbytes for grid in grids.values())
+    return min(most, budget // each)
+
+
+def of_generator(
+    opened: Opened, class_names: tuple[str, ...], *, seed: int, n: int
+) -> Group:
+    """The generator at the first n samples of a seed, those of `sagan sample`."""
+    config = opened.config
+    labels = labels_to_draw(config, n, None)
+    inputs = zip(latents(config, seed, np.arange(n)), labels, strict=True)
+    variables = opened.variables
+    images = []
+    for x, layers, label in _looks(opened, "g", variables, inputs):
+        pixels = np.asarray(to_uint8(x[None])[0])
+        images.append(image(pixels, _named(opened, class_names, label), layers))
+    return Group("g", _facts(opened, "g", variables), images)
+
+
+def of_discriminator(
+    opened: Opened, class_names: tuple[str, ...], source: Source, *, n: int
+) -> Group:
+    """The discriminator at n real images, spread evenly over the data."""
+    d = opened.state.d
+    variables = {"params": d.params, **d.stats}
+    chosen = np.linspace(0, len(source) - 1, n).astype(int)
+    pixels, labels = source.examples(chosen)
+    inputs = zip(to_float(pixels), labels, strict=True)
+    looks = _looks(opened, "d", variables, inputs)
+    images = [
+        image(one, _named(opened, class_names, label), layers, float(logit))
+        for one, (logit, layers, label) in zip(pixels, looks, strict=True)
+    ]
+    return Group("d", _facts(opened, "d", variables), images)
+
+
+def _facts(opened: Opened, player: str, variables: Mapping[str, Any]) -> list[Json]:
+    grids = attention_layers(opened.config, player)
+    gamma = gammas(variables["params"])
+    return [facts(name, grid, float(gamma[name])) for name, grid in grids.items()]
+
+
+def _looks(
+    opened: Opened, player: str, variables: Any, inputs: Any
+) -> Iterator[tuple[jax.Array, list[Json], int]]:
+    grids = attention_layers(opened.config, player)
+    reader = make_reader(opened.config, player)
+    for one, label in inputs:
+        output, reads = reader(variables, one, jnp.int32(label))
+        layers = [packed(reads[name], grid) for name, grid in grids.items()]
+        yield output, layers, int(label)
+
+
+def _named(opened: Opened, class_names: tuple[str, ...], label: int) -> str:
+    return labelled(class_names, label) if opened.config.data.classes else ""
+
+
+def overview(group: Group) -> list[list[str]]:
+    """A head, and a row for each layer: means over positions and images."""
+    head = ["layer", "positions", "gamma", "strength", "entropy", "distance"]
+    lines = [head]
+    for number, layer in enumerate(group.layers):
+        mine = [seen["layers"][number] for seen in group.images]
+
+        def mean(name: str, mine: list[Json] = mine) -> float:
+            return float(np.mean([decoded(one[name]) for one in mine]))
+
+        strength = np.mean([one["strength"] for one in mine])
+        pixels = decoded(layer["uniform_pixels"]).mean()
+        positions = f"{layer['queries']}×{layer['queries']}"
+        entropy = f"{mean('entropy'):.2f} of {layer['uniform_bits']:.2f} bits"
+        distance = f"{mean('distance'):.1f} px (uniform {pixels:.1f})"
+        row = [positions, f"{layer['gamma']:.3f}", f"{strength:.3f}", entropy, distance]
+        lines.append([layer["name"], *row])
+    return lines

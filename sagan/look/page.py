@@ -1,0 +1,266 @@
+"""The page of a report: what was gathered, as one file of HTML that loads nothing."""
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from sagan import card, config
+from sagan.evaluate import config_digest
+from sagan.export import Opened
+from sagan.look import curves, explorer
+from sagan.look.record import Picture, Record, variants
+from sagan.maps import attention_layers
+from sagan.schema import Config
+from sagan.state import count
+
+_HERE = Path(__file__).parent
+_SHOWN_PIXELS = 56  # of one image of a grid of samples, at least
+PLAYERS = {"g": "The generator", "d": "The discriminator"}
+
+
+class ShownSheet(NamedTuple):
+    """A sheet, or why there is none."""
+
+    name: str
+    picture: Picture | None
+    notes: list[str]
+
+
+class Part(NamedTuple):
+    """The explorer of one network; without a group the notes say why."""
+
+    player: str
+    group: explorer.Group | None
+    notes: list[str]
+
+
+class Run(NamedTuple):
+    """What a page shows of a run.
+
+    Attributes:
+      name: no two runs of a page have the same.
+      seed: of the explorer's latents.
+    """
+
+    name: str
+    opened: Opened
+    seed: int
+    record: Record
+    pictures: list[Picture]
+    parts: list[Part]
+    sheets: list[ShownSheet]
+
+
+def page(runs: Sequence[Run]) -> str:
+    """The file's text."""
+    groups: list[Any] = []
+    shown = [_shown(run, groups) for run in runs]
+    script = (_HERE / "explorer.js").read_text("utf-8")
+    sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        title=" and ".join(run.name for run in runs),
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline';"
+        f" script-src 'sha256-{sha}'",
+        css=Markup((_HERE / "report.css").read_text("utf-8")),
+        script=Markup(script),
+        several=len(runs) > 1,
+        runs=shown,
+        evaluations=_evaluations(runs),
+        curves=[_curve(panel) for panel in curves.panels(_drawn(runs))],
+        configs=_configs(runs),
+        provenance=_provenance(runs),
+        data=groups,
+    )
+
+
+def _drawn(runs: Sequence[Run]) -> list[curves.Curves]:
+    return [curves.Curves(run.name, run.opened.config, run.record) for run in runs]
+
+
+def _curve(panel: curves.Panel) -> dict[str, Any]:
+    drawing = Markup(curves.svg(panel))  # has no text from the run
+    return {"panel": panel, "svg": drawing, "legend": curves.legend(panel)}
+
+
+def _shown(run: Run, groups: list[Any]) -> dict[str, Any]:
+    """What the template asks of a run; adds its explorers' data to `groups`."""
+    parts = []
+    for part in run.parts:
+        told = {"title": PLAYERS[part.player], "group": None, "notes": part.notes}
+        if (group := part.group) is not None:
+            told |= {"group": _with_texts(group), "number": len(groups)}
+            told |= {
+                "legend": _legend(run, group),
+                "overview": explorer.overview(group),
+            }
+            images = [
+                {key: seen[key] for key in ("logit", "layers")} for seen in group.images
+            ]
+            groups.append({"layers": group.layers, "images": images})
+        parts.append(told)
+    cfg = run.opened.config
+    # small pixels are enlarged by a whole factor and stay squares
+    times = max(1, -(-_SHOWN_PIXELS // cfg.data.size))
+    return {
+        "name": run.name,
+        "lead": f"{run.opened.words} of {cfg.run.steps} steps planned",
+        "facts": _facts(run),
+        "pictures": run.pictures,
+        "pixelated": times > 1,
+        "enlarge": times,
+        "classes": cfg.data.classes,
+        "parts": parts,
+        "findings": run.record.findings,
+        "sheets": run.sheets,
+        "notes": run.record.notes,
+        "config_json": config.to_json(cfg),
+    }
+
+
+def _with_texts(group: explorer.Group) -> explorer.Group:
+    texts = [{**m, "gamma_text": f"{m['gamma']:.3f}"} for m in group.layers]
+    return group._replace(layers=texts)
+
+
+def _legend(run: Run, group: explorer.Group) -> str:
+    if group.player == "d":
+        return f"Real images ({run.opened.config.data.name})"
+    return f"Samples with {_weights(run.opened)}, seed {run.seed}"
+
+
+def _weights(opened: Opened) -> str:
+    return opened.words.partition("(")[2].rstrip(")")
+
+
+def _facts(run: Run) -> dict[str, str]:
+    opened, cfg = run.opened, run.opened.config
+    size, classes = cfg.data.size, cfg.data.classes
+    at = {
+        player.upper(): ", ".join(f"{g.queries}×{g.queries}" for g in grids.values())
+        for player in "gd"
+        if (grids := attention_layers(cfg, player))
+    }
+    sizes = [count(player.params) for player in (opened.state.g, opened.state.d)]
+    return {
+        "data": f"{cfg.data.name}, {size}×{size}, {_plural(classes or 0)}",
+        "checkpoint": f"step {opened.step}",
+        "weights": _weights(opened),
+        "attention": "; ".join(f"{k} at {v}" for k, v in at.items()) or "none",
+        "parameters": f"{sizes[0]:,} in G, {sizes[1]:,} in D",
+        "seed of the run": str(cfg.run.seed),
+    }
+
+
+def _plural(classes: int) -> str:
+    return f"{classes} classes" if classes else "unconditional"
+
+
+def _evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The newest evaluation of a run; of several runs a table of all."""
+    parts = []
+    for run in runs:
+        title = run.name if len(runs) > 1 else ""
+        if not run.record.results:
+            command = f"python eval.py --workdir {shlex.quote(str(run.opened.workdir))}"
+            line = "This run was not evaluated yet. This evaluates it:"
+            parts.append({"title": title, "lines": [line], "command": command})
+        elif len(runs) == 1:
+            result = run.record.results[-1]
+            parts.append(
+                {
+                    "table": card.table(result),
+                    "lines": [_about(result)],
+                    "notes": list(map(str, result["notes"])),
+                }
+            )
+    evaluated = [run for run in runs if run.record.results]
+    if len(runs) > 1 and evaluated:
+        parts.insert(0, _side_by_side(evaluated))
+    blank = {"title": "", "table": None, "lines": [], "notes": [], "command": ""}
+    return [{**blank, **part} for part in parts]
+
+
+def _about(result: card.Result) -> str:
+    samples = result["protocol"].get("samples")
+    step = result["about"]["step"]
+    return (
+        f"Step {step}, {samples} samples. Real against real: reals in the place of the"
+        " samples, as many as the last column says."
+    )
+
+
+def _side_by_side(runs: Sequence[Run]) -> dict[str, Any]:
+    newest = [run.record.results[-1] for run in runs]
+    last = [variants(result)[-1] for result in newest if variants(result)]
+    lines = [["metric", *(run.name for run in runs)]]
+    lines.append(["step", *(str(result["about"]["step"]) for result in newest)])
+    lines.append(["weights", *(name for name, _ in last)])
+    for metric in dict.fromkeys(name for _, rows in last for name in rows):
+        cells = [
+            f"{rows[metric]['value']:.4g}" if metric in rows else "" for _, rows in last
+        ]
+        lines.append([metric, *cells])
+    notes = [
+        f"{r.name}: {n}" for r, e in zip(runs, newest, strict=True) for n in e["notes"]
+    ]
+    told = []
+    if len({result["protocol_sha256"] for result in newest}) > 1:
+        told.append(
+            "These were evaluated by different protocols: their numbers are not"
+            " comparable."
+        )
+    return {"table": lines, "lines": told, "notes": notes}
+
+
+def _configs(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The fields in which the runs differ, and those that are not official."""
+    each = [config.fields(run.opened.config) for run in runs]
+    official = config.fields(Config())
+    names = [run.name for run in runs] if len(runs) > 1 else ["this run"]
+
+    def table(wanted: Sequence[str]) -> list[list[str]]:
+        rows = [
+            [k, *(_text(one[k]) for one in each), _text(official[k])] for k in wanted
+        ]
+        return [["field", *names, "official recipe"], *rows]
+
+    unlike = [k for k in official if any(one[k] != each[0][k] for one in each)]
+    others = [k for k in official if any(one[k] != official[k] for one in each)]
+    parts = []
+    if len(runs) > 1:
+        parts.append(
+            {"title": "Fields that differ between the runs", "table": table(unlike)}
+        )
+        others = [k for k in others if k not in unlike]
+    title = "Fields that differ from the official recipe"
+    return [*parts, {"title": title, "table": table(others)}]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "(empty)"
+    return '""' if value == "" else str(value)
+
+
+def _provenance(runs: Sequence[Run]) -> list[list[str]]:
+    lines = [["", "value"]]
+    for run in runs:
+        prefix = f"{run.name}: " if len(runs) > 1 else ""
+        lines.append([f"{prefix}workdir", str(run.opened.workdir)])
+        lines.append([f"{prefix}checkpoint", run.opened.words])
+        lines.append([f"{prefix}config SHA-256", config_digest(run.opened.config)])
+    lines.append(["seed of the latents", str(runs[0].seed)])
+    return [*lines, *([name, value] for name, value in card.versions().items())]

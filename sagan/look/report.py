@@ -1,0 +1,113 @@
+"""One page about a run, or about several beside each other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sagan.data import open_source
+from sagan.export import Opened, open_run
+from sagan.look import explorer, record
+from sagan.look.page import PLAYERS, Part, Run, ShownSheet, page
+from sagan.maps import attention_layers
+from sagan.schema import ConfigError
+from sagan.workdir import changed_data, naming, write_whole
+
+MOST_BYTES = 10_000_000  # of the file; the parts below leave room for curves and words
+_EXPLORERS, _PICTURES, _SHEETS = 5_000_000, 2_000_000, 2_000_000
+_IMAGES = {"g": 10, "d": 6}  # in an explorer at most
+
+
+def report(
+    workdirs: Sequence[Path],
+    *,
+    out: Path | None = None,
+    step: int | None = None,
+    weights: str | None = None,
+    seed: int = 0,
+) -> str:
+    """Writes report.html, one file that needs nothing else; returns what and where.
+
+    Args:
+      workdirs: of the runs, which may be going on.
+      out: the file; None: report.html, in the workdir of one run, else here.
+      step: of the checkpoints; None: the newest good one of each run.
+      weights: as for export.open_run.
+      seed: of the latents.
+
+    Raises:
+      ConfigError: there is no such run, checkpoint or average.
+    """
+    workdirs = list(dict.fromkeys(workdirs))
+    folder = workdirs[0] if len(workdirs) == 1 else Path()
+    out = out or folder / "report.html"
+    if out.is_dir():
+        raise ConfigError(f"--out {out}: is a folder; must be a file")
+    opened = [open_run(workdir, step, weights) for workdir in workdirs]
+    names = _names(workdirs)
+    share = 1 / len(opened)
+    runs = [gather(one, n, seed, share) for one, n in zip(opened, names, strict=True)]
+    text = page(runs)
+    if (size := len(text.encode())) > MOST_BYTES:
+        raise ConfigError(
+            f"--workdir {' '.join(names)}: the page would have {size:,} bytes; must be"
+            f" {MOST_BYTES:,} at most: fewer runs"
+        )
+    with naming(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, text)
+    words = "; ".join(f"{run.name}: {run.opened.words}" for run in runs)
+    return f"{words}: {out} ({size / 1e6:.1f} MB)"
+
+
+def _names(workdirs: Sequence[Path]) -> list[str]:
+    """The names of the folders; their paths where two have the same."""
+    names = [workdir.resolve().name for workdir in workdirs]
+    if len(set(names)) == len(names):
+        return names
+    return [str(workdir) for workdir in workdirs]
+
+
+def gather(opened: Opened, name: str, seed: int, share: float = 1.0) -> Run:
+    """What the page shows of a run.
+
+    Args:
+      opened: the run.
+      name: of the run on the page.
+      seed: of the latents.
+      share: of the bytes of the page.
+    """
+    found = record.read_record(opened.workdir, opened.config)
+    pictures = record.pictures(opened.workdir, int(share * _PICTURES))
+    budget = int(share * _EXPLORERS / len(PLAYERS))
+    parts = [_part(opened, player, found, seed, budget) for player in PLAYERS]
+    sheets = _sheets(opened, seed, int(share * _SHEETS))
+    return Run(name, opened, seed, found, pictures, parts, sheets)
+
+
+def _part(
+    opened: Opened, player: str, found: record.Record, seed: int, budget: int
+) -> Part:
+    """The explorer of one network, or why there is none."""
+    grids = attention_layers(opened.config, player)
+    if not grids:
+        return Part(player, None, [f"{PLAYERS[player]} has no attention layer."])
+    n = explorer.how_many(grids, _IMAGES[player], budget)
+    if n < 1:
+        note = f"{PLAYERS[player]}: no image fits into {budget:,} bytes of this page."
+        return Part(player, None, [note])
+    names = found.class_names
+    if player == "g":
+        return Part("g", explorer.of_generator(opened, names, seed=seed, n=n), [])
+    try:
+        source = open_source(opened.config)
+        known = source.class_names
+        notes = changed_data(opened.workdir, len(source), known)
+        n = min(n, len(source))
+        group = explorer.of_discriminator(opened, known or names, source, n=n)
+    except ConfigError as error:
+        note = f"The discriminator is not shown, as its real images cannot be: {error}"
+        return Part("d", None, [note])
+    return Part("d", group, notes)
+
+
+def _sheets(opened: Opened, seed: int, budget: int) -> list[ShownSheet]:
+    return []
