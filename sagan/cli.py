@@ -142,28 +142,13 @@ def prepare_command(args: Arguments) -> None:
 
 def sample_command(args: Arguments) -> None:
     """--workdir DIR [--n N ...]: write samples of a checkpoint as PNGs or .npz."""
-    parser = argparse.ArgumentParser(
-        prog="sagan sample", description=sample_command.__doc__
-    )
-    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
+    parser = _of_a_checkpoint(sample_command, "sample", "in equal shares (all)")
     parser.add_argument("--n", type=at_least(1), default=64, help="images (64)")
-    parser.add_argument(
-        "--classes",
-        type=at_least(0),
-        nargs="+",
-        help="labels to draw, in equal shares (default: all)",
-    )
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
     parser.add_argument(
         "--truncation",
         type=float,
         default=0.0,
         help="draw latents beyond this again, such as 0.5 (0: none)",
-    )
-    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
-    parser.add_argument(
-        "--weights",
-        help="raw, ema, or the decay of one average (default: ema if there is one)",
     )
     parser.add_argument("--batch", type=at_least(1), default=64, help="at once (64)")
     parser.add_argument(
@@ -176,6 +161,44 @@ def sample_command(args: Arguments) -> None:
 
     _keep_compiled()
     print(export(**vars(known)))
+
+
+def sheets_command(args: Arguments) -> None:
+    """--workdir DIR [--only NAME ...]: pictures that show what a run has learned."""
+    parser = _of_a_checkpoint(sheets_command, "sheets", "such as 3 8 (a few of all)")
+    names = "classes, interpolation, truncation, neighbours, progress"
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help=f"some of {names} (default: all that can be made)",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="a folder (default: WORKDIR/sheets/step_N)"
+    )
+    known = parser.parse_args(args)
+    from sagan.look.sheet import sheets
+
+    _keep_compiled()
+    sheets(**vars(known))
+
+
+def _of_a_checkpoint(
+    command: Callable[[Arguments], int | None], name: str, classes: str
+) -> argparse.ArgumentParser:
+    """What every command has that draws from a generator."""
+    parser = argparse.ArgumentParser(prog=f"sagan {name}", description=command.__doc__)
+    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
+    parser.add_argument(
+        "--classes", type=at_least(0), nargs="+", help=f"labels to draw, {classes}"
+    )
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
+    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
+    parser.add_argument(
+        "--weights",
+        help="raw, ema, or the decay of one average (default: ema if there is one)",
+    )
+    return parser
 
 
 def eval_command(args: Arguments) -> None:
@@ -246,6 +269,7 @@ def plan_command(args: Arguments) -> int:
 COMMANDS = {
     "prepare": prepare_command,
     "sample": sample_command,
+    "sheets": sheets_command,
     "diff": diff_command,
     "evaluate": evaluate_command,
     "plan": plan_command,
