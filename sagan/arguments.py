@@ -103,3 +103,31 @@ def at_least(smallest: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def of_a_checkpoint(
+    about: str | None, name: str, classes: str = ""
+) -> argparse.ArgumentParser:
+    """What every command has that draws from a generator.
+
+    With a help text for --classes it is of one run, else of one or several.
+    """
+    parser = argparse.ArgumentParser(prog=f"sagan {name}", description=about)
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        required=True,
+        help="of the run" if classes else "of the run; several are compared",
+        **({} if classes else {"nargs": "+", "dest": "workdirs", "metavar": "DIR"}),
+    )
+    if classes:
+        parser.add_argument(
+            "--classes", type=at_least(0), nargs="+", help=f"labels to draw, {classes}"
+        )
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
+    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
+    parser.add_argument(
+        "--weights",
+        help="raw, ema, or the decay of one average (default: ema if there is one)",
+    )
+    return parser

@@ -13,6 +13,7 @@ from sagan.arguments import (
     Arguments,
     Flat,
     at_least,
+    of_a_checkpoint,
     parse,
     parse_train,
     with_config,
@@ -142,28 +143,13 @@ def prepare_command(args: Arguments) -> None:
 
 def sample_command(args: Arguments) -> None:
     """--workdir DIR [--n N ...]: write samples of a checkpoint as PNGs or .npz."""
-    parser = argparse.ArgumentParser(
-        prog="sagan sample", description=sample_command.__doc__
-    )
-    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
+    parser = of_a_checkpoint(sample_command.__doc__, "sample", "in equal shares (all)")
     parser.add_argument("--n", type=at_least(1), default=64, help="images (64)")
-    parser.add_argument(
-        "--classes",
-        type=at_least(0),
-        nargs="+",
-        help="labels to draw, in equal shares (default: all)",
-    )
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
     parser.add_argument(
         "--truncation",
         type=float,
         default=0.0,
         help="draw latents beyond this again, such as 0.5 (0: none)",
-    )
-    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
-    parser.add_argument(
-        "--weights",
-        help="raw, ema, or the decay of one average (default: ema if there is one)",
     )
     parser.add_argument("--batch", type=at_least(1), default=64, help="at once (64)")
     parser.add_argument(
@@ -178,27 +164,32 @@ def sample_command(args: Arguments) -> None:
     print(export(**vars(known)))
 
 
-def report_command(args: Arguments) -> None:
-    """--workdir DIR [DIR ...] [--out FILE]: one page about a run, or several."""
-    parser = argparse.ArgumentParser(
-        prog="sagan report", description=report_command.__doc__
+def sheets_command(args: Arguments) -> None:
+    """--workdir DIR [--only NAME ...]: pictures that show what a run has learned."""
+    parser = of_a_checkpoint(
+        sheets_command.__doc__, "sheets", "such as 3 8 (a few of all)"
     )
+    names = "classes, interpolation, truncation, neighbours, progress"
     parser.add_argument(
-        "--workdir",
-        type=Path,
+        "--only",
         nargs="+",
-        required=True,
-        dest="workdirs",
-        metavar="DIR",
-        help="of the run; several are compared",
+        metavar="NAME",
+        help=f"some of {names} (default: all that can be made)",
     )
-    parser.add_argument("--out", type=Path, help="the file (WORKDIR/report.html)")
-    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
     parser.add_argument(
-        "--weights",
-        help="raw, ema, or the decay of one average (default: ema if there is one)",
+        "--out", type=Path, help="a folder (default: WORKDIR/sheets/step_N)"
     )
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
+    known = parser.parse_args(args)
+    from sagan.look.sheet import sheets
+
+    _keep_compiled()
+    sheets(**vars(known))
+
+
+def report_command(args: Arguments) -> None:
+    """--workdir DIR [DIR ...] [--out FILE]: one page about a run, or about several."""
+    parser = of_a_checkpoint(report_command.__doc__, "report")
+    parser.add_argument("--out", type=Path, help="the file (WORKDIR/report.html)")
     known = parser.parse_args(args)
     from sagan.look.report import report
 
@@ -274,6 +265,7 @@ def plan_command(args: Arguments) -> int:
 COMMANDS = {
     "prepare": prepare_command,
     "sample": sample_command,
+    "sheets": sheets_command,
     "report": report_command,
     "diff": diff_command,
     "evaluate": evaluate_command,

@@ -14,13 +14,14 @@ from sagan import card, config
 from sagan.evaluate import config_digest
 from sagan.export import Opened
 from sagan.look import curves, explorer
+from sagan.look.panels import Curves, Panel, panels
 from sagan.look.record import Picture, Record, variants
 from sagan.maps import attention_layers
 from sagan.schema import Config
 from sagan.state import count
 
 _HERE = Path(__file__).parent
-_SHOWN_PIXELS = 56  # of one image of a grid of samples, at least
+_SHOWN_PIXELS = 40  # of one image of a grid of samples, at least
 PLAYERS = {"g": "The generator", "d": "The discriminator"}
 
 
@@ -79,18 +80,18 @@ def page(runs: Sequence[Run]) -> str:
         several=len(runs) > 1,
         runs=shown,
         evaluations=_evaluations(runs),
-        curves=[_curve(panel) for panel in curves.panels(_drawn(runs))],
+        curves=[_curve(panel) for panel in panels(_drawn(runs))],
         configs=_configs(runs),
         provenance=_provenance(runs),
         data=groups,
     )
 
 
-def _drawn(runs: Sequence[Run]) -> list[curves.Curves]:
-    return [curves.Curves(run.name, run.opened.config, run.record) for run in runs]
+def _drawn(runs: Sequence[Run]) -> list[Curves]:
+    return [Curves(run.name, run.opened.config, run.record) for run in runs]
 
 
-def _curve(panel: curves.Panel) -> dict[str, Any]:
+def _curve(panel: Panel) -> dict[str, Any]:
     drawing = Markup(curves.svg(panel))  # has no text from the run
     return {"panel": panel, "svg": drawing, "legend": curves.legend(panel)}
 

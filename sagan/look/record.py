@@ -19,6 +19,7 @@ from PIL import Image
 from sagan import card
 from sagan.schema import Config
 from sagan.source import flat, is_grey, opened_image
+from sagan.workdir import class_names
 
 Row = dict[str, Any]
 _LINE_MOST = 2**20  # characters of one line of a log
@@ -56,6 +57,7 @@ class Picture(NamedTuple):
 def read_record(workdir: Path, config: Config) -> Record:
     """All but the pictures."""
     results, notes = _results(workdir)
+    names = class_names(workdir)
     return Record(
         metrics=_metrics(workdir / "metrics.jsonl"),
         findings=[
@@ -64,7 +66,7 @@ def read_record(workdir: Path, config: Config) -> Record:
             if isinstance(row.get("message"), str)
         ],
         results=results,
-        class_names=_class_names(workdir, config.data.classes or 0),
+        class_names=tuple(names) if len(names) == config.data.classes else (),
         notes=notes,
     )
 
@@ -101,15 +103,6 @@ def _number(value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _class_names(workdir: Path, classes: int) -> tuple[str, ...]:
-    try:
-        names = json.loads((workdir / "data.json").read_text("utf-8"))["classes"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ()
-    known = isinstance(names, list) and all(isinstance(n, str) for n in names)
-    return tuple(names) if known and len(names) == classes else ()
 
 
 def _results(workdir: Path) -> tuple[list[card.Result], list[str]]:

@@ -7,9 +7,11 @@ from sagan.data import open_source
 from sagan.export import Opened, open_run
 from sagan.look import explorer, record
 from sagan.look.page import PLAYERS, Part, Run, ShownSheet, page
+from sagan.look.sheet import SHEETS
 from sagan.maps import attention_layers
+from sagan.metrics.protocol import MetricError
 from sagan.schema import ConfigError
-from sagan.workdir import changed_data, naming, write_whole
+from sagan.workdir import naming, write_whole
 
 MOST_BYTES = 10_000_000  # of the file; the parts below leave room for curves and words
 _EXPLORERS, _PICTURES, _SHEETS = 5_000_000, 2_000_000, 2_000_000
@@ -99,15 +101,25 @@ def _part(
         return Part("g", explorer.of_generator(opened, names, seed=seed, n=n), [])
     try:
         source = open_source(opened.config)
-        known = source.class_names
-        notes = changed_data(opened.workdir, len(source), known)
+        if names and names != source.class_names:
+            raise ConfigError("the data have other classes now")
         n = min(n, len(source))
-        group = explorer.of_discriminator(opened, known or names, source, n=n)
+        group = explorer.of_discriminator(opened, names, source, n=n)
     except ConfigError as error:
-        note = f"The discriminator is not shown, as its real images cannot be: {error}"
+        note = f"The discriminator is not shown: its real images cannot be had: {error}"
         return Part("d", None, [note])
-    return Part("d", group, notes)
+    return Part("d", group, [])
 
 
 def _sheets(opened: Opened, seed: int, budget: int) -> list[ShownSheet]:
-    return []
+    """All sheets, each a picture or the note why there is none."""
+    shown = []
+    for name, make in SHEETS.items():
+        try:
+            sheet = make(opened, seed=seed, classes=None)
+        except (ConfigError, MetricError) as error:
+            shown.append(ShownSheet(name, None, [f"It cannot be made: {error}"]))
+            continue
+        seen = record.picture(sheet.picture, sheet.caption, budget // len(SHEETS))
+        shown.append(ShownSheet(name, seen, list(sheet.notes)))
+    return shown

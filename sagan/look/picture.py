@@ -1,0 +1,154 @@
+"""Rows of small images with words beside them: one picture that people can read."""
+
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+_CELL = 64  # pixels: smaller images are enlarged, to this or a little more
+_GAP, _WIDE, _MARGIN = 2, 16, 10
+_TEXT, _SMALL = 13, 10
+_LONGEST = 28  # characters of a row's label
+
+
+class Panel(NamedTuple):
+    """A block of images in rows and columns.
+
+    Attributes:
+      title: above it.
+      images: enlarged by a whole factor where they are small.
+      rows: what each row is, at its left.
+      columns: what each column is, above it; an empty one belongs to the one before.
+      beneath: a few characters below each image, row by row.
+      breaks: columns with more room before them.
+    """
+
+    title: str
+    images: UInt8[np.ndarray, "rows columns h w c"]
+    rows: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    beneath: Sequence[list[str]] = ()
+    breaks: Sequence[int] = ()
+
+
+class Sheet(NamedTuple):
+    """A picture of a run and what there is to say of it.
+
+    Attributes:
+      panels: one below the other.
+      caption: one sentence.
+      notes: what a reader must know besides.
+      numbers: for a JSON file beside the picture; None: there are none.
+    """
+
+    panels: Sequence[Panel]
+    caption: str
+    notes: tuple[str, ...] = ()
+    numbers: Mapping[str, Any] | None = None
+
+    @property
+    def picture(self) -> UInt8[np.ndarray, "height width c"]:
+        """All panels with their words, in colour."""
+        drawn = [_draw(panel) for panel in self.panels]
+        width = max(picture.width for picture in drawn) + 2 * _MARGIN
+        height = sum(picture.height for picture in drawn)
+        height += _WIDE * (len(drawn) - 1) + 2 * _MARGIN
+        whole = Image.new("RGB", (width, height), "white")
+        top = _MARGIN
+        for picture in drawn:
+            whole.paste(picture, (_MARGIN, top))
+            top += picture.height + _WIDE
+        return np.asarray(whole)
+
+
+def enlargement(size: int) -> int:
+    """How many times larger, along each side, an image of this size is shown."""
+    return max(1, -(-_CELL // size))
+
+
+def _draw(panel: Panel) -> Image.Image:
+    images = panel.images
+    rows, columns, h, w, _ = images.shape
+    times = enlargement(min(h, w))
+    h, w = h * times, w * times
+    labels = [_short(label) for label in panel.rows]
+    left = max((_width(label) for label in labels), default=-_GAP) + _GAP * 3
+    left = left if labels else 0
+    breaks = np.array([column in panel.breaks for column in range(columns)])
+    x = left + np.arange(columns) * (w + _GAP) + _WIDE * breaks.cumsum()
+    right = int(x[-1]) + w
+    title = _wrapped(panel.title, max(right, 6 * _CELL))
+    top = len(title) * _height() + (_height() if panel.columns else 0) + _GAP
+    beneath = _height(_SMALL) if panel.beneath else 0
+    y = top + np.arange(rows) * (h + _GAP + beneath)
+    width = max([right, *(_width(line) for line in title)])
+    picture = Image.new("RGB", (width, int(y[-1]) + h + beneath), "white")
+    pen = ImageDraw.Draw(picture)
+    for i, line in enumerate(title):
+        pen.text((0, i * _height()), line, "black", _font())
+    for start, end, heading in _spans(panel.columns):
+        middle = (x[start] + x[end - 1] + w) / 2
+        _write(pen, middle, top - _height() - _GAP, heading)
+    for i, label in enumerate(labels):
+        place = (left - _GAP * 3, y[i] + h / 2)
+        pen.text(place, label, "black", _font(), anchor="rm")
+    for i, j in np.ndindex(rows, columns):
+        picture.paste(_enlarged(images[i, j], times), (int(x[j]), int(y[i])))
+        if panel.beneath:
+            _write(pen, x[j] + w / 2, y[i] + h, panel.beneath[i][j], _SMALL)
+    return picture
+
+
+def _write(
+    pen: ImageDraw.ImageDraw, middle: float, top: float, text: str, size: int = _TEXT
+) -> None:
+    start = round(middle - _width(text, size) / 2)
+    pen.text((max(0, start), top), text, "black", _font(size))
+
+
+def _enlarged(image: UInt8[np.ndarray, "h w c"], times: int) -> Image.Image:
+    image = image.repeat(times, axis=0).repeat(times, axis=1)
+    return Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def _spans(columns: Sequence[str]) -> list[tuple[int, int, str]]:
+    """(first column, column after the last, heading) of each heading."""
+    starts = [i for i, heading in enumerate(columns) if heading]
+    bounds = itertools.pairwise([*starts, len(columns)])
+    return [(i, j, columns[i]) for i, j in bounds]
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and _width(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+@functools.cache
+def _font(size: int = _TEXT) -> ImageFont.FreeTypeFont:
+    # Pillow's own has no arrows and few scripts
+    folder = Path(matplotlib.get_data_path())
+    return ImageFont.truetype(str(folder / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def _width(text: str, size: int = _TEXT) -> int:
+    return int(np.ceil(_font(size).getlength(text)))
+
+
+def _height(size: int = _TEXT) -> int:
+    return size + 5
