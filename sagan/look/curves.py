@@ -69,9 +69,9 @@ def _draw(axes: Any, panel: Panel, width: float) -> None:
 
 
 def _short(step: float) -> str:
-    """Such as 500, 20k, 1.5M."""
+    """Such as 500, 2.5k, 1M."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
-        if abs(step) >= 10 * size or (abs(step) >= size and step % size == 0):
+        if abs(step) >= size:
             return f"{step / size:g}{unit}"
     return f"{step:g}"
 

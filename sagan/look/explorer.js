@@ -12,9 +12,10 @@
     const at = (_, i) => view.getFloat32(4 * i, true);
     return Float32Array.from({ length: view.byteLength / 4 }, at);
   };
+  const pen = (canvas) => canvas.getContext("2d", { willReadFrequently: true });
   const fixed = (value, digits) => value.toFixed(digits).replace("-", "−");
   const percent = (share) =>
-    `${share < 0.01 ? (100 * share).toPrecision(2) : fixed(100 * share, 1)} %`;
+    `${share < 0.01 ? (100 * share).toPrecision(2) : fixed(100 * share, 1)}\u00a0%`;
 
   // The cell of keys at every pixel; -1: none, as an odd last row is not pooled.
   function cellsOf(layer, size) {
@@ -41,7 +42,7 @@
       }
       pixels.data[4 * i + 3] = 255;
     }
-    canvas.getContext("2d").putImageData(pixels, 0, 0);
+    pen(canvas).putImageData(pixels, 0, 0);
   }
 
   function decode(seen) {
@@ -51,6 +52,7 @@
       entropy: floats(layer.entropy),
       distance: floats(layer.distance),
       largest: floats(layer.largest),
+      top: floats(layer.top),
     }));
   }
 
@@ -73,10 +75,9 @@
 
     function choose(number, picture) {
       const size = picture.naturalWidth;
-      const pen = sample.getContext("2d", { willReadFrequently: true });
       sample.width = sample.height = size;
-      pen.drawImage(picture, 0, 0);
-      const rgba = pen.getImageData(0, 0, size, size).data;
+      pen(sample).drawImage(picture, 0, 0);
+      const rgba = pen(sample).getImageData(0, 0, size, size).data;
       const grey = Float32Array.from({ length: size * size }, (_, i) =>
         0.3 * rgba[4 * i] + 0.59 * rgba[4 * i + 1] + 0.11 * rgba[4 * i + 2]);
       panels.forEach((panel, l) => {
@@ -84,6 +85,9 @@
         if (canvas.width !== size) canvas.width = canvas.height = size;
         if (!image) layers[l].map = cellsOf(layers[l], size);
       });
+      const { logit } = group.images[number];
+      root.querySelector(".logit").textContent =
+        logit === null ? "" : `logit of the discriminator: ${fixed(logit, 2)}`;
       image = { grey, layers: decode(group.images[number]), number };
       show();
     }
@@ -103,7 +107,10 @@
     }
 
     function showLayer(panel, layer, seen) {
-      const at = (i) => Math.floor((i * finest.stride + 0.5) / finest.queries * layer.queries / layer.stride);
+      const at = (i) => {
+        const part = (i * finest.stride + 0.5) / finest.queries;
+        return Math.floor(Math.floor(part * layer.queries) / layer.stride);
+      };
       const [row, column] = [at(y), at(x)];
       const j = row * layer.side + column;
       const count = layer.cells * layer.cells;
@@ -119,9 +126,12 @@
         distance: `${fixed(seen.distance[j], 1)} px (uniform ${fixed(layer.apart[j], 1)})`,
         largest: `${percent(seen.largest[j])} (uniform ${percent(layer.uniform_share)})`,
         strength: fixed(seen.strength, 3),
+        top: `${percent(seen.top[j])}${layer.block > 1 ? " a cell" : ""}`,
       };
       for (const [name, text] of Object.entries(numbers))
         panel.querySelector(`[data-number=${name}]`).textContent = text;
+      const uniform = (layer.uniform_share * layer.block ** 2) / seen.top[j];
+      panel.querySelector(".scale b").style.left = `${100 * Math.min(1, uniform)}%`;
       return `${layer.name}: ${numbers.position}; entropy ${numbers.entropy}; ` +
         `distance ${numbers.distance}; largest share ${numbers.largest}; ` +
         `gamma ${fixed(layer.gamma, 3)}; strength ${numbers.strength}.`;

@@ -27,8 +27,17 @@ from sagan.sample import latents, to_uint8
 from sagan.state import gammas
 
 MOST_QUERIES, MOST_KEYS = 32, 16  # along each side
+OVERVIEW: tuple[str, ...] = (
+    "layer",
+    "positions",
+    "gamma",
+    "strength",
+    "entropy",
+    "distance",
+)
 _NUMBERS = ("top", "entropy", "distance", "largest")
 Json = dict[str, Any]
+_entropy = jax.jit(entropy_bits)
 
 
 class Shown(NamedTuple):
@@ -99,13 +108,13 @@ def packed(read: Read, grid: Grid) -> Json:
     of the layer's own row, before anything is summed or rounded.
     """
     shown = Shown(grid)
-    beta = np.asarray(jnp.asarray(read.beta)[shown.rows], np.float32)
+    beta = np.asarray(read.beta)[shown.rows].astype(np.float32)
     cells = _summed(beta, shown)
     top = cells.max(axis=1)
     levels = np.rint(cells / np.maximum(top, 1e-30)[:, None] * 255).astype(np.uint8)
     numbers = {
         "top": top,
-        "entropy": np.maximum(entropy_bits(beta), 0.0),
+        "entropy": np.maximum(_entropy(beta), 0.0),
         "distance": (beta * _apart(grid)).sum(axis=1),
         "largest": beta.max(axis=1),
     }
@@ -232,10 +241,14 @@ def _named(opened: Opened, class_names: tuple[str, ...], label: int) -> str:
     return labelled(class_names, label) if opened.config.data.classes else ""
 
 
+def signed(value: float) -> str:
+    """With a real minus sign."""
+    return f"{value:.3f}".replace("-", "−")
+
+
 def overview(group: Group) -> list[list[str]]:
-    """A head, and a row for each layer: means over positions and images."""
-    head = ["layer", "positions", "gamma", "strength", "entropy", "distance"]
-    lines = [head]
+    """A row of OVERVIEW for each layer: means over positions and images."""
+    lines = []
     for number, layer in enumerate(group.layers):
         mine = [seen["layers"][number] for seen in group.images]
 
@@ -247,6 +260,6 @@ def overview(group: Group) -> list[list[str]]:
         positions = f"{layer['queries']}×{layer['queries']}"
         entropy = f"{mean('entropy'):.2f} of {layer['uniform_bits']:.2f} bits"
         distance = f"{mean('distance'):.1f} px (uniform {pixels:.1f})"
-        row = [positions, f"{layer['gamma']:.3f}", f"{strength:.3f}", entropy, distance]
+        row = [positions, signed(layer["gamma"]), f"{strength:.3f}", entropy, distance]
         lines.append([layer["name"], *row])
     return lines

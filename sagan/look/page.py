@@ -103,10 +103,7 @@ def _shown(run: Run, groups: list[Any]) -> dict[str, Any]:
         told = {"title": PLAYERS[part.player], "group": None, "notes": part.notes}
         if (group := part.group) is not None:
             told |= {"group": _with_texts(group), "number": len(groups)}
-            told |= {
-                "legend": _legend(run, group),
-                "overview": explorer.overview(group),
-            }
+            told |= {"legend": _legend(run, group)}
             images = [
                 {key: seen[key] for key in ("logit", "layers")} for seen in group.images
             ]
@@ -117,13 +114,14 @@ def _shown(run: Run, groups: list[Any]) -> dict[str, Any]:
     times = max(1, -(-_SHOWN_PIXELS // cfg.data.size))
     return {
         "name": run.name,
-        "lead": f"{run.opened.words} of {cfg.run.steps} steps planned",
+        "words": run.opened.words,
         "facts": _facts(run),
         "pictures": run.pictures,
         "pixelated": times > 1,
         "enlarge": times,
         "classes": cfg.data.classes,
         "parts": parts,
+        "overview": _overview(run),
         "findings": run.record.findings,
         "sheets": run.sheets,
         "notes": run.record.notes,
@@ -131,8 +129,18 @@ def _shown(run: Run, groups: list[Any]) -> dict[str, Any]:
     }
 
 
+def _overview(run: Run) -> list[list[str]]:
+    lines = [list(explorer.OVERVIEW)]
+    for part in run.parts:
+        if part.group is not None:
+            player = PLAYERS[part.player].removeprefix("The ")
+            rows = explorer.overview(part.group)
+            lines += [[f"{player}, {name}", *cells] for name, *cells in rows]
+    return lines
+
+
 def _with_texts(group: explorer.Group) -> explorer.Group:
-    texts = [{**m, "gamma_text": f"{m['gamma']:.3f}"} for m in group.layers]
+    texts = [{**m, "gamma_text": explorer.signed(m["gamma"])} for m in group.layers]
     return group._replace(layers=texts)
 
 
@@ -149,20 +157,25 @@ def _weights(opened: Opened) -> str:
 def _facts(run: Run) -> dict[str, str]:
     opened, cfg = run.opened, run.opened.config
     size, classes = cfg.data.size, cfg.data.classes
-    at = {
-        player.upper(): ", ".join(f"{g.queries}×{g.queries}" for g in grids.values())
-        for player in "gd"
-        if (grids := attention_layers(cfg, player))
-    }
-    sizes = [count(player.params) for player in (opened.state.g, opened.state.d)]
+    at = {}
+    for player in "gd":
+        grids = attention_layers(cfg, player).values()
+        if places := ", ".join(f"{grid.queries}×{grid.queries}" for grid in grids):
+            at[places] = [*at.get(places, []), player.upper()]
+    sizes = {"G": count(opened.state.g.params), "D": count(opened.state.d.params)}
     return {
-        "data": f"{cfg.data.name}, {size}×{size}, {_plural(classes or 0)}",
-        "checkpoint": f"step {opened.step}",
+        "data": cfg.data.name,
+        "images": f"{size}×{size}, {_plural(classes or 0)}",
+        "step": f"{opened.step:,} of {cfg.run.steps:,}",
         "weights": _weights(opened),
-        "attention": "; ".join(f"{k} at {v}" for k, v in at.items()) or "none",
-        "parameters": f"{sizes[0]:,} in G, {sizes[1]:,} in D",
-        "seed of the run": str(cfg.run.seed),
+        "attention": "; ".join(f"{k} in {' and '.join(v)}" for k, v in at.items())
+        or "none",
+        "parameters": "; ".join(f"{k} {_rounded(n)}" for k, n in sizes.items()),
     }
+
+
+def _rounded(n: int) -> str:
+    return f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.0f} k"
 
 
 def _plural(classes: int) -> str:

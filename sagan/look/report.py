@@ -47,17 +47,28 @@ def report(
     names = _names(workdirs)
     share = 1 / len(opened)
     runs = [gather(one, n, seed, share) for one, n in zip(opened, names, strict=True)]
+    size = written(runs, out)
+    words = "; ".join(f"{run.name}: {run.opened.words}" for run in runs)
+    return f"{words}: {out} ({size / 1e6:.1f} MB)"
+
+
+def written(runs: Sequence[Run], out: Path) -> int:
+    """Writes the page of what was gathered; returns its bytes.
+
+    Raises:
+      ConfigError: there are too many.
+    """
     text = page(runs)
     if (size := len(text.encode())) > MOST_BYTES:
+        names = " ".join(run.name for run in runs)
         raise ConfigError(
-            f"--workdir {' '.join(names)}: the page would have {size:,} bytes; must be"
+            f"--workdir {names}: the page would have {size:,} bytes; must be"
             f" {MOST_BYTES:,} at most: fewer runs"
         )
     with naming(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, text)
-    words = "; ".join(f"{run.name}: {run.opened.words}" for run in runs)
-    return f"{words}: {out} ({size / 1e6:.1f} MB)"
+    return size
 
 
 def _names(workdirs: Sequence[Path]) -> list[str]:
@@ -80,12 +91,12 @@ def gather(opened: Opened, name: str, seed: int, share: float = 1.0) -> Run:
     found = record.read_record(opened.workdir, opened.config)
     pictures = record.pictures(opened.workdir, int(share * _PICTURES))
     budget = int(share * _EXPLORERS / len(PLAYERS))
-    parts = [_part(opened, player, found, seed, budget) for player in PLAYERS]
+    parts = [part(opened, player, found, seed, budget) for player in PLAYERS]
     sheets = _sheets(opened, seed, int(share * _SHEETS))
     return Run(name, opened, seed, found, pictures, parts, sheets)
 
 
-def _part(
+def part(
     opened: Opened, player: str, found: record.Record, seed: int, budget: int
 ) -> Part:
     """The explorer of one network, or why there is none."""
