@@ -10,6 +10,7 @@ from jaxtyping import Array, Float32, Int, PyTree, UInt8
 from sagan import sample
 from sagan.devices import spread
 from sagan.export import Opened, labels_to_draw
+from sagan.look.picture import cut
 from sagan.schema import Config
 from sagan.workdir import class_names
 
@@ -84,9 +85,7 @@ def in_turn(
     return np.resize(shown if len(shown) else np.zeros(1, np.int32), count)
 
 
-def names_of(
-    opened: Opened, labels: Iterable[int], longest: int | None = None
-) -> list[str]:
+def names_of(opened: Opened, labels: Iterable[int], longest: int = 64) -> list[str]:
     """The names of classes, cut where they are long; numbers if there are no names.
 
     Nothing where the run is unconditional.
@@ -95,11 +94,5 @@ def names_of(
     if not count:
         return []
     names = names if len(names) == count else [str(k) for k in range(count)]
+    names = [f"class {name}" if name.isdecimal() else name for name in names]
     return [cut(names[label], longest) for label in labels]
-
-
-def cut(name: str, longest: int | None) -> str:
-    """The name, or its beginning."""
-    if longest is None or len(name) <= longest:
-        return name
-    return f"{name[: longest - 1]}…"
