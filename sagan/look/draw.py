@@ -1,7 +1,7 @@
 """Images of a checkpoint from given latents and classes, and what they are called."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -85,7 +85,9 @@ def in_turn(
     return np.resize(shown if len(shown) else np.zeros(1, np.int32), count)
 
 
-def names_of(opened: Opened, labels: Iterable[int], longest: int = 64) -> list[str]:
+def names_of(
+    opened: Opened, labels: Int[np.ndarray, " n"], longest: int = 64
+) -> list[str]:
     """The names of classes, cut where they are long; numbers if there are no names.
 
     Nothing where the run is unconditional.

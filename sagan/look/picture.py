@@ -84,35 +84,35 @@ def _draw(panel: Panel, left: int) -> Image.Image:
     rows, columns, h, w, _ = images.shape
     times = enlargement(min(h, w))
     h, w = h * times, w * times
-    breaks = np.array([column in panel.breaks for column in range(columns)])
-    x = left + np.arange(columns) * (w + _GAP) + _WIDE * breaks.cumsum()
-    right = int(x[-1]) + w
+    wider = [sum(j >= start for start in panel.breaks) for j in range(columns)]
+    x = [left + j * (w + _GAP) + _WIDE * wider[j] for j in range(columns)]
+    right = x[-1] + w
     title = _wrapped(panel.title, max(right, 6 * _CELL))
     top = len(title) * _height() + (_height() if panel.columns else 0) + _GAP
     beneath = _height(_SMALL) if panel.beneath else 0
-    y = top + np.arange(rows) * (h + _GAP + beneath)
+    y = [top + i * (h + _GAP + beneath) for i in range(rows)]
     width = max([right, *(_width(line) for line in title)])
-    picture = Image.new("RGB", (width, int(y[-1]) + h + beneath), "white")
+    picture = Image.new("RGB", (width, y[-1] + h + beneath), "white")
     pen = ImageDraw.Draw(picture)
     for i, line in enumerate(title):
         pen.text((0, i * _height()), line, "black", _font())
     for start, end, heading in _spans(panel.columns):
-        middle = (x[start] + x[end - 1] + w) / 2
+        middle = (x[start] + x[end - 1] + w) // 2
         _write(pen, middle, top - _height() - _GAP, heading)
     for i, label in enumerate(panel.rows):
         place, text = (left - _SPACE, y[i] + h / 2), "\n".join(_short(label))
         pen.text(place, text, "black", _font(), anchor="rm", align="right")
     for i, j in np.ndindex(rows, columns):
-        picture.paste(_enlarged(images[i, j], times), (int(x[j]), int(y[i])))
+        picture.paste(_enlarged(images[i, j], times), (x[j], y[i]))
         if panel.beneath:
-            _write(pen, x[j] + w / 2, y[i] + h, panel.beneath[i][j], _SMALL)
+            _write(pen, x[j] + w // 2, y[i] + h, panel.beneath[i][j], _SMALL)
     return picture
 
 
 def _write(
-    pen: ImageDraw.ImageDraw, middle: float, top: float, text: str, size: int = _TEXT
+    pen: ImageDraw.ImageDraw, middle: int, top: int, text: str, size: int = _TEXT
 ) -> None:
-    start = round(middle - _width(text, size) / 2)
+    start = middle - _width(text, size) // 2
     pen.text((max(0, start), top), text, "black", _font(size))
 
 
