@@ -40,6 +40,11 @@ def plain(opened):
     return samples
 
 
+@pytest.fixture(scope="module")
+def source(opened):
+    return data.open_source(opened.config)
+
+
 def panels(name, opened, classes=None):
     return sheet.SHEETS[name](opened, seed=SEED, classes=classes).panels
 
@@ -194,9 +199,10 @@ def test_the_nearest_are_those_of_all_distances(monkeypatch, chunk):
     np.testing.assert_allclose(found.distance, sorted_distances, rtol=1e-4)
 
 
-def test_neighbours_are_training_images_at_the_distance_said(opened, quick_features):
+def test_neighbours_are_training_images_at_the_distance_said(
+    opened, source, quick_features
+):
     found = sheet.SHEETS["neighbours"](opened, seed=SEED, classes=[6])
-    source = data.open_source(opened.config)
     samples, test = found.panels
     rows = [row for row in found.numbers["rows"] if row["what"] == "sample"]
     assert len(rows) == len(samples.images) == 8
@@ -218,8 +224,9 @@ def test_neighbours_are_training_images_at_the_distance_said(opened, quick_featu
     assert "searched: 300 of 1493 images" in found.notes
 
 
-def test_a_generator_of_copies_is_at_distance_zero(opened, quick_features, monkeypatch):
-    source = data.open_source(opened.config)
+def test_a_generator_of_copies_is_at_distance_zero(
+    opened, source, quick_features, monkeypatch
+):
     config = replace(opened.config, {"data.flip": True})
     indices = imagesets.order(len(source))[:256]
     copies = source.images(indices)[:, :, ::-1]  # mirrored, as training sees them

@@ -26,8 +26,9 @@ def latents(
     opened: Opened, seed: int, count: int, truncation: float = 0.0
 ) -> Float32[np.ndarray, "n z"]:
     """The first latents of a seed: those of `sagan sample`."""
-    numbers = np.arange(count)
-    return np.asarray(sample.latents(opened.config, seed, numbers, truncation))
+    numbers = np.arange(-(-count // BATCH) * BATCH)  # few shapes: each is compiled
+    z = sample.latents(opened.config, seed, numbers, truncation)
+    return np.asarray(z)[:count]
 
 
 def images(
