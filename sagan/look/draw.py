@@ -1,7 +1,7 @@
 """Images of a checkpoint from given latents and classes, and what they are called."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float32, Int, PyTree, UInt8
 from sagan import sample
 from sagan.devices import spread
 from sagan.export import Opened, labels_to_draw
+from sagan.look.picture import cut
 from sagan.schema import Config
 from sagan.workdir import class_names
 
@@ -25,8 +26,9 @@ def latents(
     opened: Opened, seed: int, count: int, truncation: float = 0.0
 ) -> Float32[np.ndarray, "n z"]:
     """The first latents of a seed: those of `sagan sample`."""
-    numbers = np.arange(count)
-    return np.asarray(sample.latents(opened.config, seed, numbers, truncation))
+    numbers = np.arange(-(-count // BATCH) * BATCH)  # few shapes: each is compiled
+    z = sample.latents(opened.config, seed, numbers, truncation)
+    return np.asarray(z)[:count]
 
 
 def images(
@@ -85,7 +87,7 @@ def in_turn(
 
 
 def names_of(
-    opened: Opened, labels: Iterable[int], longest: int | None = None
+    opened: Opened, labels: Int[np.ndarray, " n"], longest: int = 64
 ) -> list[str]:
     """The names of classes, cut where they are long; numbers if there are no names.
 
@@ -95,11 +97,5 @@ def names_of(
     if not count:
         return []
     names = names if len(names) == count else [str(k) for k in range(count)]
+    names = [f"class {name}" if name.isdecimal() else name for name in names]
     return [cut(names[label], longest) for label in labels]
-
-
-def cut(name: str, longest: int | None) -> str:
-    """The name, or its beginning."""
-    if longest is None or len(name) <= longest:
-        return name
-    return f"{name[: longest - 1]}…"

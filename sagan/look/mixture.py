@@ -28,7 +28,7 @@ def interpolation(opened: Opened, *, seed: int, classes: Sequence[int] | None) -
     labels = draw.in_turn(opened, classes, _PATHS + 1)
     one_hot = np.eye(max(opened.config.data.classes or 0, 1), dtype=np.float32)
     first, second = one_hot[labels[:-1]], one_hot[labels[1:]]
-    columns = [f"{part:g}" for part in _PARTS]
+    columns = [f"{100 * part:g} %" for part in _PARTS]
     latents = Panel(
         f"{opened.words}: from one latent to another, the class kept",
         _paths(opened, a, b, first, first),

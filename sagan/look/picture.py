@@ -12,9 +12,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 _CELL = 64  # pixels: smaller images are enlarged, to this or a little more
-_GAP, _WIDE, _MARGIN = 2, 16, 10
+_GAP, _SPACE, _WIDE, _MARGIN = 2, 6, 16, 10
 _TEXT, _SMALL = 13, 10
-_LONGEST = 28  # characters of a row's label
+_LONGEST = 28  # characters of a line at the left
 
 
 class Panel(NamedTuple):
@@ -55,7 +55,8 @@ class Sheet(NamedTuple):
     @property
     def picture(self) -> UInt8[np.ndarray, "height width c"]:
         """All panels with their words, in colour."""
-        drawn = [_draw(panel) for panel in self.panels]
+        left = max(_room(panel) for panel in self.panels)
+        drawn = [_draw(panel, left) for panel in self.panels]
         width = max(picture.width for picture in drawn) + 2 * _MARGIN
         height = sum(picture.height for picture in drawn)
         height += _WIDE * (len(drawn) - 1) + 2 * _MARGIN
@@ -72,43 +73,46 @@ def enlargement(size: int) -> int:
     return max(1, -(-_CELL // size))
 
 
-def _draw(panel: Panel) -> Image.Image:
+def _room(panel: Panel) -> int:
+    """Pixels for the words at the left."""
+    widths = [_width(line) for label in panel.rows for line in _short(label)]
+    return max(widths) + _SPACE if widths else 0
+
+
+def _draw(panel: Panel, left: int) -> Image.Image:
     images = panel.images
     rows, columns, h, w, _ = images.shape
     times = enlargement(min(h, w))
     h, w = h * times, w * times
-    labels = [_short(label) for label in panel.rows]
-    left = max((_width(label) for label in labels), default=-_GAP) + _GAP * 3
-    left = left if labels else 0
-    breaks = np.array([column in panel.breaks for column in range(columns)])
-    x = left + np.arange(columns) * (w + _GAP) + _WIDE * breaks.cumsum()
-    right = int(x[-1]) + w
+    wider = [sum(j >= start for start in panel.breaks) for j in range(columns)]
+    x = [left + j * (w + _GAP) + _WIDE * wider[j] for j in range(columns)]
+    right = x[-1] + w
     title = _wrapped(panel.title, max(right, 6 * _CELL))
     top = len(title) * _height() + (_height() if panel.columns else 0) + _GAP
     beneath = _height(_SMALL) if panel.beneath else 0
-    y = top + np.arange(rows) * (h + _GAP + beneath)
+    y = [top + i * (h + _GAP + beneath) for i in range(rows)]
     width = max([right, *(_width(line) for line in title)])
-    picture = Image.new("RGB", (width, int(y[-1]) + h + beneath), "white")
+    picture = Image.new("RGB", (width, y[-1] + h + beneath), "white")
     pen = ImageDraw.Draw(picture)
     for i, line in enumerate(title):
         pen.text((0, i * _height()), line, "black", _font())
     for start, end, heading in _spans(panel.columns):
-        middle = (x[start] + x[end - 1] + w) / 2
+        middle = (x[start] + x[end - 1] + w) // 2
         _write(pen, middle, top - _height() - _GAP, heading)
-    for i, label in enumerate(labels):
-        place = (left - _GAP * 3, y[i] + h / 2)
-        pen.text(place, label, "black", _font(), anchor="rm")
+    for i, label in enumerate(panel.rows):
+        place, text = (left - _SPACE, y[i] + h / 2), "\n".join(_short(label))
+        pen.text(place, text, "black", _font(), anchor="rm", align="right")
     for i, j in np.ndindex(rows, columns):
-        picture.paste(_enlarged(images[i, j], times), (int(x[j]), int(y[i])))
+        picture.paste(_enlarged(images[i, j], times), (x[j], y[i]))
         if panel.beneath:
-            _write(pen, x[j] + w / 2, y[i] + h, panel.beneath[i][j], _SMALL)
+            _write(pen, x[j] + w // 2, y[i] + h, panel.beneath[i][j], _SMALL)
     return picture
 
 
 def _write(
-    pen: ImageDraw.ImageDraw, middle: float, top: float, text: str, size: int = _TEXT
+    pen: ImageDraw.ImageDraw, middle: int, top: int, text: str, size: int = _TEXT
 ) -> None:
-    start = round(middle - _width(text, size) / 2)
+    start = middle - _width(text, size) // 2
     pen.text((max(0, start), top), text, "black", _font(size))
 
 
@@ -124,8 +128,13 @@ def _spans(columns: Sequence[str]) -> list[tuple[int, int, str]]:
     return [(i, j, columns[i]) for i, j in bounds]
 
 
-def _short(label: str) -> str:
-    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+def cut(text: str, longest: int) -> str:
+    """The text, or its beginning."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _short(label: str) -> list[str]:
+    return [cut(line, _LONGEST) for line in label.splitlines()]
 
 
 def _wrapped(text: str, width: int) -> list[str]:

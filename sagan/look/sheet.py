@@ -168,10 +168,11 @@ def sheets(
     for name in only or SHEETS:
         try:
             sheet = SHEETS[name](opened, seed=seed, classes=classes)
-        except (ConfigError, MetricError) as error:
+        except (ConfigError, MetricError, OSError) as error:
+            why = " ".join(str(error).split())
             if only:
-                raise ConfigError(f"{name}: {error}") from error
-            report(f"note: {name} is left out: {error}")
+                raise ConfigError(f"{name}: {why}") from error
+            report(f"note: {name} is left out: {why}")
             continue
         report(f"{sheet.caption} {write(folder, name, sheet)}")
         for note in sheet.notes:
