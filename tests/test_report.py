@@ -119,11 +119,20 @@ def test_what_is_logged_becomes_curves_and_the_uniform_is_dotted(tmp_path):
 
 
 def test_of_several_runs_the_curves_lie_over_each_other(tmp_path):
-    both = [pages.run(tmp_path, name=n, metrics=lines()) for n in ("one", "two")]
+    more = [{**line, "entropy/g/attention16": 5.5} for line in lines()]
+    one = pages.run(tmp_path, name="one", metrics=lines())
+    two = pages.run(tmp_path, name="two", metrics=more, g__attention=(8, 16))
+    both = [one, two]
     made = [panels.Curves(r.name, r.opened.config, r.record) for r in both]
     titles = {panel.title: panel for panel in panels.panels(made)}
     loss = titles["loss (discriminator)"]
-    assert [line.label for line in loss.lines] == ["one", "two"]
+    assert [(line.label, line.colour) for line in loss.lines] == [
+        ("one", 0),
+        ("two", 1),
+    ]
+    entropy = titles["entropy of attention, bits (G, attention16)"]
+    assert entropy.levels == {"uniform": 6.0}  # of this layer alone
+    assert [(line.label, line.colour) for line in entropy.lines] == [("two", 1)]
 
 
 def test_a_curve_is_an_svg_with_the_colour_of_the_page_and_no_text_of_the_run(tmp_path):

@@ -31,7 +31,7 @@ def thinned(series: Series, most: int = MOST_POINTS) -> Series:
 def legend(panel: Panel) -> list[tuple[str, str, str]]:
     """(label, colour, SVG's stroke-dasharray) of every line and level."""
     dashes = {"-": "none", "--": "5 3", "-.": "6 3 2 3"}
-    lines = [(line.label, *_look(number)) for number, line in enumerate(panel.lines)]
+    lines = [(line.label, *_look(line.colour)) for line in panel.lines]
     levels = [(label, "currentColor", "2 2") for label in panel.levels]
     return [(label, colour, dashes[d]) for label, colour, d in lines] + levels
 
@@ -43,10 +43,9 @@ def _look(number: int) -> tuple[str, str]:
 
 
 def _draw(axes: Any, panel: Panel, width: float) -> None:
-    for number, line in enumerate(panel.lines):
-        line = thinned(line)
+    for line in map(thinned, panel.lines):
         options = {"marker": "o", "markersize": 3} if len(line.steps) < 15 else {}
-        colour, dash = _look(number)
+        colour, dash = _look(line.colour)
         axes.plot(
             line.steps,
             line.values,

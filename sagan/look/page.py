@@ -61,7 +61,7 @@ class Run(NamedTuple):
 def page(runs: Sequence[Run]) -> str:
     """The file's text."""
     groups: list[Any] = []
-    shown = [_shown(run, groups) for run in runs]
+    shown = [_shown(run, groups, len(runs) > 1) for run in runs]
     script = (_HERE / "explorer.js").read_text("utf-8")
     sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(
@@ -78,6 +78,8 @@ def page(runs: Sequence[Run]) -> str:
         css=Markup((_HERE / "report.css").read_text("utf-8")),
         script=Markup(script),
         several=len(runs) > 1,
+        pictures=_pictures(runs),
+        rows_are_classes=bool(runs[0].opened.config.data.classes),
         runs=shown,
         evaluations=_evaluations(runs),
         curves=[_curve(panel) for panel in panels(_drawn(runs))],
@@ -96,11 +98,14 @@ def _curve(panel: Panel) -> dict[str, Any]:
     return {"panel": panel, "svg": drawing, "legend": curves.legend(panel)}
 
 
-def _shown(run: Run, groups: list[Any]) -> dict[str, Any]:
+def _shown(run: Run, groups: list[Any], several: bool) -> dict[str, Any]:
     """What the template asks of a run; adds its explorers' data to `groups`."""
     parts = []
     for part in run.parts:
-        told = {"title": PLAYERS[part.player], "group": None, "notes": part.notes}
+        title = PLAYERS[part.player]
+        if several:
+            title = f"{run.name}: {title.replace('The', 'the')}"
+        told = {"title": title, "group": None, "notes": part.notes}
         if (group := part.group) is not None:
             told |= {"group": _with_texts(group), "number": len(groups)}
             told |= {"legend": _legend(run, group)}
@@ -109,24 +114,31 @@ def _shown(run: Run, groups: list[Any]) -> dict[str, Any]:
             ]
             groups.append({"layers": group.layers, "images": images})
         parts.append(told)
-    cfg = run.opened.config
-    # small pixels are enlarged by a whole factor and stay squares
-    times = max(1, -(-_SHOWN_PIXELS // cfg.data.size))
     return {
         "name": run.name,
         "words": run.opened.words,
         "facts": _facts(run),
-        "pictures": run.pictures,
-        "pixelated": times > 1,
-        "enlarge": times,
-        "classes": cfg.data.classes,
         "parts": parts,
         "overview": _overview(run),
         "findings": run.record.findings,
         "sheets": run.sheets,
         "notes": run.record.notes,
-        "config_json": config.to_json(cfg),
+        "config_json": config.to_json(run.opened.config),
     }
+
+
+def _pictures(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The grids of samples: of several runs, those of one kind beside each other."""
+    shown = []
+    for run in runs:
+        # small pixels are enlarged by a whole factor and stay squares
+        times = max(1, -(-_SHOWN_PIXELS // run.opened.config.data.size))
+        prefix = f"{run.name}: " if len(runs) > 1 else ""
+        for place, picture in enumerate(run.pictures):
+            size = {"width": picture.width * times, "height": picture.height * times}
+            facts = {"uri": picture.uri, "caption": f"{prefix}{picture.caption}"}
+            shown.append({**facts, **size, "pixels": times > 1, "place": place})
+    return sorted(shown, key=lambda one: one["place"])
 
 
 def _overview(run: Run) -> list[list[str]]:

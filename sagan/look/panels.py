@@ -1,13 +1,13 @@
 """What curves there are of one run, or of several over one another."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from sagan.look.record import Record, variants
-from sagan.maps import attention_layers, uniform_bits, uniform_pixels
+from sagan.maps import Grid, attention_layers, uniform_bits, uniform_pixels
 from sagan.schema import Config
 
 _SIGN = (
@@ -25,12 +25,14 @@ class Series(NamedTuple):
       steps: in rising order.
       values: finite.
       dropped: how many were not finite.
+      colour: lines of one colour belong together, such as those of a run.
     """
 
     label: str
     steps: Int[np.ndarray, " n"]
     values: Float[np.ndarray, " n"]
     dropped: int = 0
+    colour: int = 0
 
 
 class Panel(NamedTuple):
@@ -60,14 +62,25 @@ class Curves(NamedTuple):
 
 
 class _Quantity(NamedTuple):
+    """A panel of one run, or one for each label of several.
+
+    Attributes:
+      title: of the panel.
+      names: in metrics.jsonl, by label.
+      level: what is dotted.
+      levels: its values, by the label that they belong to.
+      note: how to read it.
+      log: the values vary by orders of magnitude.
+    """
+
     title: str
-    names: Mapping[str, str]  # label -> name in metrics.jsonl
-    levels: Mapping[str, float] = {}
+    names: Mapping[str, str]
+    level: str = ""
+    levels: Mapping[str, Collection[float]] = {}
     note: str = ""
     log: bool = False
 
 
-_BOTH = ("discriminator", "generator")
 _GENERAL = (
     _Quantity("loss", {"discriminator": "d_loss", "generator": "g_loss"}),
     _Quantity(
@@ -105,9 +118,9 @@ def panels(runs: Sequence[Curves]) -> list[Panel]:
     """
     wanted = [*_attention(runs), *_GENERAL]
     if len(runs) == 1:
-        made = [_panel(q, runs[0]) for q in wanted]
+        made = [_panel(quantity, runs[0]) for quantity in wanted]
     else:
-        made = [_overlaid(q, label, runs) for q in wanted for label in q.names]
+        made = [panel for quantity in wanted for panel in _overlaid(quantity, runs)]
     return [panel for panel in [*made, *_evaluations(runs)] if panel.lines]
 
 
@@ -121,18 +134,20 @@ def _attention(runs: Sequence[Curves]) -> list[_Quantity]:
     if not grids:
         return []
 
+    labels = {(p, name): f"{p.upper()}, {name}" for p, name in grids}
+
     def names(kind: str) -> dict[str, str]:
-        return {f"{p.upper()}, {name}": f"{kind}/{p}/{name}" for p, name in grids}
+        return {label: f"{kind}/{p}/{name}" for (p, name), label in labels.items()}
 
-    def levels(of: Callable[..., Any]) -> dict[str, float]:
-        found = {float(np.mean(of(grid))) for mine in grids.values() for grid in mine}
-        values = sorted(found)
-        if len(values) == 1:
-            return {"uniform": values[0]}
-        return {f"uniform: {value:.3g}": value for value in values}
+    def levels(of: Callable[[Grid], Any]) -> dict[str, set[float]]:
+        return {
+            labels[layer]: {round(float(np.mean(of(grid))), 6) for grid in mine}
+            for layer, mine in grids.items()
+        }
 
+    zero = dict.fromkeys(labels.values(), [0.0])
     return [
-        _Quantity("gamma", names("gamma"), {"zero": 0.0}, _SIGN),
+        _Quantity("gamma", names("gamma"), "zero", zero, _SIGN),
         _Quantity(
             "strength of attention: |gamma v| / |x|",
             names("strength"),
@@ -141,12 +156,14 @@ def _attention(runs: Sequence[Curves]) -> list[_Quantity]:
         _Quantity(
             "entropy of attention, bits",
             names("entropy"),
+            "uniform",
             levels(uniform_bits),
             "Mean over positions; dotted: looking everywhere alike.",
         ),
         _Quantity(
             "distance of attention, pixels",
             names("distance"),
+            "uniform",
             levels(uniform_pixels),
             "Mean distance to what a position draws from; dotted: looking everywhere"
             " alike.",
@@ -172,44 +189,62 @@ def _sorted(label: str, points: Mapping[int, float]) -> Series | None:
 
 def _panel(quantity: _Quantity, run: Curves) -> Panel:
     found = [_series(label, name, run) for label, name in quantity.names.items()]
-    return _finished(quantity, quantity.title, found)
+    return _finished(quantity, found)
 
 
-def _overlaid(quantity: _Quantity, label: str, runs: Sequence[Curves]) -> Panel:
-    found = [_series(run.name, quantity.names[label], run) for run in runs]
-    return _finished(quantity, f"{quantity.title} ({label})", found)
+def _overlaid(quantity: _Quantity, runs: Sequence[Curves]) -> Iterator[Panel]:
+    """A panel for each label; how to read them is said at the first."""
+    note = quantity.note
+    for label, name in quantity.names.items():
+        one = quantity._replace(
+            title=f"{quantity.title} ({label})",
+            levels={label: quantity.levels.get(label, ())},
+            note=note,
+        )
+        panel = _finished(one, [_series(run.name, name, run) for run in runs])
+        yield panel
+        note = "" if panel.lines else note
 
 
-def _finished(quantity: _Quantity, title: str, found: Sequence[Series | None]) -> Panel:
-    lines = tuple(line for line in found if line is not None)
+def _finished(quantity: _Quantity, found: Sequence[Series | None]) -> Panel:
+    lines = tuple(
+        line._replace(colour=number)
+        for number, line in enumerate(found)
+        if line is not None
+    )
+    values = sorted({value for mine in quantity.levels.values() for value in mine})
+    several = len(values) > 1
+    levels = {
+        f"{quantity.level}: {value:.3g}" if several else quantity.level: value
+        for value in values
+    }
     note = quantity.note
     if dropped := sum(line.dropped for line in lines):
         note = f"{note} Values that are not finite, left out: {dropped}.".strip()
     log = quantity.log and all((line.values > 0).all() for line in lines)
-    return Panel(title, lines, quantity.levels, note, log)
+    return Panel(quantity.title, lines, levels, note, log)
 
 
 def _evaluations(runs: Sequence[Curves]) -> list[Panel]:
     """A panel for each metric: the variants of one run, or the last variant of each."""
     points: dict[str, dict[str, dict[int, float]]] = {}
-    floors: dict[str, dict[str, float]] = {}
+    floors: dict[str, set[float]] = {}
     for run in runs:
         for result in run.record.results:
             chosen = variants(result)[-1:] if len(runs) > 1 else variants(result)
             for variant, rows in chosen:
                 label = variant if len(runs) == 1 else f"{run.name}: {variant}"
                 for metric, row in rows.items():
-                    if "_std" in metric:
-                        continue
                     lines = points.setdefault(metric, {}).setdefault(label, {})
                     lines[result["about"]["step"]] = float(row["value"])
                     if "floor" in row and len(runs) == 1:
-                        level = {"real against real": float(row["floor"])}
-                        floors[metric] = level
+                        floors[metric] = {float(row["floor"])}
     made = []
     for metric, lines in points.items():
+        floor = {"": floors.get(metric, ())}
+        quantity = _Quantity(metric, {}, "real against real", floor)
         found = [_sorted(label, line) for label, line in lines.items()]
-        quantity = _Quantity(f"{metric}", {}, floors.get(metric, {}))
-        made.append(_finished(quantity, quantity.title, found))
-    several = [p for p in made if any(len(line.steps) > 1 for line in p.lines)]
-    return several
+        panel = _finished(quantity, found)
+        if "_std" not in metric and any(len(line.steps) > 1 for line in panel.lines):
+            made.append(panel)
+    return made

@@ -14,7 +14,8 @@ from sagan.schema import ConfigError
 from sagan.workdir import naming, write_whole
 
 MOST_BYTES = 10_000_000  # of the file; the parts below leave room for curves and words
-_EXPLORERS, _PICTURES, _SHEETS = 5_000_000, 2_000_000, 2_000_000
+_EXPLORERS = {"g": 3_600_000, "d": 2_400_000}
+_PICTURES, _SHEETS = 1_500_000, 1_500_000
 _IMAGES = {"g": 10, "d": 6}  # in an explorer at most
 
 
@@ -90,8 +91,10 @@ def gather(opened: Opened, name: str, seed: int, share: float = 1.0) -> Run:
     """
     found = record.read_record(opened.workdir, opened.config)
     pictures = record.pictures(opened.workdir, int(share * _PICTURES))
-    budget = int(share * _EXPLORERS / len(PLAYERS))
-    parts = [part(opened, player, found, seed, budget) for player in PLAYERS]
+    parts = [
+        part(opened, player, found, seed, int(share * _EXPLORERS[player]))
+        for player in PLAYERS
+    ]
     sheets = _sheets(opened, seed, int(share * _SHEETS))
     return Run(name, opened, seed, found, pictures, parts, sheets)
 
