@@ -24,6 +24,7 @@ from sagan.maps import (
     uniform_bits,
 )
 from sagan.sample import latents, to_uint8
+from sagan.schema import ConfigError
 from sagan.state import gammas
 
 MOST_QUERIES, MOST_KEYS = 32, 16  # along each side
@@ -191,7 +192,11 @@ def how_many(grids: Mapping[str, Grid], most: int, budget: int) -> int:
 def of_generator(
     opened: Opened, class_names: tuple[str, ...], *, seed: int, n: int
 ) -> Group:
-    """The generator at the first n samples of a seed, those of `sagan sample`."""
+    """The generator at the first n samples of a seed, those of `sagan sample`.
+
+    Raises:
+      ConfigError: what it computes is not finite.
+    """
     config = opened.config
     labels = labels_to_draw(config, n, None)
     inputs = zip(latents(config, seed, np.arange(n)), labels, strict=True)
@@ -206,7 +211,11 @@ def of_generator(
 def of_discriminator(
     opened: Opened, class_names: tuple[str, ...], source: Source, *, n: int
 ) -> Group:
-    """The discriminator at n real images, spread evenly over the data."""
+    """The discriminator at n real images, spread evenly over the data.
+
+    Raises:
+      ConfigError: an image cannot be read, or what it computes is not finite.
+    """
     d = opened.state.d
     variables = {"params": d.params, **d.stats}
     chosen = np.linspace(0, len(source) - 1, n).astype(int)
@@ -233,8 +242,16 @@ def _looks(
     reader = make_reader(opened.config, player)
     for one, label in inputs:
         output, reads = reader(variables, one, jnp.int32(label))
+        _check_finite(player, reads)
         layers = [packed(reads[name], grid) for name, grid in grids.items()]
         yield output, layers, int(label)
+
+
+def _check_finite(player: str, reads: Mapping[str, Read]) -> None:
+    for name, read in reads.items():
+        total = jnp.asarray(read.beta).sum() + read.strength
+        if not jnp.isfinite(total):
+            raise ConfigError(f"{player}/{name}: what it computes is not finite")
 
 
 def _named(opened: Opened, class_names: tuple[str, ...], label: int) -> str:

@@ -111,18 +111,18 @@ def part(
         note = f"{PLAYERS[player]}: no image fits into {budget:,} bytes of this page."
         return Part(player, None, [note])
     names = found.class_names
-    if player == "g":
-        return Part("g", explorer.of_generator(opened, names, seed=seed, n=n), [])
     try:
-        source = open_source(opened.config)
-        if names and names != source.class_names:
-            raise ConfigError("the data have other classes now")
-        n = min(n, len(source))
-        group = explorer.of_discriminator(opened, names, source, n=n)
+        if player == "g":
+            group = explorer.of_generator(opened, names, seed=seed, n=n)
+        else:
+            source = open_source(opened.config)
+            if names and names != source.class_names:
+                raise ConfigError("the data have other classes now")
+            n = min(n, len(source))
+            group = explorer.of_discriminator(opened, names, source, n=n)
     except ConfigError as error:
-        note = f"The discriminator is not shown: its real images cannot be had: {error}"
-        return Part("d", None, [note])
-    return Part("d", group, [])
+        return Part(player, None, [f"{PLAYERS[player]} cannot be shown: {error}"])
+    return Part(player, group, [])
 
 
 def _sheets(opened: Opened, seed: int, budget: int) -> list[ShownSheet]:
