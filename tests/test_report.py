@@ -160,10 +160,8 @@ def test_logs_that_cannot_be_trusted_are_read_as_far_as_they_are_right(tmp_path)
         f'{deep}\n{{"step": 1}}\n{json.dumps(found)}'
     )
     (tmp_path / "data.json").write_text('{"classes": 3}')
-    for name, result in [
-        ("a", "[]"),
-        ("b", '{"about": 1, "results": 2, "sha256": ""}'),
-    ]:
+    results = ["[]", '{"about": 1, "results": 2, "sha256": ""}', deep]
+    for name, result in zip("abc", results, strict=True):
         (tmp_path / "eval" / name).mkdir(parents=True)
         (tmp_path / "eval" / name / "results.json").write_text(result)
     read = record.read_record(tmp_path, pages.config())
@@ -172,7 +170,35 @@ def test_logs_that_cannot_be_trusted_are_read_as_far_as_they_are_right(tmp_path)
     assert (row["step"], row["d_loss"]) == (5, 1.5) and np.isnan(row["g_loss"])
     assert "note" not in row and read.findings == [found]
     assert read.class_names == () and read.results == []
-    assert read.notes == ["evaluations that cannot be read: 2"]
+    assert read.notes == ["evaluations that cannot be read: 3"]
+
+
+ROW = {"metric": "fid", "weights": "raw", "value": 1.0}
+SOUND = {"about": {"step": 3}, "results": [ROW], "notes": [], "protocol": {}}
+SOUND |= {"versions": {}, "protocol_sha256": "a", "sha256": "b"}
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        ({}, 1),
+        ({"about": {"step": 10**400}}, 0),
+        ({"about": {"step": "3"}}, 0),
+        ({"protocol_sha256": ["a"]}, 0),
+        ({"results": [{**ROW, "value": 10**400}]}, 0),
+        ({"results": [{**ROW, "value": "1"}]}, 0),
+        ({"results": [{**ROW, "floor": None}]}, 0),
+        ({"results": [{**ROW, "weights": {}}]}, 0),
+        ({"results": [{"metric": 1, "value": 1}]}, 0),
+        ({"results": []}, 0),
+        ({"notes": "a"}, 0),
+    ],
+)
+def test_an_evaluation_that_cannot_be_shown_is_left_out(tmp_path, change, known):
+    (tmp_path / "eval" / "step_3").mkdir(parents=True)
+    path = tmp_path / "eval" / "step_3" / "results.json"
+    path.write_text(json.dumps({**SOUND, **change}))
+    assert len(record.read_record(tmp_path, pages.config()).results) == known
 
 
 def test_the_newest_pictures_are_shown_averages_first(tmp_path):

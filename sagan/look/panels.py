@@ -10,6 +10,7 @@ from sagan.look.record import Record, variants
 from sagan.maps import Grid, attention_layers, uniform_bits, uniform_pixels
 from sagan.schema import Config
 
+_MOST = 1e30  # beyond, axes overflow
 _SIGN = (
     "The sign of gamma is shared with the output convolution v: (gamma, v) and"
     " (-gamma, -v) are the same function. What counts is |gamma|; near 0 the layer is"
@@ -181,7 +182,7 @@ def _series(label: str, name: str, run: Curves) -> Series | None:
 def _sorted(label: str, points: Mapping[int, float]) -> Series | None:
     steps = np.array(sorted(points), int)
     values = np.array([points[step] for step in steps.tolist()], float)
-    good = np.isfinite(values)
+    good = np.abs(values) < _MOST  # false of what is no number
     if not good.any():
         return None
     return Series(label, steps[good], values[good], int((~good).sum()))

@@ -81,7 +81,7 @@ def _lines(path: Path) -> list[Row]:
                     row = json.loads(line)
                 except (ValueError, RecursionError):
                     continue
-                if isinstance(row, dict) and type(row.get("step")) is int:
+                if isinstance(row, dict) and _is_step(row.get("step")):
                     rows.append(row)
     except OSError:
         pass
@@ -93,6 +93,10 @@ def _metrics(path: Path) -> list[dict[str, float]]:
         {name: v for name, value in row.items() if (v := _number(value)) is not None}
         for row in _lines(path)
     ]
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
 
 
 def _number(value: Any) -> float | None:
@@ -108,8 +112,8 @@ def _number(value: Any) -> float | None:
 def _results(workdir: Path) -> tuple[list[card.Result], list[str]]:
     """Evaluations by step, as many as are comparable with the newest."""
     paths = sorted(workdir.glob(f"eval/*/{card.RESULTS}"))
-    found = [result for path in paths if (result := card.read(path)) is not None]
-    sound = sorted(filter(_is_sound, found), key=lambda r: r["about"]["step"])
+    found = [result for path in paths if (result := _result(path)) is not None]
+    sound = sorted(found, key=lambda result: result["about"]["step"])
     notes = []
     if broken := len(paths) - len(sound):
         notes.append(f"evaluations that cannot be read: {broken}")
@@ -124,6 +128,14 @@ def _results(workdir: Path) -> tuple[list[card.Result], list[str]]:
     return same, notes
 
 
+def _result(path: Path) -> card.Result | None:
+    try:
+        result = card.read(path)
+    except RecursionError:
+        return None
+    return result if result is not None and _is_sound(result) else None
+
+
 def _protocol(result: card.Result) -> Any:
     """What must be equal for numbers to be comparable over the steps of a run."""
     config = result["about"].get("config sha256")
@@ -133,21 +145,23 @@ def _protocol(result: card.Result) -> Any:
 def _is_sound(result: card.Result) -> bool:
     """Whether card.table can show it."""
     about, rows = result["about"], result["results"]
-    if not (isinstance(about, dict) and type(about.get("step")) is int):
+    if not (isinstance(about, dict) and _is_step(about.get("step"))):
         return False
     if not (isinstance(rows, list) and all(map(_is_sound_row, rows)) and rows):
         return False
     notes, protocol = result.get("notes"), result.get("protocol")
     if not (isinstance(notes, list) and isinstance(protocol, dict)):
         return False
-    return isinstance(result.get("versions"), dict) and "protocol_sha256" in result
+    versions, sha = result.get("versions"), result.get("protocol_sha256")
+    return isinstance(versions, dict) and isinstance(sha, str)
 
 
 def _is_sound_row(row: Any) -> bool:
     if not (isinstance(row, dict) and isinstance(row.get("metric"), str)):
         return False
     numbers = [row[name] for name in ("std", "floor") if name in row]
-    if not all(isinstance(n, int | float) for n in [row.get("value"), *numbers]):
+    numbers.append(row.get("value"))
+    if any(isinstance(n, str) or _number(n) is None for n in numbers):
         return False
     return all(isinstance(row.get(name, ""), str) for name in ("weights", "batch_norm"))
 
