@@ -7,8 +7,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from sagan import cache, witness
 from sagan import config as config_lib
-from sagan import witness
 from sagan.arguments import (
     Arguments,
     Flat,
@@ -18,6 +18,7 @@ from sagan.arguments import (
     with_config,
 )
 from sagan.config import ConfigError
+from sagan.look import cli as look
 
 
 def run(command: Callable[[Arguments], int | None], args: Arguments) -> int:
@@ -74,7 +75,8 @@ def train_command(args: Arguments) -> None:
     config, workdir = parse_train(args)
     from sagan import loop, processes  # JAX starts only for a right command line
 
-    _keep_compiled(config.run.compilation_cache)
+    if config.run.compilation_cache:
+        cache.keep_compiled()
     config = processes.join(
         config,
         f"start all of them again with the same command: they go on from the newest"
@@ -86,13 +88,6 @@ def train_command(args: Arguments) -> None:
 
         evaluate = while_training(workdir)
     loop.train(config, workdir, evaluate=evaluate)
-
-
-def _keep_compiled(wanted: bool = True) -> None:
-    from sagan import cache, xla
-
-    if wanted:
-        xla.keep_compiled(cache.folder() / "compiled")
 
 
 def diff_command(args: Arguments) -> None:
@@ -174,7 +169,7 @@ def sample_command(args: Arguments) -> None:
     known = parser.parse_args(args)
     from sagan.export import export
 
-    _keep_compiled()
+    cache.keep_compiled()
     print(export(**vars(known)))
 
 
@@ -195,7 +190,7 @@ def eval_command(args: Arguments) -> None:
 
     about = "Evaluates checkpoints; leaves eval/step_N/ in the workdir."
     asked = parse(Asked, args, prog="eval.py", description=about)
-    _keep_compiled()
+    cache.keep_compiled()
     evaluate.evaluate_run(
         asked.workdir, asked.protocol, steps=asked.step, again=asked.again
     )
@@ -220,7 +215,7 @@ def evaluate_command(args: Arguments) -> None:
 
     about = "Compares generated images with real ones."
     asked = parse(Asked, args, prog="sagan evaluate", description=about)
-    _keep_compiled()
+    cache.keep_compiled()
     compare.compare(
         asked.fake, asked.real, asked.protocol, data_path=asked.data_path, out=asked.out
     )
@@ -246,6 +241,7 @@ def plan_command(args: Arguments) -> int:
 COMMANDS = {
     "prepare": prepare_command,
     "sample": sample_command,
+    "attend": look.attend_command,
     "diff": diff_command,
     "evaluate": evaluate_command,
     "plan": plan_command,
