@@ -20,6 +20,7 @@ from sagan.schema import Config
 from sagan.state import GANState, generator_variables
 
 Beta = Float[Array, "j i"] | Float[np.ndarray, "j i"]
+Rows = Float[Array, " j"] | Float[np.ndarray, " j"]
 _IMAGES = 8  # over which a run's log averages
 
 
@@ -114,7 +115,7 @@ def _read(
     return output[0], {name: of(sown["intermediates"][name]) for name in layers}
 
 
-def entropy_bits(beta: Beta) -> Float[Array, " j"]:
+def entropy_bits(beta: Beta) -> Rows:
     """Of each row: 0 where it looks at one position, uniform_bits if at all alike."""
     return -jax.scipy.special.xlogy(beta, beta).sum(axis=1) / jnp.log(2.0)
 
@@ -124,7 +125,7 @@ def uniform_bits(grid: Grid) -> float:
     return float(np.log2(grid.keys**2))
 
 
-def distance_pixels(beta: Beta, grid: Grid) -> Float[Array, " j"]:
+def distance_pixels(beta: Beta, grid: Grid) -> Rows:
     """How far each position looks: the mean distance to what it draws from."""
     return (beta * _apart(grid)).sum(axis=1)
 

@@ -38,14 +38,23 @@ def attend_command(args: Arguments) -> None:
         choices=["gamma=0"],
         help="also draw and evaluate with each attention layer switched off",
     )
-    known = vars(parser.parse_args(args))
-    if "auto" in known["queries"]:
-        known["queries"] = None
-    known["ablate"] = known["ablate"] is not None
-    from sagan.look.attend import attend
+    asked = parser.parse_args(args)
+    from sagan.export import labels_to_draw, open_run
+    from sagan.look import ablate, attend, seen
+    from sagan.workdir import read_config
 
     cache.keep_compiled()
-    attend(**known)
+    config = read_config(asked.workdir)
+    grids = attend.chosen_layers(config, asked.layers, real=asked.real)
+    queries = None if "auto" in asked.queries else asked.queries
+    seen.check_inside(config.data.size, queries or ())
+    labels = labels_to_draw(config, asked.n, asked.classes)
+    opened = open_run(asked.workdir, asked.step, asked.weights)
+    out = asked.out or asked.workdir / "attend" / f"step_{opened.step}"
+    where = {"seed": asked.seed, "out": out}
+    attend.attend(opened, labels, grids, queries=queries, whole=asked.whole, **where)
+    if asked.ablate:
+        ablate.ablate(opened, labels, **where)
 
 
 def _pixel(text: str) -> tuple[int, int] | str:

@@ -1,6 +1,6 @@
 """What the attention layers of a network did in several images, as arrays."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,6 +58,11 @@ class Looks(NamedTuple):
     strength: Float32[np.ndarray, " n"]
     beta: Float32[np.ndarray, "n j i"] | None = None
 
+    def arrays(self) -> dict[str, Any]:
+        """All fields but the grid and what is None, by name."""
+        fields = self._asdict().items()
+        return {k: v for k, v in fields if k != "grid" and v is not None}
+
 
 def of_generated(
     opened: Opened, labels: Int[np.ndarray, " n"], *, seed: int
@@ -96,23 +101,24 @@ def choose_queries(beta: maps.Beta, count: int = AUTO) -> Int[np.ndarray, " q"]:
     return np.array(chosen)
 
 
-def position(grid: Grid, pixel: tuple[int, int]) -> int:
-    """The position j that a pixel (row, column) lies in.
+def check_inside(size: int, pixels: Pixels) -> None:
+    """Raises ConfigError where a pixel lies outside an image of this size."""
+    for y, x in pixels:
+        if not (0 <= y < size and 0 <= x < size):
+            raise ConfigError(
+                f"--queries {y},{x}: lies outside the image; row and column must be 0"
+                f" to {size - 1}"
+            )
 
-    Raises:
-      ConfigError: it lies outside the image.
-    """
-    y, x = pixel
-    if not (0 <= y < grid.size and 0 <= x < grid.size):
-        raise ConfigError(
-            f"--queries {y},{x}: lies outside the image; row and column must be 0 to"
-            f" {grid.size - 1}"
-        )
-    return y * grid.queries // grid.size * grid.queries + x * grid.queries // grid.size
+
+def position(grid: Grid, pixel: tuple[int, int]) -> int:
+    """The position j that a pixel (row, column) lies in."""
+    row, column = (at * grid.queries // grid.size for at in pixel)
+    return row * grid.queries + column
 
 
 def gather(
-    seen: Iterable[Seen],
+    seen: Iterator[Seen],
     grids: Mapping[str, Grid],
     gammas: Mapping[str, Any],
     *,
