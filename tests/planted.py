@@ -1,9 +1,10 @@
 """Networks whose attention is known: weights that make position i look at position j.
 
-The generator ignores its latent: the bias of the linear layer writes a code into each
-of 4x4 cells, which the shortcut alone carries to 8x8 positions. Its channels are the
-cell's own code, the code of the cell that it looks for, and nothing. f reads the first,
-g the second, and codes are points on a circle, so that beta is 1 there and 0 elsewhere.
+In the generator the bias of the linear layer writes a code into each of 4x4 cells,
+which the shortcut alone carries to 8x8 positions. The channels are the cell's own code,
+the code of the cell that it looks for, and nothing, but for z in the last one of one
+cell. f reads the first, g the second, and codes are points on a circle, so that beta is
+1 there and 0 elsewhere.
 
 The discriminator's f reads the image's brightness and its g a constant: every position
 looks at the brightest key.
@@ -41,7 +42,7 @@ def state(config, looks_at, gamma=1.0):
     g, d = made.g.params, made.d.params
     cells = np.zeros((SIDE**2, 16), np.float32)
     cells[:, :2], cells[:, 2:4] = codes(), codes()[np.asarray(looks_at)]
-    g["stem"]["kernel"][:] = 0  # but for what z adds to an unused channel
+    g["stem"]["kernel"][:] = 0  # but for what z adds to a channel of one cell
     g["stem"]["kernel"][0, 15] = 1
     g["stem"]["bias"] = cells.ravel()
     block = g["block1"]
@@ -53,8 +54,8 @@ def state(config, looks_at, gamma=1.0):
         g["bn_out"][name][:] = value
     for moments in [made.g.stats["batch_stats"], *(a.batch_stats for a in made.ema)]:
         moments["bn_out"]["mean"][:], moments["bn_out"]["var"][:] = 0, 1
-    g["out"]["kernel"][:] = 0  # the image shows both codes, and what is drawn
-    g["out"]["kernel"][1, 1, [0, 2, 8, 10]] = 1
+    g["out"]["kernel"][:] = 0  # the image shows both codes, what is drawn, and z
+    g["out"]["kernel"][1, 1, [0, 2, 8, 10, 15]] = 1
     g["out"]["bias"][:] = -0.5
     attention = g["attention8"]
     attention["f"]["kernel"] = columns(16, 2)[None, None]

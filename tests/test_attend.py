@@ -10,7 +10,7 @@ import planted
 import pytest
 from PIL import Image
 
-from sagan import card, cli, data
+from sagan import card, cli, data, sample
 from sagan.checkpoint import Checkpoints
 from sagan.config import ConfigError
 from sagan.export import open_run
@@ -67,6 +67,15 @@ def test_arrays_show_where_the_planted_network_looks(drawn):
     np.testing.assert_allclose(mean, beta.mean(axis=1), rtol=1e-6)
 
 
+def test_the_images_are_those_of_sagan_sample(workdir, drawn):
+    opened, labels = open_run(workdir), np.array([4, 8, 4], np.int32)
+    same = sample.samples(opened.config, opened.variables, labels, seed=1, batch=4)
+    with np.load(drawn[0] / "maps.npz") as file:
+        image = file["g/image"].astype(int)
+    assert (image[0] != image[2]).any()
+    assert abs(image - next(iter(same))).max() <= 1  # another batch rounds otherwise
+
+
 def test_the_picture_is_bright_where_the_planted_network_looks(drawn):
     picture = np.asarray(Image.open(drawn[0] / "g_attention8.png"), int)
     square = 2 * draw.enlargement(8) * 8 // 8  # pixels of a key
@@ -105,6 +114,7 @@ def test_a_heat_map_lights_the_pixels_of_its_key_alone(grid):
         row[key] = 0.5
         lit = draw.heat_map(row, grid).sum(axis=-1)
         assert lit.shape == (grid.size * by, grid.size * by)
+        assert lit.max() == draw.heat(np.ones((1, 1))).sum()
         y, x = (lit == lit.max()).nonzero()
         centre = grid.centres("keys")[key] * by
         np.testing.assert_allclose([y.mean() + 0.5, x.mean() + 0.5], centre)

@@ -60,27 +60,25 @@ def test_strength_is_the_size_of_what_is_added(read_g, gamma):
     assert read_g(OPPOSITE, gamma)[1].strength == pytest.approx(abs(gamma), rel=0.01)
 
 
-def test_a_planted_discriminator_looks_at_the_bright_corner(config):
+@pytest.fixture(scope="module")
+def read_d(config):
     reader = maps.make_reader(config, "d")
     d = planted.state(config, OPPOSITE).d
+
+    def read(image):
+        variables = {"params": d.params, **d.stats}
+        return reader(variables, data.to_float(image), np.int32(0))[1]["attention4"]
+
+    return read
+
+
+def test_a_planted_discriminator_looks_at_the_bright_corner(read_d):
     for corner in range(4):
         image = np.zeros((8, 8, 1), np.uint8)
         y, x = divmod(corner, 2)
         image[y * 4 : y * 4 + 4, x * 4 : x * 4 + 4] = 255
-        variables = {"params": d.params, **d.stats}
-        _, reads = reader(variables, data.to_float(image), np.int32(0))
-        np.testing.assert_allclose(
-            reads["attention4"].beta, np.tile(np.eye(4)[corner], (16, 1)), atol=1e-6
-        )
-
-
-def test_what_is_read_is_what_the_samples_show(config, read_g):
-    state = planted.state(config, OPPOSITE)
-    pieces = sample.samples(
-        config, generator_variables(state), np.array([3], np.int32), seed=0, batch=1
-    )
-    image, _ = read_g(OPPOSITE)
-    np.testing.assert_array_equal(sample.to_uint8(image)[None], next(iter(pieces)))
+        wanted = np.tile(np.eye(4)[corner], (16, 1))
+        np.testing.assert_allclose(read_d(image).beta, wanted, atol=1e-6)
 
 
 def test_entropy_is_scipys_and_uniform_is_the_most():
@@ -117,9 +115,9 @@ def test_layers_are_those_of_the_network_in_its_order(tiny):
     assert not maps.attention_layers(tiny(g__block="residual"), "g")
 
 
-def test_a_runs_curves_are_means_over_images_and_positions(config):
-    state = planted.state(config, RIGHT, gamma=0.5)
-    history = maps.make_history(config, data.open_source(config))(state)
+def test_a_runs_curves_are_means_over_images_and_positions(config, read_d):
+    state, source = planted.state(config, RIGHT, gamma=0.5), data.open_source(config)
+    history = maps.make_history(config, source)(state)
     assert set(history) == {
         f"{what}/{place}"
         for what in ("entropy", "distance", "strength")
@@ -130,6 +128,9 @@ def test_a_runs_curves_are_means_over_images_and_positions(config):
     queries, keys = (Grid(8, 8).centres(of) for of in ("queries", "keys"))
     far = np.linalg.norm(queries - keys[RIGHT[cell_of_position()]], axis=1).mean()
     assert history["distance/g/attention8"] == pytest.approx(far, rel=0.01)
+    chosen = np.linspace(0, len(source) - 1, 8).astype(int)
+    each = [maps.entropy_bits(read_d(x).beta) for x in source.examples(chosen).image]
+    assert history["entropy/d/attention4"] == pytest.approx(np.mean(each), rel=1e-4)
 
 
 def test_without_attention_there_is_no_curve(tiny):
