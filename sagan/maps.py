@@ -21,6 +21,7 @@ from sagan.state import GANState, generator_variables
 
 Beta = Float[Array, "j i"] | Float[np.ndarray, "j i"]
 Rows = Float[Array, " j"] | Float[np.ndarray, " j"]
+_ENDS = ("queries", "keys")
 _IMAGES = 8  # over which a run's log averages
 
 
@@ -130,15 +131,16 @@ def distance_pixels(beta: Beta, grid: Grid) -> Rows:
     return (beta * _apart(grid)).sum(axis=1)
 
 
-def uniform_pixels(grid: Grid) -> Float[np.ndarray, " j"]:
+def uniform_pixels(grid: Grid) -> Rows:
     """How far each position would look if it looked everywhere alike."""
     return _apart(grid).mean(axis=1)
 
 
-def _apart(grid: Grid) -> Float[np.ndarray, "j i"]:
-    queries, keys = grid.centres("queries"), grid.centres("keys")
-    apart = np.linalg.norm(queries[:, None] - keys[None], axis=-1)
-    return apart.astype(np.float32)
+def _apart(grid: Grid) -> Float[Array, "j i"]:
+    # computed where it is used: for 128x128 positions it is as large as beta
+    queries, keys = (jnp.asarray(grid.centres(of), jnp.float32) for of in _ENDS)
+    y, x = (queries[:, None, axis] - keys[None, :, axis] for axis in (0, 1))
+    return jnp.hypot(y, x)
 
 
 def make_history(config: Config, source: Source) -> History:
