@@ -14,9 +14,9 @@ ORDER = (
     " metrics.inception metrics.weights metrics.classifier metrics.accuracy"
     " metrics metrics.features sample maps snapshot checkpoint workdir sinks writer"
     " symptoms doctor interrupt export loop imagesets protocol judge floor card fakes"
-    " evaluate compare topology cost advice plan arguments look.draw look.seen"
-    " look.ablate look.attend look.sheet look.nearest look.curves look.explorer"
-    " look.report look.cli look cli"
+    " evaluate compare topology cost advice plan arguments look.picture"
+    " look.draw look.mixture look.nearest look.sheet look.canvas look.seen look.ablate"
+    " look.attend look.curves look.explorer look.report look.cli look cli"
 ).split()
 ROOT = pathlib.Path(sagan.__file__).parent
 MODULES = sorted([*ROOT.glob("[a-z]*.py"), *ROOT.glob("[a-z]*/*.py")])

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, PyTree
 
 from sagan import card, evaluate
 from sagan.export import Opened
-from sagan.look.draw import labelled_rows, save
+from sagan.look.canvas import labelled_rows, save
 from sagan.maps import attention_layers
 from sagan.protocol import from_json
 from sagan.sample import make_sampler, samples

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sagan import maps
 from sagan.data import open_source
 from sagan.export import Opened
-from sagan.look.draw import LINE, Canvas, enlarged, enlargement, heat_map, save
+from sagan.look.canvas import LINE, Canvas, enlarged, enlargement, heat_map, save
 from sagan.look.seen import (
     Looks,
     Pixels,
