@@ -3,10 +3,10 @@
 import dataclasses
 import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import tree_map_with_path
 from PIL import Image
 
 from sagan import cli, data, imagesets, sample
@@ -21,8 +21,27 @@ SEED = 5
 
 
 @pytest.fixture(scope="module")
-def opened(finished_run):
+def on_disk(finished_run):
     return open_run(finished_run)
+
+
+@pytest.fixture(scope="module")
+def opened(on_disk):
+    """With classes that differ, which those of an untrained generator do not."""
+    rng = np.random.default_rng(0)
+
+    def noisy(path, leaf):
+        return leaf + rng.normal(0, 0.5, leaf.shape) * in_a_block(path)
+
+    (average, *others) = on_disk.state.ema
+    params = tree_map_with_path(noisy, average.params)
+    ema = (dataclasses.replace(average, params=params), *others)
+    return on_disk._replace(state=dataclasses.replace(on_disk.state, ema=ema))
+
+
+def in_a_block(path):
+    """Whether a weight is a table of the classes."""
+    return path[0].key == "block1" and path[1].key in ("bn1", "bn2")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +87,7 @@ def test_rows_are_classes_and_columns_the_same_latents(opened, plain):
     for label, row in zip([7, 2], panel.images, strict=True):
         np.testing.assert_array_equal(row, plain([label] * draw.COLUMNS))
     assert panel.rows == ["class 7", "class 2"]
+    assert (panel.images[0] != panel.images[1]).any()
     assert panels("classes", opened)[0].images.shape[0] == 10
 
 
@@ -146,10 +166,10 @@ def test_truncation_shows_the_same_sample_numbers(opened, plain):
     assert panel.rows[0] == "none" and panel.columns[:2] == ["class 4", "class 9"]
 
 
-def test_progress_shows_every_checkpoint_that_can_be_read(opened, plain, tmp_path):
+def test_progress_shows_every_checkpoint_that_can_be_read(on_disk, plain, tmp_path):
     workdir = tmp_path / "run"
-    shutil.copytree(opened.workdir, workdir)
-    opened = opened._replace(workdir=workdir)
+    shutil.copytree(on_disk.workdir, workdir)
+    opened = on_disk._replace(workdir=workdir)
     (panel,) = panels("progress", opened)
     assert panel.rows == ["step 1", "step 2"]
     for state, row in zip([open_run(workdir, 1), opened], panel.images, strict=True):
@@ -163,22 +183,20 @@ def test_progress_shows_every_checkpoint_that_can_be_read(opened, plain, tmp_pat
 
 
 def test_an_unconditional_run_goes_between_latents_only(opened):
-    def of_one_class(path, leaf):
-        in_a_block = path[0].key == "block1" and path[1].key in ("bn1", "bn2")
-        return leaf[0] if in_a_block else leaf
+    def of_class_0(path, leaf):
+        return leaf[0] if in_a_block(path) else leaf
 
-    with_path = jax.tree_util.tree_map_with_path
-    params = with_path(of_one_class, opened.state.g.params)
-    g = dataclasses.replace(opened.state.g, params=params)
+    (average, *others) = opened.state.ema
+    params = tree_map_with_path(of_class_0, average.params)
+    ema = (dataclasses.replace(average, params=params), *others)
     run = opened._replace(
         config=replace(opened.config, {"data.classes": 0}),
-        state=dataclasses.replace(opened.state, g=g),
-        average=None,
+        state=dataclasses.replace(opened.state, ema=ema),
     )
     found = sheet.SHEETS["interpolation"](run, seed=SEED, classes=None)
     assert len(found.panels) == 1 and "unconditional" in found.notes[0]
-    of_class_0 = panels("interpolation", opened._replace(average=None), [0])[0]
-    np.testing.assert_allclose(found.panels[0].images, of_class_0.images, atol=1)
+    wanted = panels("interpolation", opened, [0])[0]
+    np.testing.assert_allclose(found.panels[0].images, wanted.images, atol=1)
     first = panels("classes", run)[0].images
     np.testing.assert_array_equal(first[0, 0], found.panels[0].images[0, 0])
 
@@ -260,13 +278,13 @@ def sheets(*args):
     return cli.run(cli.sheets_command, [str(arg) for arg in args])
 
 
-def test_pictures_are_written_whole_where_asked(opened, tmp_path, capsys):
+def test_pictures_are_written_whole_where_asked(on_disk, tmp_path, capsys):
     out = tmp_path / "a" / "b"
     options = ["--seed", SEED, "--out", out, "--only", "classes"]
-    assert sheets("--workdir", opened.workdir, *options) == 0
+    assert sheets("--workdir", on_disk.workdir, *options) == 0
     assert "step 2 (EMA 0.5)" in capsys.readouterr().out
     with Image.open(out / "classes.png") as file:
-        found = sheet.SHEETS["classes"](opened, seed=SEED, classes=None)
+        found = sheet.SHEETS["classes"](on_disk, seed=SEED, classes=None)
         np.testing.assert_array_equal(np.asarray(file), found.picture)
     assert [path.name for path in out.iterdir()] == ["classes.png"]
 

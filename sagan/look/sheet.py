@@ -82,17 +82,16 @@ def _plain(opened: Opened, seed: int) -> Sheet:
 def truncation(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> Sheet:
     """Rows are thresholds of the latents, columns sample numbers."""
     y = draw.in_turn(opened, classes)
-    rows = [
-        draw.images(opened, draw.latents(opened, seed, draw.COLUMNS, threshold), y)
-        for threshold in _THRESHOLDS
-    ]
+    z = [draw.latents(opened, seed, draw.COLUMNS, most) for most in _THRESHOLDS]
+    images = draw.images(opened, np.concatenate(z), np.tile(y, len(z)))
     caption = (
         f"The same sample numbers of {opened.words} with latents truncated harder and"
         " harder: less variety, and at best more quality."
     )
     title = f"{opened.words}: latents truncated at the number at the left, seed {seed}"
     names = ["none" if not t else f"{t:g}" for t in _THRESHOLDS]
-    panel = Panel(title, np.stack(rows), names, draw.names_of(opened, y, longest=8))
+    rows = draw.in_rows(images, draw.COLUMNS)
+    panel = Panel(title, rows, names, draw.names_of(opened, y, longest=8))
     return Sheet([panel], caption)
 
 
