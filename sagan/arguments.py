@@ -93,6 +93,30 @@ def first_sentence(box: str) -> str:
     return re.sub(r"\s+", " ", said) or "the command line cannot be read"
 
 
+def of_a_checkpoint(
+    command: Callable[[Arguments], Any], name: str, *, classes: str, out: str
+) -> argparse.ArgumentParser:
+    """A parser with what every command has that draws from a generator.
+
+    Args:
+      command: its docstring becomes the description.
+      name: of the command, behind `sagan`.
+      classes: the help of --classes.
+      out: the help of --out.
+    """
+    parser = argparse.ArgumentParser(prog=f"sagan {name}", description=command.__doc__)
+    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
+    parser.add_argument("--classes", type=at_least(0), nargs="+", help=classes)
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
+    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
+    parser.add_argument(
+        "--weights",
+        help="raw, ema, or the decay of one average (default: ema if there is one)",
+    )
+    parser.add_argument("--out", type=Path, help=out)
+    return parser
+
+
 def at_least(smallest: int) -> Callable[[str], int]:
     """A type for argparse: an integer that is not less."""
 

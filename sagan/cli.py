@@ -13,6 +13,7 @@ from sagan.arguments import (
     Arguments,
     Flat,
     at_least,
+    of_a_checkpoint,
     parse,
     parse_train,
     with_config,
@@ -137,35 +138,20 @@ def prepare_command(args: Arguments) -> None:
 
 def sample_command(args: Arguments) -> None:
     """--workdir DIR [--n N ...]: write samples of a checkpoint as PNGs or .npz."""
-    parser = argparse.ArgumentParser(
-        prog="sagan sample", description=sample_command.__doc__
+    parser = of_a_checkpoint(
+        sample_command,
+        "sample",
+        classes="labels to draw, in equal shares (default: all)",
+        out="a folder for PNGs, or a file.npz (default: WORKDIR/samples/step_N)",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
     parser.add_argument("--n", type=at_least(1), default=64, help="images (64)")
-    parser.add_argument(
-        "--classes",
-        type=at_least(0),
-        nargs="+",
-        help="labels to draw, in equal shares (default: all)",
-    )
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
     parser.add_argument(
         "--truncation",
         type=float,
         default=0.0,
         help="draw latents beyond this again, such as 0.5 (0: none)",
     )
-    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
-    parser.add_argument(
-        "--weights",
-        help="raw, ema, or the decay of one average (default: ema if there is one)",
-    )
     parser.add_argument("--batch", type=at_least(1), default=64, help="at once (64)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="a folder for PNGs, or a file.npz (default: WORKDIR/samples/step_N)",
-    )
     known = parser.parse_args(args)
     from sagan.export import export
 
@@ -242,6 +228,7 @@ COMMANDS = {
     "prepare": prepare_command,
     "sample": sample_command,
     "attend": look.attend_command,
+    "sheets": look.sheets_command,
     "diff": diff_command,
     "evaluate": evaluate_command,
     "plan": plan_command,

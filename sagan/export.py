@@ -1,5 +1,6 @@
 """Checkpoints of a run for others than the run; samples of one as files."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -129,7 +130,7 @@ def load_state(
     Raises:
       ConfigError: there is none, or it is not good.
     """
-    target = abstract(config)
+    target = _target(config)
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise ConfigError(f"{workdir}: has no checkpoint yet")
@@ -140,6 +141,9 @@ def load_state(
     if restored is None:
         raise ConfigError(f"{workdir}: has no checkpoint yet")
     return restored
+
+
+_target = functools.lru_cache(maxsize=4)(abstract)  # tracing takes its time
 
 
 def checkpoint_steps(workdir: Path, config: Config, asked: str) -> list[int]:

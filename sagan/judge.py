@@ -97,7 +97,7 @@ def open_judge(
     samples = asked.samples or _default_samples(network, len(image), available)
     choices = {"splits": asked.splits, "test": reals.test}
     metrics = {name: _configured(METRICS[name], choices) for name in names}
-    seen = Seen(image, label, *_features(network, image, progress))
+    seen = Seen(image, label, *kept_features(network, image, progress))
     states = {
         name: state_of(metric, seen, slice(samples if metric.paired else None))
         for name, metric in metrics.items()
@@ -172,6 +172,23 @@ def state_of(metric: Metric, seen: Seen, rows: Rows) -> Any:
     )
 
 
+def kept_features(
+    network: FeatureNetwork, image: np.ndarray, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features and logits, kept in the cache where all that decides them is known."""
+
+    def make() -> cache.Arrays:
+        vector, logits = network.extract(image, progress)
+        return {"vector": vector, "logits": logits}
+
+    if network.key is None:
+        arrays = make()
+    else:
+        name = f"features-{network.key}-{cache.digest(image)[:32]}"
+        arrays = cache.kept(name, make)
+    return arrays["vector"], arrays["logits"]
+
+
 def _network(
     asked: Comparison, reals: Reals, features: Function | None, progress: Progress
 ) -> FeatureNetwork:
@@ -199,23 +216,6 @@ def _default_samples(network: FeatureNetwork, reals: int, available: int | None)
     embedded = network.name in ("classifier", "rotation")
     most = min(50_000, reals // 2 if embedded else reals)
     return most if available is None else min(most, available)
-
-
-def _features(
-    network: FeatureNetwork, image: np.ndarray, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of the reals: kept in the cache where all that decides them is known."""
-
-    def make() -> cache.Arrays:
-        vector, logits = network.extract(image, progress)
-        return {"vector": vector, "logits": logits}
-
-    if network.key is None:
-        arrays = make()
-    else:
-        name = f"features-{network.key}-{cache.digest(image)[:32]}"
-        arrays = cache.kept(name, make)
-    return arrays["vector"], arrays["logits"]
 
 
 def _configured(metric: Metric, choices: Mapping[str, Any]) -> Metric:

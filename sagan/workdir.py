@@ -131,6 +131,15 @@ def changed_data(
     return []
 
 
+def class_names(workdir: pathlib.Path) -> list[str]:
+    """The names of the run's classes by label; none if they are not known."""
+    try:
+        names = json.loads((workdir / _DATA).read_text(encoding="utf-8"))["classes"]
+        return [str(name) for name in names]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def read_config(workdir: str | pathlib.Path) -> Config:
     """The config of the run in `workdir`.
 
@@ -201,13 +210,14 @@ def naming(path: pathlib.Path) -> Iterator[None]:
         raise
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a file that is there whole or not at all, even when killed."""
+    encoded = content.encode("utf-8") if isinstance(content, str) else content
     prefix = f".{path.name}."
     handle, unfinished = tempfile.mkstemp(prefix=prefix, dir=path.parent)
     try:
-        with naming(path), os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with naming(path), os.fdopen(handle, "wb") as file:
+            file.write(encoded)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(unfinished, 0o644)  # mkstemp's files are the owner's alone

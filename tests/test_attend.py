@@ -14,11 +14,12 @@ from sagan import card, cli, data, sample
 from sagan.checkpoint import Checkpoints
 from sagan.config import ConfigError
 from sagan.export import open_run
-from sagan.look import ablate, attend, canvas, seen
+from sagan.look import ablate, attend, canvas, picture, seen
 from sagan.look.cli import attend_command
 from sagan.maps import Grid
 from sagan.workdir import claim
 
+TIMES = picture.enlargement(8, canvas.SIDE)
 OPPOSITE = np.arange(16)[::-1]
 
 
@@ -78,12 +79,12 @@ def test_the_images_are_those_of_sagan_sample(workdir, drawn):
 
 def test_the_picture_is_bright_where_the_planted_network_looks(drawn):
     picture = np.asarray(Image.open(drawn[0] / "g_attention8.png"), int)
-    square = 2 * canvas.enlargement(8) * 8 // 8  # pixels of a key
+    square = 2 * TIMES * 8 // 8  # pixels of a key
     white = picture.sum(axis=-1)
     brightest = canvas.heat(np.ones((1, 1)))[0, 0].sum()
     # the first row of images: columns are the image, query 1, query 2, the mean
     top = attend.head_height(negative=True)
-    side = 8 * canvas.enlargement(8)
+    side = 8 * TIMES
 
     def map_(column):
         x = attend.GAP + column * (side + attend.GAP)
@@ -108,7 +109,7 @@ def test_each_layer_has_a_picture_and_a_line(drawn):
 
 @pytest.mark.parametrize("grid", [Grid(16, 8), Grid(7, 7)], ids=str)
 def test_a_heat_map_lights_the_pixels_of_its_key_alone(grid):
-    by = canvas.enlargement(grid.size)
+    by = picture.enlargement(grid.size, canvas.SIDE)
     for key in range(grid.keys**2):
         row = np.full(grid.keys**2, 0.01)
         row[key] = 0.5
@@ -206,10 +207,8 @@ def test_ablation_draws_and_says_that_there_is_no_evaluation(workdir, capsys, tm
     assert f"no metrics: {workdir} has no evaluation of step 7; python eval.py" in said
     assert not (out / "ablation.json").exists()
     with Image.open(out / "ablation.png") as picture:
-        rows = np.asarray(picture, int)
-    side = 8 * canvas.enlargement(8)
-    trained, off = rows[:side, -side:], rows[side + 4 : 2 * side + 4, -side:]
-    assert (trained != off).any()
+        drawn = np.asarray(picture, int)[-10 - 2 * 66 : -10, -10 - 2 * 66 : -10]
+    assert (drawn[:64] != drawn[66:130]).any()  # cells of 64 pixels and gaps of 2
 
 
 @pytest.mark.slow

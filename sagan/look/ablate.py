@@ -12,10 +12,10 @@ from jaxtyping import Array, Int, PyTree
 
 from sagan import card, evaluate
 from sagan.export import Opened
-from sagan.look.canvas import labelled_rows, save
+from sagan.look import draw
+from sagan.look.picture import Panel, Sheet, save
 from sagan.maps import attention_layers
 from sagan.protocol import from_json
-from sagan.sample import make_sampler, samples
 from sagan.schema import ConfigError
 from sagan.state import GANState
 from sagan.workdir import write_whole
@@ -78,15 +78,13 @@ def ablate(
         name: switched_off(opened.state, layers)
         for name, layers in variants(opened).items()
     }
-    sampler = make_sampler(opened.config)
-    rows = []
-    for name, state in states.items():
-        variables = opened._replace(state=state).variables
-        options = {"seed": seed, "batch": len(labels), "sampler": sampler}
-        pieces = samples(opened.config, variables, labels, **options)
-        rows.append((name, np.concatenate(list(pieces))))
-    save(out / "ablation.png", labelled_rows(rows))
-    report(f"the same latents with and without attention: {out / 'ablation.png'}")
+    z = draw.latents(opened, seed, len(labels))
+    images = [draw.images(opened._replace(state=s), z, labels) for s in states.values()]
+    title = f"{opened.words}: the same latents with and without attention"
+    panel = Panel(title, np.stack(images), list(states))
+    out.mkdir(parents=True, exist_ok=True)
+    save(out / "ablation.png", Sheet([panel], title).picture)
+    report(f"{title}: {out / 'ablation.png'}")
     path = opened.workdir / "eval" / f"step_{opened.step}" / card.RESULTS
     if (before := card.read(path)) is None:
         report(

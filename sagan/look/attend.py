@@ -14,7 +14,8 @@ from tqdm import tqdm
 from sagan import maps
 from sagan.data import open_source
 from sagan.export import Opened
-from sagan.look.canvas import LINE, Canvas, enlarged, enlargement, heat_map, save
+from sagan.look.canvas import LINE, SIDE, Canvas, heat_map
+from sagan.look.picture import enlarged, enlargement, save
 from sagan.look.seen import (
     Looks,
     Pixels,
@@ -69,6 +70,7 @@ def attend(
     Raises:
       ConfigError: there are no such real images.
     """
+    out.mkdir(parents=True, exist_ok=True)
     report(f"{len(labels)} images of {opened.words}: {out}")
     arrays: dict[str, Any] = {}
     for player, mine in grids.items():
@@ -149,7 +151,8 @@ def sheet(title: str, examples: Examples, looks: Looks) -> UInt8[np.ndarray, "h 
     Every map has its own scale, from 0 to its largest share.
     """
     grid, count = looks.grid, looks.queries.shape[1]
-    side = grid.size * enlargement(grid.size)
+    times = enlargement(grid.size, SIDE)
+    side = grid.size * times
     step, below = side + GAP, side + _FOOT + GAP
     head = [title, *_explained(looks)]
     top = head_height(negative=looks.gamma < 0)
@@ -157,10 +160,10 @@ def sheet(title: str, examples: Examples, looks: Looks) -> UInt8[np.ndarray, "h 
     canvas = Canvas(width, top + below * len(examples.image))
     for i, line in enumerate(head):
         canvas.words(GAP, 4 + LINE * i, line)
-    centres = grid.centres("queries") * enlargement(grid.size)
+    centres = grid.centres("queries") * times
     for i, image in enumerate(examples.image):
         y = top + i * below
-        canvas.picture(GAP, y, enlarged(image))
+        canvas.picture(GAP, y, enlarged(image, times))
         canvas.words(GAP, y + side + 4, f"class {examples.label[i]}")
         for k, j in enumerate(looks.queries[i]):
             dot_y, dot_x = centres[j]
@@ -185,8 +188,9 @@ def head_height(*, negative: bool) -> int:
 
 
 def _draw_map(canvas: Canvas, x: int, y: int, row: np.ndarray, grid: Grid) -> None:
-    side = grid.size * enlargement(grid.size)
-    canvas.picture(x, y, heat_map(row, grid))
+    heated = heat_map(row, grid)
+    canvas.picture(x, y, heated)
+    side = len(heated)
     canvas.colour_scale(x, y + side + 4, side, float(row.max()))
 
 

@@ -1,34 +1,18 @@
 """Images, heat maps and words on a canvas: plain pixels, quick for any number."""
 
 import functools
-import io
-import os
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from sagan.look.picture import enlargement
 from sagan.maps import Grid
-from sagan.workdir import naming
 
 # Okabe and Ito's palette, told apart by people who see fewer colours too
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7")
 LINE = 14  # pixels from one line of words to the next
-_SIDE = 96  # pixels that an image takes at least
-
-
-def enlargement(size: int) -> int:
-    """The whole factor by which an image of this size is drawn."""
-    return -(-_SIDE // size)
-
-
-def enlarged(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "hh ww 3"]:
-    """In colour; every pixel becomes a square."""
-    by = enlargement(len(image))
-    colour = np.broadcast_to(image, (*image.shape[:2], 3))
-    return np.repeat(np.repeat(colour, by, axis=0), by, axis=1)
+SIDE = 96  # pixels that an image takes at least
 
 
 @functools.cache
@@ -49,7 +33,7 @@ def heat_map(row: Float[np.ndarray, " i"], grid: Grid) -> UInt8[np.ndarray, "h w
     A key covers the 2x2 positions that it is pooled from, without smoothing. An odd
     last row or column of positions has no key and is black.
     """
-    pixels = grid.size * enlargement(grid.size)
+    pixels = grid.size * enlargement(grid.size, SIDE)
     position = np.arange(pixels) * grid.queries // pixels
     shares = (row / row.max()).reshape(grid.keys, grid.keys)
     shares = np.pad(shares, (0, grid.queries % 2))
@@ -94,31 +78,3 @@ class Canvas:
     def done(self) -> UInt8[np.ndarray, "h w 3"]:
         """The picture."""
         return np.asarray(self._image)
-
-
-def save(path: Path, picture: UInt8[np.ndarray, "h w c"]) -> None:
-    """Writes a PNG, whole or not at all; its folder is created."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grey = picture.shape[-1] == 1
-    encoded = io.BytesIO()
-    Image.fromarray(picture[..., 0] if grey else picture).save(encoded, "PNG")
-    unfinished = path.with_suffix(".unfinished")
-    with naming(path):
-        unfinished.write_bytes(encoded.getvalue())
-        os.replace(unfinished, path)
-
-
-def labelled_rows(
-    rows: Sequence[tuple[str, UInt8[np.ndarray, "n h w c"]]], gap: int = 4
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Enlarged images, a row for each label, which stands at its left."""
-    images = [[enlarged(image) for image in row] for _, row in rows]
-    side, columns = len(images[0][0]), max(map(len, images))
-    margin = 10 + 7 * max(len(label) for label, _ in rows)
-    canvas = Canvas(margin + columns * (side + gap), len(rows) * (side + gap))
-    for i, ((label, _), row) in enumerate(zip(rows, images, strict=True)):
-        y = i * (side + gap)
-        canvas.words(4, y + side // 2, label, anchor="lm")
-        for j, image in enumerate(row):
-            canvas.picture(margin + j * (side + gap), y, image)
-    return canvas.done()

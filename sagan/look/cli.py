@@ -2,16 +2,19 @@
 
 import argparse
 import re
-from pathlib import Path
 
 from sagan import cache
-from sagan.arguments import Arguments, at_least
+from sagan.arguments import Arguments, at_least, of_a_checkpoint
 
 
 def attend_command(args: Arguments) -> None:
     """--workdir DIR [--queries Y,X ...]: draw where positions look."""
-    parser = _parser("attend", attend_command.__doc__)
-    _of_a_checkpoint(parser, "WORKDIR/attend/step_N")
+    parser = of_a_checkpoint(
+        attend_command,
+        "attend",
+        classes="labels to draw, in equal shares (default: all)",
+        out="a folder (default: WORKDIR/attend/step_N)",
+    )
     parser.add_argument("--n", type=at_least(1), default=8, help="images (8)")
     parser.add_argument(
         "--queries",
@@ -57,6 +60,28 @@ def attend_command(args: Arguments) -> None:
         ablate.ablate(opened, labels, **where)
 
 
+def sheets_command(args: Arguments) -> None:
+    """--workdir DIR [--only NAME ...]: pictures that show what a run has learned."""
+    parser = of_a_checkpoint(
+        sheets_command,
+        "sheets",
+        classes="labels to draw, such as 3 8 (default: a few of all)",
+        out="a folder (default: WORKDIR/sheets/step_N)",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="some of classes, interpolation, truncation, neighbours, progress"
+        " (default: all that can be made)",
+    )
+    known = parser.parse_args(args)
+    from sagan.look.sheet import sheets
+
+    cache.keep_compiled()
+    sheets(**vars(known))
+
+
 def _pixel(text: str) -> tuple[int, int] | str:
     if text == "auto":
         return text
@@ -64,25 +89,3 @@ def _pixel(text: str) -> tuple[int, int] | str:
         raise argparse.ArgumentTypeError(f"{text}: must be auto or ROW,COLUMN")
     y, x = map(int, text.split(","))
     return y, x
-
-
-def _parser(name: str, about: str | None) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"sagan {name}", description=about)
-
-
-def _of_a_checkpoint(parser: argparse.ArgumentParser, out: str) -> None:
-    """Adds what every command takes that draws samples of one checkpoint."""
-    parser.add_argument("--workdir", type=Path, required=True, help="of the run")
-    parser.add_argument(
-        "--classes",
-        type=at_least(0),
-        nargs="+",
-        help="labels to draw, in equal shares (default: all)",
-    )
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
-    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
-    parser.add_argument(
-        "--weights",
-        help="raw, ema, or the decay of one average (default: ema if there is one)",
-    )
-    parser.add_argument("--out", type=Path, help=f"a folder (default: {out})")
