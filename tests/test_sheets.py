@@ -325,3 +325,9 @@ def test_without_its_data_a_run_has_its_other_sheets(without_data, monkeypatch, 
     assert [path.name for path in folder.iterdir()] == ["classes.png"]
     assert sheets("--workdir", without_data, "--only", "neighbours") == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_run_without_a_checkpoint_is_one_line(finished_run, tmp_path, capsys):
+    shutil.copy(finished_run / "config.json", tmp_path)
+    assert sheets("--workdir", tmp_path) == 2
+    assert "has no checkpoint yet" in capsys.readouterr().err
