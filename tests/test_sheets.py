@@ -207,7 +207,8 @@ def test_the_nearest_are_those_of_all_distances(monkeypatch, chunk):
     monkeypatch.setattr(nearest, "_CHUNK", chunk)  # 40: ten images of four numbers
     rng = np.random.default_rng(0)
     many = rng.integers(0, 256, (57, 2, 2, 1)).astype(np.uint8)
-    forms = [rng.uniform(0, 255, (6, 4)).astype(np.float32) for _ in range(2)]
+    form = rng.uniform(0, 255, (6, 4)).astype(np.float32)
+    forms = [form, form + rng.normal(0, 9, form.shape).astype(np.float32)]
     found = nearest.nearest(forms, many, 3)
     flat = many.reshape(57, 4).astype(np.float64)
     apart = [np.linalg.norm(form[:, None] - flat[None], axis=-1) for form in forms]
@@ -326,3 +327,9 @@ def test_without_its_data_a_run_has_its_other_sheets(without_data, monkeypatch, 
     assert [path.name for path in folder.iterdir()] == ["classes.png"]
     assert sheets("--workdir", without_data, "--only", "neighbours") == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_run_without_a_checkpoint_is_one_line(finished_run, tmp_path, capsys):
+    shutil.copy(finished_run / "config.json", tmp_path)
+    assert sheets("--workdir", tmp_path) == 2
+    assert "has no checkpoint yet" in capsys.readouterr().err
