@@ -93,6 +93,36 @@ def first_sentence(box: str) -> str:
     return re.sub(r"\s+", " ", said) or "the command line cannot be read"
 
 
+def of_a_checkpoint(
+    command: Callable[[Arguments], Any], name: str, *, classes: str | None, out: str
+) -> argparse.ArgumentParser:
+    """A parser with what every command has that draws from a generator.
+
+    Args:
+      command: its docstring becomes the description.
+      name: of the command, behind `sagan`.
+      classes: the help of --classes; None: there is none, and several runs may be
+        given, as `workdirs`.
+      out: the help of --out.
+    """
+    parser = argparse.ArgumentParser(prog=f"sagan {name}", description=command.__doc__)
+    workdir: Any = {"help": "of the run"}
+    if classes is None:
+        workdir = {"help": "of one run or of several", "nargs": "+"}
+        workdir |= {"dest": "workdirs", "metavar": "DIR"}
+    else:
+        parser.add_argument("--classes", type=at_least(0), nargs="+", help=classes)
+    parser.add_argument("--workdir", type=Path, required=True, **workdir)
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
+    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
+    parser.add_argument(
+        "--weights",
+        help="raw, ema, or the decay of one average (default: ema if there is one)",
+    )
+    parser.add_argument("--out", type=Path, help=out)
+    return parser
+
+
 def at_least(smallest: int) -> Callable[[str], int]:
     """A type for argparse: an integer that is not less."""
 
@@ -103,31 +133,3 @@ def at_least(smallest: int) -> Callable[[str], int]:
         return value
 
     return parse
-
-
-def of_a_checkpoint(
-    about: str | None, name: str, classes: str = ""
-) -> argparse.ArgumentParser:
-    """What every command has that draws from a generator.
-
-    With a help text for --classes it is of one run, else of one or several.
-    """
-    parser = argparse.ArgumentParser(prog=f"sagan {name}", description=about)
-    parser.add_argument(
-        "--workdir",
-        type=Path,
-        required=True,
-        help="of the run" if classes else "of the run; several are compared",
-        **({} if classes else {"nargs": "+", "dest": "workdirs", "metavar": "DIR"}),
-    )
-    if classes:
-        parser.add_argument(
-            "--classes", type=at_least(0), nargs="+", help=f"labels to draw, {classes}"
-        )
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
-    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
-    parser.add_argument(
-        "--weights",
-        help="raw, ema, or the decay of one average (default: ema if there is one)",
-    )
-    return parser

@@ -22,6 +22,13 @@ def folder() -> Path:
     return Path(home).expanduser() / "sagan"
 
 
+def keep_compiled() -> None:
+    """Lets JAX keep its compiled programs here too, for the next start."""
+    from sagan import xla  # JAX starts only where it is needed
+
+    xla.keep_compiled(folder() / "compiled")
+
+
 def file_name(text: str) -> str:
     """Any text as the name of a file: it cannot lead out of its folder.
 

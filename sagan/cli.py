@@ -7,8 +7,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from sagan import cache, witness
 from sagan import config as config_lib
-from sagan import witness
 from sagan.arguments import (
     Arguments,
     Flat,
@@ -19,6 +19,7 @@ from sagan.arguments import (
     with_config,
 )
 from sagan.config import ConfigError
+from sagan.look import cli as look
 
 
 def run(command: Callable[[Arguments], int | None], args: Arguments) -> int:
@@ -75,7 +76,8 @@ def train_command(args: Arguments) -> None:
     config, workdir = parse_train(args)
     from sagan import loop, processes  # JAX starts only for a right command line
 
-    _keep_compiled(config.run.compilation_cache)
+    if config.run.compilation_cache:
+        cache.keep_compiled()
     config = processes.join(
         config,
         f"start all of them again with the same command: they go on from the newest"
@@ -87,13 +89,6 @@ def train_command(args: Arguments) -> None:
 
         evaluate = while_training(workdir)
     loop.train(config, workdir, evaluate=evaluate)
-
-
-def _keep_compiled(wanted: bool = True) -> None:
-    from sagan import cache, xla
-
-    if wanted:
-        xla.keep_compiled(cache.folder() / "compiled")
 
 
 def diff_command(args: Arguments) -> None:
@@ -143,7 +138,12 @@ def prepare_command(args: Arguments) -> None:
 
 def sample_command(args: Arguments) -> None:
     """--workdir DIR [--n N ...]: write samples of a checkpoint as PNGs or .npz."""
-    parser = of_a_checkpoint(sample_command.__doc__, "sample", "in equal shares (all)")
+    parser = of_a_checkpoint(
+        sample_command,
+        "sample",
+        classes="labels to draw, in equal shares (default: all)",
+        out="a folder for PNGs, or a file.npz (default: WORKDIR/samples/step_N)",
+    )
     parser.add_argument("--n", type=at_least(1), default=64, help="images (64)")
     parser.add_argument(
         "--truncation",
@@ -152,49 +152,11 @@ def sample_command(args: Arguments) -> None:
         help="draw latents beyond this again, such as 0.5 (0: none)",
     )
     parser.add_argument("--batch", type=at_least(1), default=64, help="at once (64)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="a folder for PNGs, or a file.npz (default: WORKDIR/samples/step_N)",
-    )
     known = parser.parse_args(args)
     from sagan.export import export
 
-    _keep_compiled()
+    cache.keep_compiled()
     print(export(**vars(known)))
-
-
-def sheets_command(args: Arguments) -> None:
-    """--workdir DIR [--only NAME ...]: pictures that show what a run has learned."""
-    parser = of_a_checkpoint(
-        sheets_command.__doc__, "sheets", "such as 3 8 (a few of all)"
-    )
-    names = "classes, interpolation, truncation, neighbours, progress"
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        metavar="NAME",
-        help=f"some of {names} (default: all that can be made)",
-    )
-    parser.add_argument(
-        "--out", type=Path, help="a folder (default: WORKDIR/sheets/step_N)"
-    )
-    known = parser.parse_args(args)
-    from sagan.look.sheet import sheets
-
-    _keep_compiled()
-    sheets(**vars(known))
-
-
-def report_command(args: Arguments) -> None:
-    """--workdir DIR [DIR ...] [--out FILE]: one page about a run, or about several."""
-    parser = of_a_checkpoint(report_command.__doc__, "report")
-    parser.add_argument("--out", type=Path, help="the file (WORKDIR/report.html)")
-    known = parser.parse_args(args)
-    from sagan.look.report import report
-
-    _keep_compiled()
-    print(report(**vars(known)))
 
 
 def eval_command(args: Arguments) -> None:
@@ -214,7 +176,7 @@ def eval_command(args: Arguments) -> None:
 
     about = "Evaluates checkpoints; leaves eval/step_N/ in the workdir."
     asked = parse(Asked, args, prog="eval.py", description=about)
-    _keep_compiled()
+    cache.keep_compiled()
     evaluate.evaluate_run(
         asked.workdir, asked.protocol, steps=asked.step, again=asked.again
     )
@@ -239,7 +201,7 @@ def evaluate_command(args: Arguments) -> None:
 
     about = "Compares generated images with real ones."
     asked = parse(Asked, args, prog="sagan evaluate", description=about)
-    _keep_compiled()
+    cache.keep_compiled()
     compare.compare(
         asked.fake, asked.real, asked.protocol, data_path=asked.data_path, out=asked.out
     )
@@ -265,8 +227,9 @@ def plan_command(args: Arguments) -> int:
 COMMANDS = {
     "prepare": prepare_command,
     "sample": sample_command,
-    "sheets": sheets_command,
-    "report": report_command,
+    "attend": look.attend_command,
+    "sheets": look.sheets_command,
+    "report": look.report_command,
     "diff": diff_command,
     "evaluate": evaluate_command,
     "plan": plan_command,

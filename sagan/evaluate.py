@@ -19,7 +19,7 @@ from sagan.export import checkpoint_steps, load_state
 from sagan.floor import Floor, floors
 from sagan.judge import Function, Judge
 from sagan.metrics.features import metric_name
-from sagan.protocol import Protocol, check, check_labels, evaluated_weights
+from sagan.protocol import Protocol, as_json, check, check_labels, evaluated_weights
 from sagan.schema import MAY_CHANGE, Config, ConfigError
 from sagan.state import GANState
 from sagan.workdir import changed_data, read_config
@@ -166,7 +166,7 @@ def prepare(
         **court.facts,
         "labels of the samples": protocol.labels if classes else "none",
         "truncation": protocol.truncation,
-        "seeds": ", ".join(map(str, _seeds(protocol))),
+        "seeds": ", ".join(map(str, protocol.every_seed())),
         "batch of the generator": config.data.batch,
     }
     floor = functools.cache(lambda: floors(court, labels if classes else None))
@@ -189,19 +189,22 @@ def evaluate_state(
     *,
     again: bool = False,
     report: Report = print,
+    what: str = "",
 ) -> card.Result:
     """Evaluates one state with every kind of weights and batch statistics asked for.
 
-    Writes what it has after each of them, and goes on from what is there.
+    Writes what it has after each of them, and goes on from what is there. `what` is its
+    name in the card; else it has the run's, whose eval/ the folder is in.
     """
     config, protocol, step = ready.fakes.config, ready.fakes.protocol, int(state.step)
     about = {
-        "what": f"step {step} of {folder.parent.parent.name}",
+        "what": what or f"step {step} of {folder.parent.parent.name}",
         "step": step,
         "config sha256": config_digest(config),
         "generator sha256": generator_digest(state),
     }
     result = card.new(ready.facts, about)
+    result["asked"] = as_json(protocol)
     weights = evaluated_weights(protocol, config)
     asked = list(product(weights.items(), ready.fakes.samplers))
     before = card.read_same(folder, result)
@@ -236,7 +239,7 @@ def _over_seeds(
     """Every number of every seed that all of them have, and what must be known."""
     measured = [
         judge.measure(ready.judge, fakes.draw(ready.fakes, state, average, mode, seed))
-        for seed in _seeds(ready.fakes.protocol)
+        for seed in ready.fakes.protocol.every_seed()
     ]
     names = [k for k in measured[0].values if all(k in m.values for m in measured)]
     notes = [note for m in measured for note in m.notes]
@@ -258,10 +261,6 @@ def generator_digest(state: GANState) -> str:
     """SHA-256 of the generator's weights, statistics and averages."""
     leaves = jax.tree.leaves((state.g.params, state.g.stats, state.ema))
     return cache.digest(*jax.device_get(leaves))
-
-
-def _seeds(protocol: Protocol) -> range:
-    return range(protocol.seed, protocol.seed + protocol.seeds)
 
 
 def while_training(

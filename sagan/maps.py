@@ -20,6 +20,8 @@ from sagan.schema import Config
 from sagan.state import GANState, generator_variables
 
 Beta = Float[Array, "j i"] | Float[np.ndarray, "j i"]
+Rows = Float[Array, " j"] | Float[np.ndarray, " j"]
+_ENDS = ("queries", "keys")
 _IMAGES = 8  # over which a run's log averages
 
 
@@ -114,7 +116,7 @@ def _read(
     return output[0], {name: of(sown["intermediates"][name]) for name in layers}
 
 
-def entropy_bits(beta: Beta) -> Float[Array, " j"]:
+def entropy_bits(beta: Beta) -> Rows:
     """Of each row: 0 where it looks at one position, uniform_bits if at all alike."""
     return -jax.scipy.special.xlogy(beta, beta).sum(axis=1) / jnp.log(2.0)
 
@@ -124,20 +126,21 @@ def uniform_bits(grid: Grid) -> float:
     return float(np.log2(grid.keys**2))
 
 
-def distance_pixels(beta: Beta, grid: Grid) -> Float[Array, " j"]:
+def distance_pixels(beta: Beta, grid: Grid) -> Rows:
     """How far each position looks: the mean distance to what it draws from."""
     return (beta * _apart(grid)).sum(axis=1)
 
 
-def uniform_pixels(grid: Grid) -> Float[np.ndarray, " j"]:
+def uniform_pixels(grid: Grid) -> Rows:
     """How far each position would look if it looked everywhere alike."""
     return _apart(grid).mean(axis=1)
 
 
-def _apart(grid: Grid) -> Float[np.ndarray, "j i"]:
-    queries, keys = grid.centres("queries"), grid.centres("keys")
-    apart = np.linalg.norm(queries[:, None] - keys[None], axis=-1)
-    return apart.astype(np.float32)
+def _apart(grid: Grid) -> Float[Array, "j i"]:
+    # computed where it is used: for 128x128 positions it is as large as beta
+    queries, keys = (jnp.asarray(grid.centres(of), jnp.float32) for of in _ENDS)
+    y, x = (queries[:, None, axis] - keys[None, :, axis] for axis in (0, 1))
+    return jnp.hypot(y, x)
 
 
 def make_history(config: Config, source: Source) -> History:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sagan.metrics import METRICS
 from sagan.metrics.features import FeatureNetwork
@@ -75,9 +75,36 @@ class Protocol(Comparison):
     seeds: int = 1
     """Evaluations with seeds from `seed` on: mean and standard deviation."""
 
+    def every_seed(self) -> range:
+        """One for each evaluation."""
+        return range(self.seed, self.seed + self.seeds)
+
     def chosen_batch_norm(self) -> tuple[str, ...]:
         """The batch-norm modes by name."""
         return _names("batch-norm", self.batch_norm, BATCH_NORM)
+
+
+def as_json(protocol: Protocol) -> dict[str, Any]:
+    """Its fields, for a results file; from_json reads them."""
+    values = dataclasses.asdict(protocol)
+    file = protocol.weights_file
+    return values | {"weights_file": str(file.resolve()) if file else None}
+
+
+def from_json(values: Any) -> Protocol:
+    """The protocol of the fields that as_json gave, checked.
+
+    Raises:
+      ConfigError: these are not such fields.
+    """
+    try:
+        file = values["weights_file"]
+        changed = {"weights_file": Path(file) if file else None}
+        protocol = Protocol(**{**values, **changed})
+        check(protocol)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ConfigError("its protocol cannot be read") from error
+    return protocol
 
 
 def check(asked: Comparison) -> None:

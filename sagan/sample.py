@@ -41,7 +41,7 @@ def latents(
     return jax.vmap(one)(jnp.asarray(indices))
 
 
-def to_uint8(x: Float[Array, "n h w c"]) -> UInt8[Array, "n h w c"]:
+def to_uint8(x: Float[Array, "*n h w c"]) -> UInt8[Array, "*n h w c"]:
     """From [-1, 1] to [0, 255], to the nearest. The inverse of data.to_float."""
     return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
 

@@ -14,9 +14,10 @@ ORDER = (
     " metrics.inception metrics.weights metrics.classifier metrics.accuracy"
     " metrics metrics.features sample maps snapshot checkpoint workdir sinks writer"
     " symptoms doctor interrupt export loop imagesets protocol judge floor card fakes"
-    " evaluate compare topology cost advice plan look.picture look.draw look.mixture"
-    " look.nearest look.sheet look.attend look.ablate look.record look.panels"
-    " look.curves look.explorer look.page look.report look arguments cli"
+    " evaluate compare topology cost advice plan arguments look.picture"
+    " look.draw look.mixture look.nearest look.sheet look.canvas look.seen look.ablate"
+    " look.attend look.record look.panels look.curves look.explorer look.page"
+    " look.report look.cli look cli"
 ).split()
 ROOT = pathlib.Path(sagan.__file__).parent
 MODULES = sorted([*ROOT.glob("[a-z]*.py"), *ROOT.glob("[a-z]*/*.py")])

@@ -3,10 +3,10 @@
 import dataclasses
 import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import tree_map_with_path
 from PIL import Image
 
 from sagan import cli, data, imagesets, sample
@@ -14,6 +14,7 @@ from sagan.config import replace
 from sagan.export import open_run
 from sagan.layers import SNTable
 from sagan.look import draw, mixture, nearest, picture, sheet
+from sagan.look.cli import sheets_command
 from sagan.metrics.features import of_callable
 from sagan.workdir import read_config, to_json
 
@@ -21,8 +22,27 @@ SEED = 5
 
 
 @pytest.fixture(scope="module")
-def opened(finished_run):
+def on_disk(finished_run):
     return open_run(finished_run)
+
+
+@pytest.fixture(scope="module")
+def opened(on_disk):
+    """With classes that differ, which those of an untrained generator do not."""
+    rng = np.random.default_rng(0)
+
+    def noisy(path, leaf):
+        return leaf + rng.normal(0, 0.5, leaf.shape) * in_a_block(path)
+
+    (average, *others) = on_disk.state.ema
+    params = tree_map_with_path(noisy, average.params)
+    ema = (dataclasses.replace(average, params=params), *others)
+    return on_disk._replace(state=dataclasses.replace(on_disk.state, ema=ema))
+
+
+def in_a_block(path):
+    """Whether a weight is a table of the classes."""
+    return path[0].key == "block1" and path[1].key in ("bn1", "bn2")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +88,7 @@ def test_rows_are_classes_and_columns_the_same_latents(opened, plain):
     for label, row in zip([7, 2], panel.images, strict=True):
         np.testing.assert_array_equal(row, plain([label] * draw.COLUMNS))
     assert panel.rows == ["class 7", "class 2"]
+    assert (panel.images[0] != panel.images[1]).any()
     assert panels("classes", opened)[0].images.shape[0] == 10
 
 
@@ -146,10 +167,10 @@ def test_truncation_shows_the_same_sample_numbers(opened, plain):
     assert panel.rows[0] == "none" and panel.columns[:2] == ["class 4", "class 9"]
 
 
-def test_progress_shows_every_checkpoint_that_can_be_read(opened, plain, tmp_path):
+def test_progress_shows_every_checkpoint_that_can_be_read(on_disk, plain, tmp_path):
     workdir = tmp_path / "run"
-    shutil.copytree(opened.workdir, workdir)
-    opened = opened._replace(workdir=workdir)
+    shutil.copytree(on_disk.workdir, workdir)
+    opened = on_disk._replace(workdir=workdir)
     (panel,) = panels("progress", opened)
     assert panel.rows == ["step 1", "step 2"]
     for state, row in zip([open_run(workdir, 1), opened], panel.images, strict=True):
@@ -163,22 +184,20 @@ def test_progress_shows_every_checkpoint_that_can_be_read(opened, plain, tmp_pat
 
 
 def test_an_unconditional_run_goes_between_latents_only(opened):
-    def of_one_class(path, leaf):
-        in_a_block = path[0].key == "block1" and path[1].key in ("bn1", "bn2")
-        return leaf[0] if in_a_block else leaf
+    def of_class_0(path, leaf):
+        return leaf[0] if in_a_block(path) else leaf
 
-    with_path = jax.tree_util.tree_map_with_path
-    params = with_path(of_one_class, opened.state.g.params)
-    g = dataclasses.replace(opened.state.g, params=params)
+    (average, *others) = opened.state.ema
+    params = tree_map_with_path(of_class_0, average.params)
+    ema = (dataclasses.replace(average, params=params), *others)
     run = opened._replace(
         config=replace(opened.config, {"data.classes": 0}),
-        state=dataclasses.replace(opened.state, g=g),
-        average=None,
+        state=dataclasses.replace(opened.state, ema=ema),
     )
     found = sheet.SHEETS["interpolation"](run, seed=SEED, classes=None)
     assert len(found.panels) == 1 and "unconditional" in found.notes[0]
-    of_class_0 = panels("interpolation", opened._replace(average=None), [0])[0]
-    np.testing.assert_allclose(found.panels[0].images, of_class_0.images, atol=1)
+    wanted = panels("interpolation", opened, [0])[0]
+    np.testing.assert_allclose(found.panels[0].images, wanted.images, atol=1)
     first = panels("classes", run)[0].images
     np.testing.assert_array_equal(first[0, 0], found.panels[0].images[0, 0])
 
@@ -188,7 +207,8 @@ def test_the_nearest_are_those_of_all_distances(monkeypatch, chunk):
     monkeypatch.setattr(nearest, "_CHUNK", chunk)  # 40: ten images of four numbers
     rng = np.random.default_rng(0)
     many = rng.integers(0, 256, (57, 2, 2, 1)).astype(np.uint8)
-    forms = [rng.uniform(0, 255, (6, 4)).astype(np.float32) for _ in range(2)]
+    form = rng.uniform(0, 255, (6, 4)).astype(np.float32)
+    forms = [form, form + rng.normal(0, 9, form.shape).astype(np.float32)]
     found = nearest.nearest(forms, many, 3)
     flat = many.reshape(57, 4).astype(np.float64)
     apart = [np.linalg.norm(form[:, None] - flat[None], axis=-1) for form in forms]
@@ -257,16 +277,16 @@ def test_small_images_are_enlarged_by_a_whole_factor():
 
 
 def sheets(*args):
-    return cli.run(cli.sheets_command, [str(arg) for arg in args])
+    return cli.run(sheets_command, [str(arg) for arg in args])
 
 
-def test_pictures_are_written_whole_where_asked(opened, tmp_path, capsys):
+def test_pictures_are_written_whole_where_asked(on_disk, tmp_path, capsys):
     out = tmp_path / "a" / "b"
     options = ["--seed", SEED, "--out", out, "--only", "classes"]
-    assert sheets("--workdir", opened.workdir, *options) == 0
+    assert sheets("--workdir", on_disk.workdir, *options) == 0
     assert "step 2 (EMA 0.5)" in capsys.readouterr().out
     with Image.open(out / "classes.png") as file:
-        found = sheet.SHEETS["classes"](opened, seed=SEED, classes=None)
+        found = sheet.SHEETS["classes"](on_disk, seed=SEED, classes=None)
         np.testing.assert_array_equal(np.asarray(file), found.picture)
     assert [path.name for path in out.iterdir()] == ["classes.png"]
 
@@ -307,3 +327,9 @@ def test_without_its_data_a_run_has_its_other_sheets(without_data, monkeypatch, 
     assert [path.name for path in folder.iterdir()] == ["classes.png"]
     assert sheets("--workdir", without_data, "--only", "neighbours") == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_run_without_a_checkpoint_is_one_line(finished_run, tmp_path, capsys):
+    shutil.copy(finished_run / "config.json", tmp_path)
+    assert sheets("--workdir", tmp_path) == 2
+    assert "has no checkpoint yet" in capsys.readouterr().err

@@ -41,7 +41,7 @@ class _Searched(NamedTuple):
     Attributes:
       examples: of them.
       indices: in the source.
-      test: images of another split; None: there is none.
+      test: some of another split, of the classes asked for; None: there are none.
       network: of the features.
       vector: features of the examples.
       mirrored: training saw the mirror image of each, too.
@@ -70,13 +70,16 @@ def neighbours(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> S
 
     Distances are by pixels (root mean square, in grey levels of 255) and by the
     features that `sagan evaluate` takes by default (Euclidean). The test images, which
-    no training saw, show how near an image is that was not copied.
+    no training saw, show how near an image is that was not copied; the samples have
+    their labels.
 
     Raises:
       ConfigError: the data, or the feature network, cannot be had.
     """
-    searched = _search_in(opened)
     labels = draw.in_turn(opened, classes, _COUNT)
+    searched = _search_in(opened, classes)
+    if searched.test is not None:  # else easy classes would look memorised
+        labels = np.resize(searched.test.label, _COUNT)
     pieces = sample.samples(
         opened.config,
         opened.variables,
@@ -88,13 +91,12 @@ def neighbours(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> S
     fakes = Examples(np.concatenate(list(pieces)), labels)
     sets = {"sample": _look(searched, fakes)}
     if searched.test is not None:
-        test = Examples(*(part[:_COUNT] for part in searched.test))
-        sets["test image"] = _look(searched, test)
+        sets["test image"] = _look(searched, searched.test)
     rows = {name: _rows(looked) for name, looked in sets.items()}
     panels = [
         _panel(name, looked, searched, rows[name]) for name, looked in sets.items()
     ]
-    title = f"{opened.words}: samples of seed {seed}; below each image, its distance"
+    title = f"{opened.words}: samples of seed {seed}; beneath each image its distance"
     panels[0] = panels[0]._replace(title=title)
     numbers = {
         "what": opened.words,
@@ -155,7 +157,7 @@ def _closest(
     return Nearest(*(np.take_along_axis(x, kept, axis=1) for x in (distance, row)))
 
 
-def _search_in(opened: Opened) -> _Searched:
+def _search_in(opened: Opened, classes: Sequence[int] | None) -> _Searched:
     source = open_source(opened.config)
     config = resolve(opened.config, source)
     notes = changed_data(opened.workdir, len(source), source.class_names)
@@ -163,10 +165,13 @@ def _search_in(opened: Opened) -> _Searched:
     _, test = imagesets.for_features(config, source, training, source, bar)
     if len(training.label) < len(source):
         notes.append(f"searched: {len(training.label)} of {len(source)} images")
-    if test is None:
-        notes.append("the data has no test split of the same classes to compare with")
     asked = Asked(training, test, config.data.classes or 0, progress=bar)
     network = open_features("auto", asked)
+    if test is not None:
+        rows = np.isin(test.label, classes or test.label).nonzero()[0][:_COUNT]
+        test = Examples(test.image[rows], test.label[rows]) if len(rows) else None
+    if test is None:
+        notes.append("the data has no test images of these classes to compare with")
     return _Searched(
         examples=training,
         indices=imagesets.order(len(source))[: len(training.label)],

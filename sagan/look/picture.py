@@ -1,6 +1,7 @@
 """Rows of small images with words beside them: one picture that people can read."""
 
 import functools
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from sagan.workdir import write_whole
 
 _CELL = 64  # pixels: smaller images are enlarged, to this or a little more
 _GAP, _SPACE, _WIDE, _MARGIN = 2, 6, 16, 10
@@ -68,9 +71,27 @@ class Sheet(NamedTuple):
         return np.asarray(whole)
 
 
-def enlargement(size: int) -> int:
-    """How many times larger, along each side, an image of this size is shown."""
-    return max(1, -(-_CELL // size))
+def enlargement(size: int, least: int = _CELL) -> int:
+    """The whole factor by which an image is enlarged, to `least` pixels or a few more.
+
+    Larger images stay as they are.
+    """
+    return max(1, -(-least // size))
+
+
+def enlarged(
+    image: UInt8[np.ndarray, "h w c"], times: int
+) -> UInt8[np.ndarray, "hh ww 3"]:
+    """In colour; every pixel becomes a square."""
+    image = image.repeat(times, axis=0).repeat(times, axis=1)
+    return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def save(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes a PNG, whole or not at all, into a folder that is there."""
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, "PNG")
+    write_whole(path, encoded.getvalue())
 
 
 def _room(panel: Panel) -> int:
@@ -103,7 +124,7 @@ def _draw(panel: Panel, left: int) -> Image.Image:
         place, text = (left - _SPACE, y[i] + h / 2), "\n".join(_short(label))
         pen.text(place, text, "black", _font(), anchor="rm", align="right")
     for i, j in np.ndindex(rows, columns):
-        picture.paste(_enlarged(images[i, j], times), (x[j], y[i]))
+        picture.paste(Image.fromarray(enlarged(images[i, j], times)), (x[j], y[i]))
         if panel.beneath:
             _write(pen, x[j] + w // 2, y[i] + h, panel.beneath[i][j], _SMALL)
     return picture
@@ -114,11 +135,6 @@ def _write(
 ) -> None:
     start = middle - _width(text, size) // 2
     pen.text((max(0, start), top), text, "black", _font(size))
-
-
-def _enlarged(image: UInt8[np.ndarray, "h w c"], times: int) -> Image.Image:
-    image = image.repeat(times, axis=0).repeat(times, axis=1)
-    return Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 
 def _spans(columns: Sequence[str]) -> list[tuple[int, int, str]]:

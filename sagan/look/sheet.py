@@ -3,14 +3,12 @@
 A new one is an entry of SHEETS: a function (opened, seed, classes) -> Sheet.
 """
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from sagan.cache import file_name
 from sagan.export import (
@@ -23,7 +21,7 @@ from sagan.export import (
 from sagan.look import draw
 from sagan.look.mixture import interpolation
 from sagan.look.nearest import neighbours
-from sagan.look.picture import Panel, Sheet
+from sagan.look.picture import Panel, Sheet, save
 from sagan.metrics.protocol import MetricError
 from sagan.schema import ConfigError
 from sagan.workdir import write_whole
@@ -82,17 +80,16 @@ def _plain(opened: Opened, seed: int) -> Sheet:
 def truncation(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> Sheet:
     """Rows are thresholds of the latents, columns sample numbers."""
     y = draw.in_turn(opened, classes)
-    rows = [
-        draw.images(opened, draw.latents(opened, seed, draw.COLUMNS, threshold), y)
-        for threshold in _THRESHOLDS
-    ]
+    z = [draw.latents(opened, seed, draw.COLUMNS, most) for most in _THRESHOLDS]
+    images = draw.images(opened, np.concatenate(z), np.tile(y, len(z)))
     caption = (
         f"The same sample numbers of {opened.words} with latents truncated harder and"
         " harder: less variety, and at best more quality."
     )
     title = f"{opened.words}: latents truncated at the number at the left, seed {seed}"
     names = ["none" if not t else f"{t:g}" for t in _THRESHOLDS]
-    panel = Panel(title, np.stack(rows), names, draw.names_of(opened, y, longest=8))
+    rows = draw.in_rows(images, draw.COLUMNS)
+    panel = Panel(title, rows, names, draw.names_of(opened, y, longest=8))
     return Sheet([panel], caption)
 
 
@@ -189,10 +186,8 @@ def write(folder: Path, name: str, sheet: Sheet) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigError(f"--out {folder}: is not a folder") from error
-    encoded = io.BytesIO()
-    Image.fromarray(sheet.picture).save(encoded, "PNG")
     path = folder / file_name(f"{name}.png")
-    write_whole(path, encoded.getvalue())
+    save(path, sheet.picture)
     if sheet.numbers is not None:
         numbers = json.dumps(sheet.numbers, indent=1) + "\n"
         write_whole(folder / file_name(f"{name}.json"), numbers)
