@@ -314,7 +314,7 @@ def written(finished_run, tmp_path_factory):
     (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines())))
     patch = pytest.MonkeyPatch()
     patch.setattr(report, "SHEETS", {"broken": broken})
-    patch.setattr(explorer, "make_reader", planted_reader)
+    patch.setattr(maps, "make_reader", planted_reader)
     told = report.report([workdir])
     patch.undo()
     return workdir, told, (workdir / "report.html").read_text()
@@ -416,7 +416,7 @@ def test_a_network_that_is_not_finite_is_a_note(opened, monkeypatch):
         read = {"attention8": Read(beta, np.float32(0.25))}
         return lambda *inputs: (jnp.zeros((grid.size, grid.size, 1)), read)
 
-    monkeypatch.setattr(explorer, "make_reader", broken_reader)
+    monkeypatch.setattr(maps, "make_reader", broken_reader)
     read = record.read_record(opened.workdir, opened.config)
     shown = report.part(opened, "g", read, 0, 10**6)
     said = "The generator cannot be shown: g/attention8: what it computes is not finite"

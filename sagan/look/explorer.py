@@ -8,22 +8,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from sagan.data import Source, to_float
+from sagan.data import Source
 from sagan.export import Opened, labels_to_draw
 from sagan.look.record import labelled, picture
+from sagan.look.seen import Seen, of_generated, of_real
 from sagan.maps import (
     Grid,
     Read,
     attention_layers,
     entropy_bits,
-    make_reader,
     uniform_bits,
 )
-from sagan.sample import latents, to_uint8
 from sagan.schema import ConfigError
 from sagan.state import gammas
 
@@ -197,15 +195,11 @@ def of_generator(
     Raises:
       ConfigError: what it computes is not finite.
     """
-    config = opened.config
-    labels = labels_to_draw(config, n, None)
-    inputs = zip(latents(config, seed, np.arange(n)), labels, strict=True)
-    variables = opened.variables
-    images = []
-    for x, layers, label in _looks(opened, "g", variables, inputs):
-        pixels = np.asarray(to_uint8(x[None])[0])
-        images.append(image(pixels, _named(opened, class_names, label), layers))
-    return Group("g", _facts(opened, "g", variables), images)
+    labels = labels_to_draw(opened.config, n, None)
+    params = opened.variables["params"]
+    return _group(
+        opened, "g", params, of_generated(opened, labels, seed=seed), class_names
+    )
 
 
 def of_discriminator(
@@ -216,46 +210,33 @@ def of_discriminator(
     Raises:
       ConfigError: an image cannot be read, or what it computes is not finite.
     """
-    d = opened.state.d
-    variables = {"params": d.params, **d.stats}
     chosen = np.linspace(0, len(source) - 1, n).astype(int)
-    pixels, labels = source.examples(chosen)
-    inputs = zip(to_float(pixels), labels, strict=True)
-    looks = _looks(opened, "d", variables, inputs)
-    images = [
-        image(one, _named(opened, class_names, label), layers, float(logit))
-        for one, (logit, layers, label) in zip(pixels, looks, strict=True)
-    ]
-    return Group("d", _facts(opened, "d", variables), images)
+    seen = of_real(opened, source.examples(chosen))
+    return _group(opened, "d", opened.state.d.params, seen, class_names)
 
 
-def _facts(opened: Opened, player: str, variables: Mapping[str, Any]) -> list[Json]:
-    grids = attention_layers(opened.config, player)
-    gamma = gammas(variables["params"])
-    return [facts(name, grid, float(gamma[name])) for name, grid in grids.items()]
-
-
-def _looks(
-    opened: Opened, player: str, variables: Any, inputs: Any
-) -> Iterator[tuple[jax.Array, list[Json], int]]:
-    grids = attention_layers(opened.config, player)
-    reader = make_reader(opened.config, player)
-    for one, label in inputs:
-        output, reads = reader(variables, one, jnp.int32(label))
-        _check_finite(player, reads)
-        layers = [packed(reads[name], grid) for name, grid in grids.items()]
-        yield output, layers, int(label)
+def _group(
+    opened: Opened,
+    player: str,
+    params: Mapping[str, Any],
+    seen: Iterator[Seen],
+    class_names: tuple[str, ...],
+) -> Group:
+    grids, gamma = attention_layers(opened.config, player), gammas(params)
+    layers = [facts(name, grid, float(gamma[name])) for name, grid in grids.items()]
+    images = []
+    for one in seen:
+        _check_finite(player, one.reads)
+        looks = [packed(one.reads[name], grid) for name, grid in grids.items()]
+        label = labelled(class_names, one.label) if opened.config.data.classes else ""
+        images.append(image(one.image, label, looks, one.logit))
+    return Group(player, layers, images)
 
 
 def _check_finite(player: str, reads: Mapping[str, Read]) -> None:
     for name, read in reads.items():
-        total = jnp.asarray(read.beta).sum() + read.strength
-        if not jnp.isfinite(total):
+        if not np.isfinite(read.beta.sum() + read.strength):
             raise ConfigError(f"{player}/{name}: what it computes is not finite")
-
-
-def _named(opened: Opened, class_names: tuple[str, ...], label: int) -> str:
-    return labelled(class_names, label) if opened.config.data.classes else ""
 
 
 def signed(value: float) -> str:

@@ -131,7 +131,7 @@ def _sheets(opened: Opened, seed: int, budget: int) -> list[ShownSheet]:
     for name, make in SHEETS.items():
         try:
             sheet = make(opened, seed=seed, classes=None)
-        except (ConfigError, MetricError) as error:
+        except (ConfigError, MetricError, OSError) as error:
             shown.append(ShownSheet(name, None, [f"It cannot be made: {error}"]))
             continue
         seen = record.picture(sheet.picture, sheet.caption, budget // len(SHEETS))

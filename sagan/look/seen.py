@@ -26,11 +26,13 @@ class Seen(NamedTuple):
       image: what was generated, or the real one.
       label: of the image.
       reads: by layer.
+      logit: of the discriminator; None: the image is the generator's.
     """
 
     image: UInt8[np.ndarray, "h w c"]
     label: int
     reads: Reads
+    logit: float | None = None
 
 
 class Looks(NamedTuple):
@@ -82,8 +84,8 @@ def of_real(opened: Opened, examples: Examples) -> Iterator[Seen]:
     d = opened.state.d
     variables = {"params": d.params, **d.stats}
     for image, label in zip(*examples, strict=True):
-        reads = reader(variables, to_float(image), np.int32(label))[1]
-        yield Seen(image, int(label), jax.device_get(reads))
+        logit, reads = reader(variables, to_float(image), np.int32(label))
+        yield Seen(image, int(label), jax.device_get(reads), float(logit))
 
 
 def choose_queries(beta: maps.Beta, count: int = AUTO) -> Int[np.ndarray, " q"]:
@@ -136,11 +138,11 @@ def gather(
     """
     images, labels = [], []
     parts: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in grids}
-    for image, label, reads in seen:
-        images.append(image)
-        labels.append(label)
+    for one in seen:
+        images.append(one.image)
+        labels.append(one.label)
         for name, grid in grids.items():
-            parts[name].append(_of_one(reads[name], grid, pixels, whole))
+            parts[name].append(_of_one(one.reads[name], grid, pixels, whole))
     looks = {}
     for name, grid in grids.items():
         arrays = [np.stack(column) for column in zip(*parts[name], strict=True)]
