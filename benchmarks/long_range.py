@@ -113,7 +113,7 @@ def masses(image: np.ndarray, beta: np.ndarray) -> dict[str, float]:
     """What the queries inside one object draw from three places of PLACE x PLACE.
 
     Its own, the other's, and the middle, where the grey disc is. Means over both
-    objects. Inside is where the image has chroma.
+    objects, and the two of "other" by themselves. Inside is where the image has chroma.
     """
     fine = image.reshape(len(image), SLOT, 2, SLOT, 2, 3).mean(axis=(2, 4))
     inside = abs(fine / 255 @ far_hues.AXES) > INSIDE
@@ -125,7 +125,9 @@ def masses(image: np.ndarray, beta: np.ndarray) -> dict[str, float]:
         for name, place in (("own", here), ("other", there), ("middle", "middle")):
             top, left = (slice(v // 4, (v + PLACE) // 4) for v in corners[place])
             found[name].append(float(chosen[:, top, left].sum(axis=(1, 2)).mean()))
-    return {name: float(np.mean(each)) for name, each in found.items()}
+    means = {name: float(np.mean(each)) for name, each in found.items()}
+    from_a, from_b = found["other"]
+    return means | {"A to B": from_a, "B to A": from_b}
 
 
 def measured(workdir: Path, steps: int) -> dict[str, Any] | None:
@@ -178,20 +180,21 @@ def spread(values: list[float], form: str) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Means and standard deviations over the seeds, then every run."""
-    form = "{:12} {:>10} {:>17} {:>17} {:>17}"
-    heads = ("slot", "parameters", "obeys", "hue difference", "FD (rotation)")
+    form = "{:12} {:>4} {:>10} {:>17} {:>17} {:>17}"
+    heads = ("slot", "runs", "parameters", "obeys", "hue difference", "FD (rotation)")
     lines = [form.format(*heads)]
     for block in BLOCKS:
         mine = [row for row in rows if row["block"] == block]
         columns = (("share", ".1%"), ("median", ".1f"), ("fd", ".2f"))
         values = [spread([row[key] for row in mine], f) for key, f in columns]
-        lines.append(form.format(block, mine[0]["parameters"], *values))
+        about = (block, len(mine), mine[0]["parameters"])
+        lines.append(form.format(*about, *values))
     floor = f"{rows[0]['floor']:.2f}"
     for name, shared, fd in (("real", True, floor), ("real, B free", False, "")):
         images = [far_hues.render(0, n, shared=shared) for n in range(SAMPLES)]
         found = far_hues.obeys(np.stack(images))
         share, median = f"{found['share']:.1%}", f"{found['median']:.1f}"
-        lines.append(form.format(name, "", share, median, fd))
+        lines.append(form.format(name, "", "", share, median, fd).rstrip())
     lines += [
         f"obeys: share of {SAMPLES} samples whose hues are within"
         f" {far_hues.TOLERANCE:.0f} degrees; independent hues: {far_hues.CHANCE:.1%}",
@@ -228,29 +231,32 @@ def each(row: dict[str, Any]) -> str:
     )
     if "gamma" in row:
         line += (
-            f"; gamma {row['gamma']:.3f}, mass other {row['other']:.1%}, own"
-            f" {row['own']:.1%}, middle {row['middle']:.1%};"
+            f"; gamma {row['gamma']:.3f}, mass A to B {row['A to B']:.1%}, B to A"
+            f" {row['B to A']:.1%}, own {row['own']:.1%}, middle {row['middle']:.1%};"
             f" with gamma 0 {row['closed']:.1%}"
         )
     return line
 
 
 def draw_figure(path: Path, folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Samples and attention of the first seed, curves of all."""
+    """Samples of the first seed, attention and curves of all."""
     numbers = range(long_range_figure.SHOWN)
     samples = {"real": np.stack([far_hues.render(0, n) for n in numbers])}
-    opened = {}
-    for block in BLOCKS:
-        workdir = folder / f"{block}-{rows[0]['seed']}"
+    looks = {}
+    for row in rows:
+        block, seed = row["block"], row["seed"]
+        workdir = folder / f"{block}-{seed}"
         config = read_config(workdir)
-        state, _ = export.load_state(workdir, config)
-        opened[block] = config, generator_variables(state, 0)
-        samples[block] = make_draw(config)(opened[block][1])
+        variables = generator_variables(export.load_state(workdir, config)[0], 0)
+        if seed == rows[0]["seed"]:
+            samples[block] = make_draw(config)(variables)
+        if block == "attention":
+            looks[seed] = look(config, variables)
     curves = {
         block: [row["curve"] for row in rows if row["block"] == block]
         for block in BLOCKS
     }
-    long_range_figure.save(path, samples, curves, *look(*opened["attention"]))
+    long_range_figure.save(path, samples, curves, looks)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from sagan.writer import grid
 
 SHOWN, COLUMNS = 24, 12
-LOOKED = 6  # images whose attention is drawn
+LOOKED = 6  # images whose attention is drawn, over all seeds
 COLOURS = ("tab:red", "tab:blue", "tab:gray")
 
 
@@ -20,8 +20,7 @@ def save(
     path: Path,
     samples: Mapping[str, np.ndarray],
     curves: Mapping[str, list[list[tuple[int, float]]]],
-    images: np.ndarray,
-    betas: np.ndarray,
+    looks: Mapping[int, tuple[np.ndarray, np.ndarray]],
 ) -> None:
     """Draws everything into one file.
 
@@ -29,8 +28,8 @@ def save(
       path: of the file.
       samples: images by the title of their strip.
       curves: of each block, for each seed, steps and shares.
-      images: of which attention was read.
-      betas: [n, query row, query column, key row, key column].
+      looks: of each seed, images and their betas, [n, query row, query column, key
+        row, key column].
     """
     figure = plt.figure(figsize=(9, 8), dpi=100, layout="constrained")
     halves: Any = figure.subfigures(2, 1)
@@ -38,7 +37,7 @@ def save(
     left, right = top.subfigures(1, 2, width_ratios=[1.3, 1])
     _strips(left, samples)
     _curves(right, curves)
-    _maps(bottom, images, betas)
+    _maps(bottom, looks)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)
@@ -67,29 +66,36 @@ def _curves(
     axis.legend(fontsize=8)
 
 
-def _maps(figure: SubFigure | Figure, images: np.ndarray, betas: np.ndarray) -> None:
-    middle = {
-        name: (top + far_hues.PLACE // 2, left + far_hues.PLACE // 2)
-        for name, (top, left) in far_hues.PLACES.items()
+def _maps(
+    figure: SubFigure | Figure, looks: Mapping[int, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    columns = [
+        (seed, image, beta)
+        for seed, look in looks.items()
+        for image, beta in list(zip(*look, strict=True))[: LOOKED // len(looks)]
+    ]
+    queries = columns[0][2].shape[0]
+    pixels = far_hues.SIZE // queries
+    middles = np.array([*far_hues.PLACES.values()]) + far_hues.PLACE // 2
+    chosen = {
+        f"query in {name}": tuple(middle // pixels)
+        for name, middle in zip(far_hues.PLACES, middles, strict=True)
     }
-    axes: Any = figure.subplots(3, LOOKED)
+    highest = max(beta[at].max() for _, _, beta in columns for at in chosen.values())
+    axes: Any = figure.subplots(1 + len(chosen), len(columns))
     extent = (0, far_hues.SIZE, far_hues.SIZE, 0)
-    pixels = far_hues.SIZE // betas.shape[1]
-    highest = betas[:LOOKED].max()
-    for column, image in enumerate(images[:LOOKED]):
+    for column, (seed, image, beta) in enumerate(columns):
         axes[0, column].imshow(image, extent=extent)
-        for row, (y, x) in enumerate(middle.values(), start=1):
-            beta = betas[column, y // pixels, x // pixels]
-            axes[row, column].imshow(beta, extent=extent, vmin=0, vmax=highest)
+        axes[0, column].set_title(f"seed {seed}", fontsize=8)
+        for row, (y, x) in enumerate(chosen.values(), start=1):
+            axes[row, column].imshow(beta[y, x], extent=extent, vmin=0, vmax=highest)
             for axis in (axes[0, column], axes[row, column]):
-                # in the middle of the query's position
-                spot = [v // pixels * pixels + pixels / 2 for v in (x, y)]
+                spot = [(v + 0.5) * pixels for v in (x, y)]
                 axis.plot(*spot, "o", color="red", markersize=4, markeredgecolor="w")
-    for row, text in enumerate(("sample", *(f"query in {name}" for name in middle))):
+    for row, text in enumerate(("sample", *chosen)):
         axes[row, 0].set_ylabel(text, fontsize=8)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     figure.suptitle(
-        f"attention of the generator, seed 0: mass by key, 0 to {highest:.2f}",
-        fontsize=8,
+        f"attention of the generator: mass by key, 0 to {highest:.2f}", fontsize=8
     )

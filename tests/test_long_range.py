@@ -88,5 +88,6 @@ def test_the_mass_on_the_other_object_by_hand(far_hues, long_range):
     beta[:, 8:, 8:] = 1 / 36
     found = long_range.masses(image, beta)
     assert found["other"] == pytest.approx((1 + 4 / 36) / 2)
+    assert found["A to B"] == 1 and found["B to A"] == pytest.approx(4 / 36)
     assert found["own"] == pytest.approx((0 + 4 / 36) / 2)
     assert found["middle"] == pytest.approx((0 + 4 / 36) / 2)
