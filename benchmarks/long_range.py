@@ -14,10 +14,11 @@ linear layer to 6x6, which sees all of z, and one block, which joins the near ri
 and B and not their middles. So each of the three can learn the rule in its linear layer
 alone; the question is whether attention helps.
 
-Data, networks, rates, steps, tolerance and measures were fixed on pilots of the
+Data, networks, rates, steps, tolerance, share and distance were fixed on pilots of the
 generator without a block, seed 99, before any other was trained. A first form of the
 data, with two more objects of free hues and a grating between, was given up there: that
-generator was at chance after 1,200 steps.
+generator was at chance after 1,200 steps. That attention is also measured to the middle
+and from A and B apart was added after the first maps.
 
 A run that was killed goes on, a finished one is read: its numbers lie in its folder.
 """
