@@ -1,0 +1,289 @@
+"""Does attention buy a rule between far-apart places? Three generators of one size.
+
+python benchmarks/long_range.py [--seeds 0 1 2] [--steps 2500] [--workdir runs/long]
+
+The data are those of far_hues.py: two objects in opposite corners that share a hue. The
+generators have attention, a residual block or nothing in the slot at 12x12; the last
+has a wider last block instead, so that all have the same number of parameters within
+1 %. The discriminator, with attention, is the same. Each is trained once for each seed
+and judged by the share of 2,000 samples whose two hues agree within 20 degrees, and by
+a Fréchet distance of rotation features.
+
+After the slot no convolution joins any of A to any of B. What comes before it is one
+linear layer to 6x6, which sees all of z, and one block, which joins the near rims of A
+and B and not their middles. So each of the three can learn the rule in its linear layer
+alone; the question is whether attention helps.
+
+Data, networks, rates, steps, tolerance, share and distance were fixed on pilots of the
+generator without a block, seed 99, before any other was trained. A first form of the
+data, with two more objects of free hues and a grating between, was given up there: that
+generator was at chance after 1,200 steps. That attention is also measured to the middle
+and from A and B apart was added after the first maps.
+
+A run that was killed goes on, a finished one is read: its numbers lie in its folder.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import far_hues
+import long_range_figure
+import numpy as np
+from far_hues import PLACE, PLACES, SIZE
+
+from sagan import config as config_lib
+from sagan import evaluate, export, loop, maps, sample
+from sagan.protocol import Protocol
+from sagan.state import abstract, count, generator_variables
+from sagan.workdir import read_config, write_whole
+
+BLOCKS = ("attention", "residual", "none")
+SLOT = 12
+KEPT = "long_range.json"
+SAMPLES = 2000
+LOOKS = 200  # images whose attention is read
+INSIDE = 0.2  # chroma from which on a query counts as inside an object; theirs is 0.38
+EVERY = 500  # steps between two points of the curve
+
+
+def config(block: str, seed: int, steps: int, data_dir: Path) -> config_lib.Config:
+    """Of one run: what fills the slot, and what makes up for an empty one."""
+    last = 18 if block == "none" else 16
+    return config_lib.Config(
+        data=config_lib.Data(
+            name=far_hues.NAME, path=str(data_dir), size=SIZE, classes=0, batch=32
+        ),
+        g=config_lib.Generator(
+            z=32,
+            width=1,  # so that the multipliers are the channels
+            multipliers=(64, 32, last),
+            attention=(SLOT,),
+            block=block,
+            bn_group=0,
+            bn_momentum=0.9,
+            bn_momentum_out=0.9,
+        ),
+        d=config_lib.Discriminator(width=16, attention=(SLOT,)),
+        model=config_lib.Model(sn_detach=True),
+        optim=config_lib.Optim(g_lr=4e-4, d_lr=1e-3),
+        ema=config_lib.Ema(decays=(0.995,), start=200),
+        run=config_lib.Run(
+            steps=steps,
+            seed=seed,
+            log_every=100,
+            sample_every=EVERY,
+            checkpoint_every=EVERY,
+            keep=100,
+            tensorboard=False,
+        ),
+    )
+
+
+def parameters(config: config_lib.Config) -> int:
+    return count(abstract(config).g.params)
+
+
+def make_draw(config: config_lib.Config) -> Callable[[Any], np.ndarray]:
+    """A function of a generator's variables that gives its samples."""
+    sampler = sample.make_sampler(config)
+    labels = np.zeros(SAMPLES, np.int32)
+    choices = {"seed": 1, "batch": 500, "sampler": sampler}
+
+    def draw(variables: Any) -> np.ndarray:
+        return np.concatenate([*sample.samples(config, variables, labels, **choices)])
+
+    return draw
+
+
+def look(config: config_lib.Config, variables: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Images [n 24 24 3] uint8 and their beta [n, 12, 12 queries, 6, 6 keys]."""
+    reader = maps.make_reader(config, "g")
+    images, betas = [], []
+    for z in sample.latents(config, 1, np.arange(LOOKS)):
+        image, reads = reader(variables, z, np.int32(0))
+        (read,) = reads.values()
+        images.append(np.asarray(sample.to_uint8(image)))
+        betas.append(np.asarray(read.beta).reshape(SLOT, SLOT, SLOT // 2, SLOT // 2))
+    return np.stack(images), np.stack(betas)
+
+
+def masses(image: np.ndarray, beta: np.ndarray) -> dict[str, float]:
+    """What the queries inside one object draw from three places of PLACE x PLACE.
+
+    Its own, the other's, and the middle, where the grey disc is. Means over both
+    objects, and the two of "other" by themselves. Inside is where the image has chroma.
+    """
+    fine = image.reshape(len(image), SLOT, 2, SLOT, 2, 3).mean(axis=(2, 4))
+    inside = abs(fine / 255 @ far_hues.AXES) > INSIDE
+    found: dict[str, list[float]] = {"own": [], "other": [], "middle": []}
+    corners = {**PLACES, "middle": (PLACE, PLACE)}
+    for here, there in (("A", "B"), ("B", "A")):
+        rows, columns = (slice(v // 2, (v + PLACE) // 2) for v in PLACES[here])
+        chosen = beta[:, rows, columns][inside[:, rows, columns]]
+        for name, place in (("own", here), ("other", there), ("middle", "middle")):
+            top, left = (slice(v // 4, (v + PLACE) // 4) for v in corners[place])
+            found[name].append(float(chosen[:, top, left].sum(axis=(1, 2)).mean()))
+    means = {name: float(np.mean(each)) for name, each in found.items()}
+    from_a, from_b = found["other"]
+    return means | {"A to B": from_a, "B to A": from_b}
+
+
+def measured(workdir: Path, steps: int) -> dict[str, Any] | None:
+    """What `measure` left there of a run of as many steps."""
+    kept = workdir / KEPT
+    row = json.loads(kept.read_text()) if kept.exists() else None
+    return row if row and row["step"] >= steps else None
+
+
+def measure(workdir: Path) -> dict[str, Any]:
+    """The numbers of a run with its averaged weights; kept in the workdir."""
+    config = read_config(workdir)
+    state, step = export.load_state(workdir, config)
+    protocol = Protocol(
+        metrics="fid",
+        features="rotation",
+        samples=SAMPLES,
+        weights="ema",
+        batch_norm="moving",
+    )
+    (result,) = evaluate.evaluate_run(workdir, protocol, report=lambda line: None)
+    (fd,) = result["results"]
+    variables = generator_variables(state, 0)
+    row = {"step": step, "block": config.g.block, "seed": config.run.seed}
+    row |= {"parameters": parameters(config), "fd": fd["value"], "floor": fd["floor"]}
+    draw = make_draw(config)
+    row |= far_hues.obeys(draw(variables))
+    if config.g.block == "attention":
+        row |= masses(*look(config, variables))
+        layer = f"attention{SLOT}"
+        row["gamma"] = float(variables["params"][layer]["gamma"])
+        zero = {**variables["params"][layer], "gamma": np.float32(0)}
+        closed = {**variables, "params": {**variables["params"], layer: zero}}
+        row["closed"] = far_hues.obeys(draw(closed))["share"]
+    row["curve"] = []
+    for passed in export.checkpoint_steps(workdir, config, "all"):
+        if passed % EVERY == 0:
+            state, _ = export.load_state(workdir, config, passed)
+            share = far_hues.obeys(draw(generator_variables(state, 0)))["share"]
+            row["curve"].append((passed, share))
+    write_whole(workdir / KEPT, json.dumps(row) + "\n")
+    return row
+
+
+def spread(values: list[float], form: str) -> str:
+    if len(values) < 2:
+        return format(values[0], form)
+    return f"{np.mean(values):{form}} +- {np.std(values, ddof=1):{form}}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Means and standard deviations over the seeds, then every run."""
+    form = "{:12} {:>4} {:>10} {:>17} {:>17} {:>17}"
+    heads = ("slot", "runs", "parameters", "obeys", "hue difference", "FD (rotation)")
+    lines = [form.format(*heads)]
+    for block in BLOCKS:
+        mine = [row for row in rows if row["block"] == block]
+        columns = (("share", ".1%"), ("median", ".1f"), ("fd", ".2f"))
+        values = [spread([row[key] for row in mine], f) for key, f in columns]
+        about = (block, len(mine), mine[0]["parameters"])
+        lines.append(form.format(*about, *values))
+    floor = f"{rows[0]['floor']:.2f}"
+    for name, shared, fd in (("real", True, floor), ("real, B free", False, "")):
+        images = [far_hues.render(0, n, shared=shared) for n in range(SAMPLES)]
+        found = far_hues.obeys(np.stack(images))
+        share, median = f"{found['share']:.1%}", f"{found['median']:.1f}"
+        lines.append(form.format(name, "", "", share, median, fd).rstrip())
+    lines += [
+        f"obeys: share of {SAMPLES} samples whose hues are within"
+        f" {far_hues.TOLERANCE:.0f} degrees; independent hues: {far_hues.CHANCE:.1%}",
+        "hue difference: its median in degrees; FD of real: of draws from the data",
+    ]
+    return "\n".join([*lines, "", *attended(rows), "", *map(each, rows)])
+
+
+def attended(rows: list[dict[str, Any]]) -> list[str]:
+    """What the attention in the generators looks at."""
+    mine = [row for row in rows if row["block"] == "attention"]
+    values = {
+        key: spread([row[key] for row in mine], form)
+        for key, form in (
+            *((key, ".1%") for key in ("other", "own", "middle", "closed")),
+            ("gamma", ".3f"),
+        )
+    }
+    return [
+        f"attention of queries inside an object ({LOOKS} samples), mean over A and B:",
+        f"  mass on the other object's place {values['other']}, on its own"
+        f" {values['own']}, on the middle {values['middle']};"
+        f" uniform {PLACE**2 / SIZE**2:.1%} each",
+        f"  gamma {values['gamma']}; with gamma set to 0 {values['closed']} obey",
+    ]
+
+
+def each(row: dict[str, Any]) -> str:
+    points = " ".join(f"{share:.1%}" for _, share in row["curve"])
+    line = (
+        f"{row['block']} seed {row['seed']}: step {row['step']},"
+        f" obeys {row['share']:.1%}, no hue {row['faint']:.1%},"
+        f" median {row['median']:.1f}, FD {row['fd']:.2f}; every {EVERY} steps {points}"
+    )
+    if "gamma" in row:
+        line += (
+            f"; gamma {row['gamma']:.3f}, mass A to B {row['A to B']:.1%}, B to A"
+            f" {row['B to A']:.1%}, own {row['own']:.1%}, middle {row['middle']:.1%};"
+            f" with gamma 0 {row['closed']:.1%}"
+        )
+    return line
+
+
+def draw_figure(path: Path, folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Samples of the first seed, attention and curves of all."""
+    numbers = range(long_range_figure.SHOWN)
+    samples = {"real": np.stack([far_hues.render(0, n) for n in numbers])}
+    looks = {}
+    for row in rows:
+        block, seed = row["block"], row["seed"]
+        workdir = folder / f"{block}-{seed}"
+        config = read_config(workdir)
+        variables = generator_variables(export.load_state(workdir, config)[0], 0)
+        if seed == rows[0]["seed"]:
+            samples[block] = make_draw(config)(variables)
+        if block == "attention":
+            looks[seed] = look(config, variables)
+    curves = {
+        block: [row["curve"] for row in rows if row["block"] == block]
+        for block in BLOCKS
+    }
+    long_range_figure.save(path, samples, curves, looks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/long"))
+    parser.add_argument("--figure", type=Path, help="where to draw: a .png file")
+    known = parser.parse_args()
+    far_hues.write(known.workdir / "data")
+    rows = []
+    for seed in known.seeds:
+        for block in BLOCKS:
+            workdir = known.workdir / f"{block}-{seed}"
+            row = measured(workdir, known.steps)
+            if row is None:
+                asked = config(block, seed, known.steps, known.workdir / "data")
+                if int(loop.train(asked, workdir).step) < known.steps:
+                    return  # interrupted: said so, and saved
+                row = measure(workdir)
+            rows.append(row)
+            print(each(rows[-1]), flush=True)
+    print(f"\n{table(rows)}")
+    if known.figure:
+        draw_figure(known.figure, known.workdir, rows)
+
+
+if __name__ == "__main__":
+    main()
