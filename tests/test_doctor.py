@@ -299,6 +299,7 @@ def poison(monkeypatch):
 LEAF = "d/params/block1/conv1/kernel"
 
 
+@pytest.mark.slow
 def test_by_default_a_nan_stops_the_run_and_the_line_names_its_leaf(
     tiny, tmp_path, poison
 ):

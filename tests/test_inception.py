@@ -73,7 +73,9 @@ def parity(network, published, reference, size):
         assert max(errors(mine, theirs)) < 1e-4
 
 
-@pytest.mark.parametrize("size", [32, 128, 320])
+@pytest.mark.parametrize(
+    "size", [32, *(pytest.param(n, marks=pytest.mark.slow) for n in (128, 320))]
+)
 def test_features_and_logits_are_the_published_networks(
     network, published, reference, size
 ):

@@ -143,6 +143,7 @@ def test_a_checkpoint_that_is_being_written_outlives_an_error(tiny, tmp_path):
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
 
 
+@pytest.mark.slow
 def test_an_image_that_breaks_later_loses_no_step(tiny, tmp_path, monkeypatch):
     batches = data.batches
 
