@@ -118,7 +118,8 @@ def _read(
 
 def entropy_bits(beta: Beta) -> Rows:
     """Of each row: 0 where it looks at one position, uniform_bits if at all alike."""
-    return -jax.scipy.special.xlogy(beta, beta).sum(axis=1) / jnp.log(2.0)
+    bits = -jax.scipy.special.xlogy(beta, beta).sum(axis=1) / jnp.log(2.0)
+    return jnp.maximum(bits, 0.0)  # no -0.0
 
 
 def uniform_bits(grid: Grid) -> float:

@@ -101,9 +101,14 @@ def from_json(values: Any) -> Protocol:
         file = values["weights_file"]
         changed = {"weights_file": Path(file) if file else None}
         protocol = Protocol(**{**values, **changed})
+        for field in dataclasses.fields(Protocol):
+            value, usual = getattr(protocol, field.name), field.default
+            kinds = (type(usual), int) if isinstance(usual, float) else (type(usual),)
+            if usual is not None and type(value) not in kinds:
+                raise TypeError(field.name)
         check(protocol)
     except (TypeError, KeyError, AttributeError) as error:
-        raise ConfigError("its protocol cannot be read") from error
+        raise ConfigError("its protocol cannot be read: evaluate again") from error
     return protocol
 
 

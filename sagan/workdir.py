@@ -9,6 +9,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sagan.config import (
     MAY_CHANGE,
@@ -116,9 +117,8 @@ def changed_data(
     Raises:
       ConfigError: the classes are others.
     """
-    try:
-        then = json.loads((workdir / _DATA).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    then = _read_data(workdir)
+    if then is None:
         return []
     if then["classes"] != list(class_names):
         raise ConfigError(
@@ -133,11 +133,19 @@ def changed_data(
 
 def class_names(workdir: pathlib.Path) -> list[str]:
     """The names of the run's classes by label; none if they are not known."""
+    then = _read_data(workdir)
+    return then["classes"] if then else []
+
+
+def _read_data(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """What `claim` wrote of the data; None where that cannot be read."""
     try:
-        names = json.loads((workdir / _DATA).read_text(encoding="utf-8"))["classes"]
-        return [str(name) for name in names]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+        then = json.loads((workdir / _DATA).read_text(encoding="utf-8"))
+        names, images = then["classes"], then["images"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return then if known and isinstance(images, int) else None
 
 
 def read_config(workdir: str | pathlib.Path) -> Config:
@@ -199,6 +207,22 @@ def _refuse_another(workdir: pathlib.Path, run: Config, now: Config) -> None:
     raise ConfigError("\n".join(lines))
 
 
+def make_folder(folder: pathlib.Path) -> None:
+    """Creates a folder for what a command draws, unless it is there.
+
+    Raises:
+      ConfigError: it cannot be one, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"--out {folder}: is not a folder") from error
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {folder}: cannot be written: no permission")
+
+
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
     """An OSError within says which file it is about: that of a full disk does not."""
@@ -214,7 +238,11 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a file that is there whole or not at all, even when killed."""
     encoded = content.encode("utf-8") if isinstance(content, str) else content
     prefix = f".{path.name}."
-    handle, unfinished = tempfile.mkstemp(prefix=prefix, dir=path.parent)
+    try:
+        handle, unfinished = tempfile.mkstemp(prefix=prefix, dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # not of the unfinished file
+        raise
     try:
         with naming(path), os.fdopen(handle, "wb") as file:
             file.write(encoded)

@@ -1,8 +1,10 @@
 """From a workdir to heat maps, and to what is lost without attention."""
 
 import json
+import pathlib
 import re
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -10,13 +12,15 @@ import planted
 import pytest
 from PIL import Image
 
-from sagan import card, cli, data, sample
+from sagan import card, cli, data, evaluate, judge, sample
 from sagan.checkpoint import Checkpoints
 from sagan.config import ConfigError
 from sagan.export import open_run
 from sagan.look import ablate, attend, canvas, picture, seen
 from sagan.look.cli import attend_command
 from sagan.maps import Grid
+from sagan.metrics.features import of_callable
+from sagan.protocol import Protocol, as_json
 from sagan.workdir import claim
 
 TIMES = picture.enlargement(8, canvas.SIDE)
@@ -149,10 +153,8 @@ def test_real_images_have_the_labels_that_were_asked_for(tiny):
 
 def test_switching_off_changes_the_gates_alone(workdir):
     opened = open_run(workdir)
-    assert ablate.variants(opened) == {
-        "as trained": (),
-        "without attention8": ("attention8",),
-    }
+    assert ablate.variants(["a"]) == {"as trained": (), "without a": ("a",)}
+    assert ablate.variants(["a", "b"])["without attention"] == ("a", "b")
     off = ablate.switched_off(opened.state, ("attention8",))
     changed = [
         jax.tree_util.keystr(path)
@@ -211,25 +213,75 @@ def test_ablation_draws_and_says_that_there_is_no_evaluation(workdir, capsys, tm
     assert (drawn[:64] != drawn[66:130]).any()  # cells of 64 pixels and gaps of 2
 
 
+@pytest.fixture(scope="module")
+def evaluated(workdir, tmp_path_factory):
+    """A copy of the run, and its evaluation with running averages and with batches."""
+    workdir = shutil.copytree(workdir, tmp_path_factory.mktemp("evaluated") / "run")
+    with pytest.MonkeyPatch.context() as patch:  # the same features for ever
+        patch.setattr(judge, "of_callable", partial(of_callable, digest="few pixels"))
+        for mode in ("moving", "batch"):
+            choices = {"metrics": "fid", "samples": 40, "weights": "raw"}
+            protocol = Protocol(**choices, batch_norm=mode)
+            (result,) = evaluate.evaluate_run(
+                workdir, protocol, features=features, report=lambda line: None
+            )
+        yield workdir, result
+
+
 @pytest.mark.slow
-def test_ablation_repeats_the_evaluation_that_there_is(workdir, capsys, tmp_path):
-    workdir = shutil.copytree(workdir, tmp_path / "run")
-    options = ["--metrics", "fid", "--samples", "40", "--weights", "raw"]
-    options += ["--features", "test_attend:features", "--batch-norm", "moving"]
-    assert not cli.run(cli.eval_command, ["--workdir", str(workdir), *options])
-    capsys.readouterr()
-    out = tmp_path / "out"
-    code, said, _ = attend_by(capsys, workdir, "--ablate", "gamma=0", "--out", str(out))
-    assert code == 0
-    before = card.read(workdir / "eval" / "step_7" / card.RESULTS)
-    (row,) = json.loads((out / "ablation.json").read_text())
-    assert row["as trained"] == before["results"][0]["value"]
-    assert row["without attention8"] != row["as trained"]
-    assert re.search(r"fd_test_attend.features +raw +moving +\S+ +\S+ \([+-]", said)
-    assert "fd_test_attend.features" in (out / "ablation.md").read_text()
-    without = card.read(out / "without_attention8" / card.RESULTS)
-    assert without["about"]["what"] == "step 7 without attention8"
-    assert without["protocol_sha256"] == before["protocol_sha256"]
+def test_ablation_repeats_all_of_the_evaluation_and_leaves_it_alone(
+    evaluated, tmp_path, monkeypatch
+):
+    workdir, before = evaluated
+    assert {row["batch_norm"] for row in before["results"]} == {"moving", "batch"}
+    monkeypatch.chdir(workdir)
+    said, labels = [], np.arange(2, dtype=np.int32)
+    options = {"seed": 0, "out": tmp_path, "features": features}
+    opened = open_run(pathlib.Path("."))
+    ablate.ablate(opened, labels, ["attention8"], report=said.append, **options)
+    rows = json.loads((tmp_path / "ablation.json").read_text())
+    assert [row["as trained"] for row in rows] == [
+        row["value"] for row in before["results"]
+    ]
+    assert all(row["without attention8"] != row["as trained"] for row in rows)
+    assert [row["batch_norm"] for row in rows] == ["moving", "batch"]
+    for mode in ("moving", "batch"):
+        pattern = rf"fd_features +raw +{mode} +\S+ +\S+ \([+-]"
+        assert re.search(pattern, said[-1]) and re.search(
+            "fd_features", (tmp_path / "ablation.md").read_text()
+        )
+    assert not any(line.startswith("as trained") for line in said)  # nothing redone
+    folder = workdir / "eval" / "step_7"
+    assert sorted(p.name for p in folder.iterdir()) == ["card.md", "results.json"]
+    assert card.read(folder / card.RESULTS) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"asked": None}, "its protocol cannot be read: evaluate again"),
+        ({"asked": {"features": [1]}}, "its protocol cannot be read: evaluate again"),
+        ({"features": "evil:f"}, "was evaluated by evil:f; a function of yours can"),
+        ({"results": 5}, "no metrics: .* has no evaluation of step 7"),
+        ({"results": [{"metric": "fid"}]}, "no metrics: .* has no evaluation of step"),
+    ],
+)
+def test_a_results_file_is_not_trusted(workdir, tmp_path, capsys, change, said):
+    """It neither runs what it names nor ends in a traceback."""
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(workdir / "config.json", run)
+    (run / "checkpoints").symlink_to(workdir / "checkpoints")
+    row = {"metric": "fid", "weights": "raw", "batch_norm": "moving", "value": 1.0}
+    result = card.new({}, {"step": 7}) | {"asked": as_json(Protocol())}
+    result["results"] = [row]
+    if name := change.pop("features", None):
+        result["asked"]["features"] = name
+    (run / "eval" / "step_7").mkdir(parents=True)
+    (run / "eval" / "step_7" / card.RESULTS).write_text(json.dumps(result | change))
+    out = str(tmp_path / "out")
+    _, told, error = attend_by(capsys, run, "--ablate", "gamma=0", "--out", out)
+    assert re.search(said, told + error) and "Traceback" not in error
 
 
 @pytest.mark.parametrize(
@@ -239,6 +291,8 @@ def test_ablation_repeats_the_evaluation_that_there_is(workdir, capsys, tmp_path
         (["--layers", "attention9"], "--layers attention9: there are attention8$"),
         (["--classes", "10"], "--classes 10: must be 0 to 9$"),
         (["--step", "8"], "8"),
+        (["--queries", "auto", "1,1"], "--queries auto: must be alone, or pixels only"),
+        (["--out", __file__], "--out .*test_attend.py: is not a folder"),
         (["--weights", "best"], "--weights best: there are raw, ema, 0.5$"),
     ],
 )
@@ -246,6 +300,25 @@ def test_a_mistake_is_one_line(workdir, capsys, options, said):
     code, out, error = attend_by(capsys, workdir, *options)
     assert code == 2 and not out
     assert re.search(said, error.strip()) and error.count("\n") == 1
+
+
+def test_an_unconditional_run_has_no_classes_in_its_pictures(tiny):
+    looks = attend.Looks(
+        Grid(8, 8),
+        0.5,
+        np.zeros((1, 1), int),
+        np.full((1, 1, 16), 1 / 16, np.float32),
+        np.full((1, 16), 1 / 16, np.float32),
+        np.zeros((1, 64), np.float32),
+        np.zeros((1, 64), np.float32),
+        np.zeros(1, np.float32),
+    )
+    image = np.zeros((1, 8, 8, 1), np.uint8)
+    examples = attend.Examples(image, np.zeros(1, np.int32))
+    named, without = (
+        attend.sheet("", examples, names, looks) for names in (["class 0"], [])
+    )
+    assert (named != without).any()
 
 
 def test_a_run_without_attention_is_told_so(tiny, tmp_path, capsys):

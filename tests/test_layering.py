@@ -15,8 +15,8 @@ ORDER = (
     " metrics metrics.features sample maps snapshot checkpoint workdir sinks writer"
     " symptoms doctor interrupt export loop imagesets protocol judge floor card fakes"
     " evaluate compare topology cost advice plan arguments look.picture"
-    " look.draw look.mixture look.nearest look.sheet look.canvas look.seen look.ablate"
-    " look.attend look.record look.panels look.curves look.explorer look.page"
+    " look.draw look.mixture look.nearest look.sheet look.canvas look.seen look.record"
+    " look.ablate look.attend look.panels look.curves look.explorer look.page"
     " look.report look.cli look cli"
 ).split()
 ROOT = pathlib.Path(sagan.__file__).parent

@@ -43,6 +43,8 @@ def test_a_run_leaves_config_metrics_checkpoints_and_pictures(unbroken, tiny):
     assert from_json((workdir / "config.json").read_text()) == tiny()
     assert [row["step"] for row in lines(workdir)] == [1, 2, 3, 4, 5, 6]
     assert {"d_loss", "g_loss", "gamma/g/attention8"} <= set(lines(workdir)[0])
+    looks = [row["step"] for row in lines(workdir) if "entropy/g/attention8" in row]
+    assert looks == [3, 6]  # with the pictures
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "6"]
     names = sorted(p.name for p in (workdir / "samples").iterdir())
     assert names == [

@@ -1,8 +1,8 @@
 """What a generator loses when its attention is switched off: gamma = 0 at inference."""
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,17 @@ from jaxtyping import Array, Int, PyTree
 
 from sagan import card, evaluate
 from sagan.export import Opened
+from sagan.judge import Function
 from sagan.look import draw
 from sagan.look.picture import Panel, Sheet, save
-from sagan.maps import attention_layers
-from sagan.protocol import from_json
+from sagan.look.record import read_result
+from sagan.protocol import BATCH_NORM, Protocol, from_json
 from sagan.schema import ConfigError
 from sagan.state import GANState
-from sagan.workdir import write_whole
+from sagan.workdir import make_folder, write_whole
 
 TRAINED = "as trained"
-Values = dict[tuple[str, str, str], float]  # by metric, weights and batch statistics
+Values = dict[tuple[str, ...], float]  # by metric, weights and batch statistics
 
 
 def switched_off(state: GANState, layers: Sequence[str]) -> GANState:
@@ -34,96 +35,117 @@ def switched_off(state: GANState, layers: Sequence[str]) -> GANState:
         }
         return {**params, **zeros}
 
-    g = dataclasses.replace(state.g, params=off(state.g.params))
-    ema = tuple(
-        dataclasses.replace(average, params=off(average.params))
-        for average in state.ema
-    )
-    return dataclasses.replace(state, g=g, ema=ema)
+    g = replace(state.g, params=off(state.g.params))
+    ema = tuple(replace(average, params=off(average.params)) for average in state.ema)
+    return replace(state, g=g, ema=ema)
 
 
-def variants(opened: Opened) -> dict[str, tuple[str, ...]]:
+def variants(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The layers to switch off, by the variant's name: none, each, all if several."""
-    layers = tuple(attention_layers(opened.config, "g"))
     each = {f"without {name}": (name,) for name in layers}
-    together = {"without attention": layers} if len(layers) > 1 else {}
+    together = {"without attention": tuple(layers)} if len(layers) > 1 else {}
     return {TRAINED: (), **each, **together}
 
 
 def ablate(
     opened: Opened,
     labels: Int[np.ndarray, " n"],
+    layers: Sequence[str],
     *,
     seed: int,
     out: Path,
+    features: Function | None = None,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Draws and evaluates a checkpoint with each attention layer switched off.
+    """Draws and evaluates a checkpoint with attention layers switched off.
 
     The same latents in every row of `ablation.png`. The evaluation is that which the
     workdir has of this step, done again by the same protocol; `ablation.json` holds
-    every number, `ablation.md` the table that is reported.
+    every number, `ablation.md` the table that is reported. The workdir's own evaluation
+    stays as it is.
 
     Args:
       opened: the checkpoint; its evaluation is of the weights that it asked for.
       labels: of the samples that are drawn.
-      seed: of their latents.
+      layers: of the generator.
+      seed: of the latents that are drawn.
       out: a folder.
+      features: see evaluate.prepare; where the evaluation was by a function of yours.
       report: takes the lines for the user; also that there is no evaluation.
 
     Raises:
       ConfigError: the evaluation cannot be done again.
     """
     states = {
-        name: switched_off(opened.state, layers)
-        for name, layers in variants(opened).items()
+        name: switched_off(opened.state, off) for name, off in variants(layers).items()
     }
     z = draw.latents(opened, seed, len(labels))
     images = [draw.images(opened._replace(state=s), z, labels) for s in states.values()]
     title = f"{opened.words}: the same latents with and without attention"
+    make_folder(out)
     panel = Panel(title, np.stack(images), list(states))
-    out.mkdir(parents=True, exist_ok=True)
     save(out / "ablation.png", Sheet([panel], title).picture)
     report(f"{title}: {out / 'ablation.png'}")
     path = opened.workdir / "eval" / f"step_{opened.step}" / card.RESULTS
-    if (before := card.read(path)) is None:
+    if (before := read_result(path)) is None:
         report(
             f"no metrics: {opened.workdir} has no evaluation of step {opened.step};"
             f" python eval.py --workdir {opened.workdir} --step {opened.step} makes one"
         )
         return
-    results = _evaluated(opened, states, before, path, out, report)
+    try:
+        protocol = _protocol(before, features)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    ready = evaluate.prepare(opened.config, protocol, opened.workdir, features=features)
+    results = _evaluated(ready, states, before, out, report)
     lines = table(results)
     report("\n" + card.text(lines))
     write_whole(out / "ablation.json", json.dumps(_numbers(results), indent=1) + "\n")
     write_whole(out / "ablation.md", card.markdown(lines) + "\n")
 
 
+def _protocol(before: card.Result, features: Function | None) -> Protocol:
+    """That of an evaluation, for every kind of weights and statistics that it has."""
+    protocol = from_json(before.get("asked"))
+    if ":" in protocol.features and features is None:
+        # a results file may come from anywhere: it must not name code to run
+        raise ConfigError(
+            f"was evaluated by {protocol.features}; a function of yours can only be"
+            " given in Python, to sagan.look.ablate.ablate"
+        )
+    names = {row.get("weights", "raw") for row in before["results"]}
+    modes = {row.get("batch_norm", "moving") for row in before["results"]}
+    if len(names) == 1:
+        weights = names.pop().removeprefix("ema ")
+    else:
+        weights = "both" if len(names) == 2 and "raw" in names else "all"
+    known = [mode for mode in BATCH_NORM if mode in modes]
+    return replace(protocol, weights=weights, batch_norm=",".join(known))
+
+
 def _evaluated(
-    opened: Opened,
+    ready: evaluate.Ready,
     states: dict[str, GANState],
     before: card.Result,
-    path: Path,
     out: Path,
     report: Callable[[str], None],
 ) -> dict[str, card.Result]:
-    try:
-        protocol = from_json(before.get("asked"))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}; evaluate again with eval.py") from error
-    ready = evaluate.prepare(opened.config, protocol, opened.workdir)
-    results = {}
-    for name, state in states.items():
-        folder = path.parent if name == TRAINED else out / name.replace(" ", "_")
-        what = "" if name == TRAINED else f"step {opened.step} {name}"
-        results[name] = evaluate.evaluate_state(
+    def again(name: str) -> card.Result:
+        return evaluate.evaluate_state(
             ready,
-            state,
-            folder,
-            what=what,
-            report=lambda line, n=name: report(f"{n}: {line}"),
+            states[name],
+            out / name.replace(" ", "_"),
+            what=f"step {before['about']['step']} {name}",
+            report=lambda line: report(f"{name}: {line}"),
         )
-    return results
+
+    results = {name: again(name) for name in states if name != TRAINED}
+    facts = ("protocol_sha256", "versions")
+    same = all(result[k] == before[k] for result in results.values() for k in facts)
+    if not same:
+        report("the evaluation in the workdir is by another protocol or version")
+    return {TRAINED: before if same else again(TRAINED), **results}
 
 
 def table(results: dict[str, card.Result]) -> list[list[str]]:
@@ -146,11 +168,10 @@ def _numbers(results: dict[str, card.Result]) -> list[dict[str, Any]]:
     """A row for each number that there is of the network as it was trained."""
 
     def by_name(result: card.Result) -> Values:
-        return {
-            (row["metric"], row["weights"], row["batch_norm"]): row["value"]
-            for row in result["results"]
-            if "/" not in row["metric"]  # not of each class
-        }
+        rows = [row for row in result["results"] if "/" not in row["metric"]]
+        keys = ("metric", "weights", "batch_norm")
+        names = [tuple(row.get(key, "") for key in keys) for row in rows]
+        return dict(zip(names, [row["value"] for row in rows], strict=True))
 
     values = {name: by_name(result) for name, result in results.items()}
     return [

@@ -15,6 +15,7 @@ from sagan import maps
 from sagan.data import open_source
 from sagan.export import Opened
 from sagan.look.canvas import LINE, SIDE, Canvas, heat_map
+from sagan.look.draw import names_of
 from sagan.look.picture import enlarged, enlargement, save
 from sagan.look.seen import (
     Looks,
@@ -29,7 +30,7 @@ from sagan.maps import Grid
 from sagan.schema import Config, ConfigError
 from sagan.source import Examples
 from sagan.state import gammas
-from sagan.workdir import naming
+from sagan.workdir import make_folder, naming
 
 GAP = 10
 _FOOT = 11 + 2 * LINE
@@ -70,9 +71,10 @@ def attend(
     Raises:
       ConfigError: there are no such real images.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     report(f"{len(labels)} images of {opened.words}: {out}")
     arrays: dict[str, Any] = {}
+    names = names_of(opened, labels, longest=14)
     for player, mine in grids.items():
         seen, gates = _seen(opened, player, labels, seed)
         examples, looks = gather(seen, mine, gates, pixels=queries, whole=whole)
@@ -80,7 +82,7 @@ def attend(
         for name, look in looks.items():
             place = f"{player}/{name}"
             title = f"{place} in {WHERE[player]}, {opened.words}"
-            save(out / f"{player}_{name}.png", sheet(title, examples, look))
+            save(out / f"{player}_{name}.png", sheet(title, examples, names, look))
             arrays |= {f"{place}/{k}": v for k, v in look.arrays().items()}
             report(in_words(place, look))
     with naming(out / "maps.npz"):
@@ -145,10 +147,13 @@ def in_words(name: str, looks: Looks) -> str:
     )
 
 
-def sheet(title: str, examples: Examples, looks: Looks) -> UInt8[np.ndarray, "h w 3"]:
+def sheet(
+    title: str, examples: Examples, names: Sequence[str], looks: Looks
+) -> UInt8[np.ndarray, "h w 3"]:
     """A row for each image: it with its queries, a heat map of each, and the mean map.
 
-    Every map has its own scale, from 0 to its largest share.
+    Every map has its own scale, from 0 to its largest share. The names are of the
+    images' classes; empty: there are none.
     """
     grid, count = looks.grid, looks.queries.shape[1]
     times = enlargement(grid.size, SIDE)
@@ -164,7 +169,7 @@ def sheet(title: str, examples: Examples, looks: Looks) -> UInt8[np.ndarray, "h 
     for i, image in enumerate(examples.image):
         y = top + i * below
         canvas.picture(GAP, y, enlarged(image, times))
-        canvas.words(GAP, y + side + 4, f"class {examples.label[i]}")
+        canvas.words(GAP, y + side + 4, names[i] if names else "")
         for k, j in enumerate(looks.queries[i]):
             dot_y, dot_x = centres[j]
             x = GAP + (k + 1) * step

@@ -4,14 +4,15 @@ import functools
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from sagan.look.picture import enlargement
+from sagan.look.picture import enlargement, font
 from sagan.maps import Grid
 
 # Okabe and Ito's palette, told apart by people who see fewer colours too
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7")
 LINE = 14  # pixels from one line of words to the next
+_WORDS = 10
 SIDE = 96  # pixels that an image takes at least
 
 
@@ -53,16 +54,13 @@ class Canvas:
 
     def words(self, x: int, y: int, words: str, *, anchor: str = "la") -> None:
         """Writes one line; Pillow's anchors say which of its corners is there."""
-        font = ImageFont.load_default(11)  # Pillow's own: the same everywhere
-        self._draw.text((x, y), words, fill="black", font=font, anchor=anchor)
+        self._draw.text((x, y), words, "black", font(_WORDS), anchor=anchor)
 
     def dot(self, x: float, y: float, number: int) -> None:
         """Draws the mark of query `number`, in its colour, with the number from 1."""
         colour = COLOURS[number % len(COLOURS)]
         self._draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=colour, outline="black")
-        font = ImageFont.load_default(10)
-        place = (x, y)
-        self._draw.text(place, str(number + 1), fill="black", font=font, anchor="mm")
+        self._draw.text((x, y), str(number + 1), "black", font(_WORDS), anchor="mm")
 
     def frame(self, x: int, y: int, side: int, number: int) -> None:
         """Draws a frame in the colour of query `number` around a square picture."""

@@ -5,6 +5,7 @@ import re
 
 from sagan import cache
 from sagan.arguments import Arguments, at_least, of_a_checkpoint
+from sagan.schema import ConfigError
 
 
 def attend_command(args: Arguments) -> None:
@@ -49,6 +50,10 @@ def attend_command(args: Arguments) -> None:
     cache.keep_compiled()
     config = read_config(asked.workdir)
     grids = attend.chosen_layers(config, asked.layers, real=asked.real)
+    if asked.ablate and "g" not in grids:
+        raise ConfigError("--ablate gamma=0: the generator has no such attention layer")
+    if "auto" in asked.queries and len(asked.queries) > 1:
+        raise ConfigError("--queries auto: must be alone, or pixels only")
     queries = None if "auto" in asked.queries else asked.queries
     seen.check_inside(config.data.size, queries or ())
     labels = labels_to_draw(config, asked.n, asked.classes)
@@ -57,7 +62,7 @@ def attend_command(args: Arguments) -> None:
     where = {"seed": asked.seed, "out": out}
     attend.attend(opened, labels, grids, queries=queries, whole=asked.whole, **where)
     if asked.ablate:
-        ablate.ablate(opened, labels, **where)
+        ablate.ablate(opened, labels, list(grids["g"]), **where)
 
 
 def sheets_command(args: Arguments) -> None:

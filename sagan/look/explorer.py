@@ -113,7 +113,7 @@ def packed(read: Read, grid: Grid) -> Json:
     levels = np.rint(cells / np.maximum(top, 1e-30)[:, None] * 255).astype(np.uint8)
     numbers = {
         "top": top,
-        "entropy": np.maximum(_entropy(beta), 0.0),
+        "entropy": _entropy(beta),
         "distance": (beta * _apart(grid)).sum(axis=1),
         "largest": beta.max(axis=1),
     }
@@ -226,17 +226,19 @@ def _group(
     layers = [facts(name, grid, float(gamma[name])) for name, grid in grids.items()]
     images = []
     for one in seen:
-        _check_finite(player, one.reads)
+        _check_finite(player, one)
         looks = [packed(one.reads[name], grid) for name, grid in grids.items()]
         label = labelled(class_names, one.label) if opened.config.data.classes else ""
         images.append(image(one.image, label, looks, one.logit))
     return Group(player, layers, images)
 
 
-def _check_finite(player: str, reads: Mapping[str, Read]) -> None:
-    for name, read in reads.items():
+def _check_finite(player: str, one: Seen) -> None:
+    for name, read in one.reads.items():
         if not np.isfinite(read.beta.sum() + read.strength):
             raise ConfigError(f"{player}/{name}: what it computes is not finite")
+    if one.logit is not None and not np.isfinite(one.logit):
+        raise ConfigError("its logit is not finite")
 
 
 def signed(value: float) -> str:

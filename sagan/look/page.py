@@ -229,8 +229,9 @@ def _about(result: card.Result) -> str:
 
 
 def _side_by_side(runs: Sequence[Run]) -> dict[str, Any]:
+    runs = [run for run in runs if variants(run.record.results[-1])]
     newest = [run.record.results[-1] for run in runs]
-    last = [variants(result)[-1] for result in newest if variants(result)]
+    last = [variants(result)[-1] for result in newest]
     lines = [["metric", *(run.name for run in runs)]]
     lines.append(["step", *(str(result["about"]["step"]) for result in newest)])
     lines.append(["weights", *(name for name, _ in last)])

@@ -116,13 +116,13 @@ def _draw(panel: Panel, left: int) -> Image.Image:
     picture = Image.new("RGB", (width, y[-1] + h + beneath), "white")
     pen = ImageDraw.Draw(picture)
     for i, line in enumerate(title):
-        pen.text((0, i * _height()), line, "black", _font())
+        pen.text((0, i * _height()), line, "black", font())
     for start, end, heading in _spans(panel.columns):
         middle = (x[start] + x[end - 1] + w) // 2
         _write(pen, middle, top - _height() - _GAP, heading)
     for i, label in enumerate(panel.rows):
         place, text = (left - _SPACE, y[i] + h / 2), "\n".join(_short(label))
-        pen.text(place, text, "black", _font(), anchor="rm", align="right")
+        pen.text(place, text, "black", font(), anchor="rm", align="right")
     for i, j in np.ndindex(rows, columns):
         picture.paste(Image.fromarray(enlarged(images[i, j], times)), (x[j], y[i]))
         if panel.beneath:
@@ -134,7 +134,7 @@ def _write(
     pen: ImageDraw.ImageDraw, middle: int, top: int, text: str, size: int = _TEXT
 ) -> None:
     start = middle - _width(text, size) // 2
-    pen.text((max(0, start), top), text, "black", _font(size))
+    pen.text((max(0, start), top), text, "black", font(size))
 
 
 def _spans(columns: Sequence[str]) -> list[tuple[int, int, str]]:
@@ -165,14 +165,15 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 @functools.cache
-def _font(size: int = _TEXT) -> ImageFont.FreeTypeFont:
+def font(size: int = _TEXT) -> ImageFont.FreeTypeFont:
+    """Of all words in pictures: the same on every machine."""
     # Pillow's own has no arrows and few scripts
     folder = Path(matplotlib.get_data_path())
     return ImageFont.truetype(str(folder / "fonts/ttf/DejaVuSans.ttf"), size)
 
 
 def _width(text: str, size: int = _TEXT) -> int:
-    return int(np.ceil(_font(size).getlength(text)))
+    return int(np.ceil(font(size).getlength(text)))
 
 
 def _height(size: int = _TEXT) -> int:

@@ -112,7 +112,7 @@ def _number(value: Any) -> float | None:
 def _results(workdir: Path) -> tuple[list[card.Result], list[str]]:
     """Evaluations by step, as many as are comparable with the newest."""
     paths = sorted(workdir.glob(f"eval/*/{card.RESULTS}"))
-    found = [result for path in paths if (result := _result(path)) is not None]
+    found = [result for path in paths if (result := read_result(path)) is not None]
     sound = sorted(found, key=lambda result: result["about"]["step"])
     notes = []
     if broken := len(paths) - len(sound):
@@ -128,7 +128,8 @@ def _results(workdir: Path) -> tuple[list[card.Result], list[str]]:
     return same, notes
 
 
-def _result(path: Path) -> card.Result | None:
+def read_result(path: Path) -> card.Result | None:
+    """An evaluation that card.table can show; None: there is none."""
     try:
         result = card.read(path)
     except RecursionError:

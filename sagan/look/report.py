@@ -9,9 +9,8 @@ from sagan.look import explorer, record
 from sagan.look.page import PLAYERS, Part, Run, ShownSheet, page
 from sagan.look.sheet import SHEETS
 from sagan.maps import attention_layers
-from sagan.metrics.protocol import MetricError
 from sagan.schema import ConfigError
-from sagan.workdir import naming, write_whole
+from sagan.workdir import make_folder, write_whole
 
 MOST_BYTES = 10_000_000  # of the file; the parts below leave room for curves and words
 _EXPLORERS = {"g": 3_600_000, "d": 2_400_000}
@@ -44,6 +43,7 @@ def report(
     out = out or folder / "report.html"
     if out.is_dir():
         raise ConfigError(f"--out {out}: is a folder; must be a file")
+    make_folder(out.parent)
     opened = [open_run(workdir, step, weights) for workdir in workdirs]
     names = _names(workdirs)
     share = 1 / len(opened)
@@ -66,9 +66,7 @@ def written(runs: Sequence[Run], out: Path) -> int:
             f"--workdir {names}: the page would have {size:,} bytes; must be"
             f" {MOST_BYTES:,} at most: fewer runs"
         )
-    with naming(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, text)
+    write_whole(out, text)
     return size
 
 
@@ -131,7 +129,7 @@ def _sheets(opened: Opened, seed: int, budget: int) -> list[ShownSheet]:
     for name, make in SHEETS.items():
         try:
             sheet = make(opened, seed=seed, classes=None)
-        except (ConfigError, MetricError, OSError) as error:
+        except (ConfigError, OSError) as error:
             shown.append(ShownSheet(name, None, [f"It cannot be made: {error}"]))
             continue
         seen = record.picture(sheet.picture, sheet.caption, budget // len(SHEETS))

@@ -22,9 +22,8 @@ from sagan.look import draw
 from sagan.look.mixture import interpolation
 from sagan.look.nearest import neighbours
 from sagan.look.picture import Panel, Sheet, save
-from sagan.metrics.protocol import MetricError
 from sagan.schema import ConfigError
-from sagan.workdir import write_whole
+from sagan.workdir import make_folder, write_whole
 
 _CHECKPOINTS = 16  # rows at most
 _THRESHOLDS = (0.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3)
@@ -165,7 +164,7 @@ def sheets(
     for name in only or SHEETS:
         try:
             sheet = SHEETS[name](opened, seed=seed, classes=classes)
-        except (ConfigError, MetricError, OSError) as error:
+        except (ConfigError, OSError) as error:
             why = " ".join(str(error).split())
             if only:
                 raise ConfigError(f"{name}: {why}") from error
@@ -182,10 +181,7 @@ def write(folder: Path, name: str, sheet: Sheet) -> Path:
     Raises:
       ConfigError: the folder cannot be one.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"--out {folder}: is not a folder") from error
+    make_folder(folder)
     path = folder / file_name(f"{name}.png")
     save(path, sheet.picture)
     if sheet.numbers is not None:
