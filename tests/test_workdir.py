@@ -205,3 +205,12 @@ def test_config_of_an_older_version_gets_the_defaults(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(tree))
     assert read_config(tmp_path) == MINE
     assert fields(read_config(tmp_path))["run.wandb"] is False
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "null", '{"images": 1}', '{"images": "a", "classes": [1]}']
+)
+def test_what_cannot_be_read_of_the_data_is_unknown(tmp_path, text):
+    (tmp_path / "data.json").write_text(text)
+    assert workdir_lib.changed_data(tmp_path, 10, ["a", "b"]) == []
+    assert workdir_lib.class_names(tmp_path) == []
