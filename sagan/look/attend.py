@@ -81,7 +81,7 @@ def attend(
         arrays |= {f"{player}/image": examples.image, f"{player}/label": examples.label}
         for name, look in looks.items():
             place = f"{player}/{name}"
-            title = f"{place} in {WHERE[player]}, {opened.words}"
+            title = f"{place} in {WHERE[player].format(opened)}"
             save(out / f"{player}_{name}.png", sheet(title, examples, names, look))
             arrays |= {f"{place}/{k}": v for k, v in look.arrays().items()}
             report(in_words(place, look))
@@ -104,7 +104,7 @@ def _seen(
     return iter(bar), gammas(params)
 
 
-WHERE = {"g": "generated images", "d": "real images"}
+WHERE = {"g": "generated images, {0.words}", "d": "real images, step {0.step}"}
 
 
 def chosen_layers(

@@ -22,7 +22,6 @@ from sagan.maps import (
     entropy_bits,
     uniform_bits,
 )
-from sagan.schema import ConfigError
 from sagan.state import gammas
 
 MOST_QUERIES, MOST_KEYS = 32, 16  # along each side
@@ -226,19 +225,10 @@ def _group(
     layers = [facts(name, grid, float(gamma[name])) for name, grid in grids.items()]
     images = []
     for one in seen:
-        _check_finite(player, one)
         looks = [packed(one.reads[name], grid) for name, grid in grids.items()]
         label = labelled(class_names, one.label) if opened.config.data.classes else ""
         images.append(image(one.image, label, looks, one.logit))
     return Group(player, layers, images)
-
-
-def _check_finite(player: str, one: Seen) -> None:
-    for name, read in one.reads.items():
-        if not np.isfinite(read.beta.sum() + read.strength):
-            raise ConfigError(f"{player}/{name}: what it computes is not finite")
-    if one.logit is not None and not np.isfinite(one.logit):
-        raise ConfigError("its logit is not finite")
 
 
 def signed(value: float) -> str:

@@ -69,23 +69,42 @@ class Looks(NamedTuple):
 def of_generated(
     opened: Opened, labels: Int[np.ndarray, " n"], *, seed: int
 ) -> Iterator[Seen]:
-    """The generator's layers, in samples 0, 1, ... of a seed."""
+    """The generator's layers, in samples 0, 1, ... of a seed.
+
+    Raises:
+      ConfigError: what they compute is not finite.
+    """
     reader = maps.make_reader(opened.config, "g")
     variables = opened.variables
     for i, label in enumerate(labels):
         z = latents(opened.config, seed, np.arange(i, i + 1))[0]
         image, reads = reader(variables, z, np.int32(label))
-        yield Seen(np.asarray(to_uint8(image)), int(label), jax.device_get(reads))
+        pixels = np.asarray(to_uint8(image))
+        yield _finite("g", Seen(pixels, int(label), jax.device_get(reads)))
 
 
 def of_real(opened: Opened, examples: Examples) -> Iterator[Seen]:
-    """The discriminator's layers, in real images."""
+    """The discriminator's layers, in real images.
+
+    Raises:
+      ConfigError: what they compute, or the logit, is not finite.
+    """
     reader = maps.make_reader(opened.config, "d")
     d = opened.state.d
     variables = {"params": d.params, **d.stats}
     for image, label in zip(*examples, strict=True):
         logit, reads = reader(variables, to_float(image), np.int32(label))
-        yield Seen(image, int(label), jax.device_get(reads), float(logit))
+        seen = Seen(image, int(label), jax.device_get(reads), float(logit))
+        yield _finite("d", seen)
+
+
+def _finite(player: str, seen: Seen) -> Seen:
+    for name, read in seen.reads.items():
+        if not np.isfinite(read.beta.sum() + read.strength):
+            raise ConfigError(f"{player}/{name}: what it computes is not finite")
+    if seen.logit is not None and not np.isfinite(seen.logit):
+        raise ConfigError("d: its logit is not finite")
+    return seen
 
 
 def choose_queries(beta: maps.Beta, count: int = AUTO) -> Int[np.ndarray, " q"]:
