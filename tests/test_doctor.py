@@ -311,6 +311,7 @@ def test_by_default_a_nan_stops_the_run_and_the_line_names_its_leaf(
     assert LEAF in line["message"]
 
 
+@pytest.mark.slow
 def test_with_rollback_a_nan_is_left_behind_at_a_lower_rate(tiny, tmp_path, poison):
     poison(below=1)
     config = tiny(data__classes=10, run__on_divergence="rollback")

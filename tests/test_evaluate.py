@@ -235,6 +235,7 @@ def test_labels_stay_with_their_samples(tiny, monkeypatch):
     np.testing.assert_array_equal(image, np.concatenate(list(wanted)))
 
 
+@pytest.mark.slow
 def test_standing_statistics_are_means_over_batches(tiny):
     config = tiny()
     variables = generator_variables(create(config))

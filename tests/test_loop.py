@@ -135,6 +135,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_good_checkpoint(
     assert lines(tmp_path / "run")[-1]["step"] == 4
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_being_written_outlives_an_error(tiny, tmp_path):
     def fail_after_step_3(line):
         if line.startswith("step 4 of"):
@@ -177,6 +178,7 @@ data.open_source(load("configs/digits.py"))
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_by_the_callers_metric_is_kept(tiny, tmp_path):
     scores = iter([3.0, 1.0, 2.0, 5.0, 4.0, 6.0])
     config = tiny(run__checkpoint_every=1, run__keep=1)

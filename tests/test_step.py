@@ -183,6 +183,7 @@ def test_accumulation_gives_the_update_of_the_whole_batch(tiny, start):
     assert_same(cut, whole)
 
 
+@pytest.mark.slow
 def test_remat_and_chunks_give_the_same_states(tiny, start, reference):
     # also that the power iteration, computed twice, moves u once
     saving = tiny(model__remat=True, model__attention_chunks=4)
@@ -262,6 +263,7 @@ def test_latents_belong_to_the_example_and_the_purpose(tiny):
     assert abs(z.mean()) < 0.2 and abs(z.std() - 1) < 0.1
 
 
+@pytest.mark.slow
 def test_averages_start_as_copies_and_then_keep_their_share(tiny, start):
     game = state.make_game(tiny(ema__decays=(0.5, 0.9), ema__start=1))
     now = state.Average(start.g.params, start.g.stats["batch_stats"])
