@@ -95,11 +95,16 @@ class Opened(NamedTuple):
         return generator_variables(self.state, self.average)
 
     @property
+    def weights(self) -> str:
+        """Such as: EMA 0.998."""
+        if self.average is None:
+            return "raw weights"
+        return f"EMA {self.config.ema.decays[self.average]}"
+
+    @property
     def words(self) -> str:
         """Such as: step 2000 (EMA 0.998)."""
-        if self.average is None:
-            return f"step {self.step} (raw weights)"
-        return f"step {self.step} (EMA {self.config.ema.decays[self.average]})"
+        return f"step {self.step} ({self.weights})"
 
 
 def open_run(

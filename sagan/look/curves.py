@@ -2,14 +2,11 @@
 
 import io
 import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sagan.look.panels import Panel, Series
-from sagan.workdir import naming
 
 MOST_POINTS = 500
 COLOURS = ("#3b7dd8", "#d97b29", "#2f9e6e", "#b455b0", "#c94b4b", "#7a8794")
@@ -106,22 +103,3 @@ def svg(panel: Panel) -> str:
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r' id="[a-zA-Z]+_?\d+(\.\d+)?"(?=>)', "", text)
     return re.sub(r"\s*<metadata>.*?</metadata>|\n\s*", "\n", text, flags=re.DOTALL)
-
-
-def png(path: Path, panels: Sequence[Panel]) -> None:
-    """Draws all panels into one picture."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    with matplotlib.rc_context({"text.parse_math": False, "font.size": 8}):
-        figure = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
-        for number, panel in enumerate(panels, start=1):
-            axes = figure.add_subplot(rows, columns, number)
-            _draw(axes, panel, 1.2)
-            axes.set_title(panel.title, fontsize="medium")
-            axes.legend(fontsize="x-small", frameon=False)
-        with naming(path):
-            FigureCanvasAgg(figure).print_png(str(path))

@@ -19,8 +19,10 @@ from sagan.maps import (
     Grid,
     Read,
     attention_layers,
+    distance_pixels,
     entropy_bits,
     uniform_bits,
+    uniform_pixels,
 )
 from sagan.state import gammas
 
@@ -94,7 +96,7 @@ def facts(name: str, grid: Grid, gamma: float) -> Json:
         "gamma": gamma,
         "uniform_bits": uniform_bits(grid),
         "uniform_share": 1 / grid.keys**2,
-        "uniform_pixels": _base64(_apart(grid).mean(axis=1)),
+        "uniform_pixels": _base64(np.asarray(uniform_pixels(grid))[shown.rows]),
     }
 
 
@@ -113,7 +115,7 @@ def packed(read: Read, grid: Grid) -> Json:
     numbers = {
         "top": top,
         "entropy": _entropy(beta),
-        "distance": (beta * _apart(grid)).sum(axis=1),
+        "distance": np.asarray(distance_pixels(read.beta, grid))[shown.rows],
         "largest": beta.max(axis=1),
     }
     strength = float(read.strength)
@@ -142,12 +144,6 @@ def _summed(
     for axis in (1, 2):
         square = np.add.reduceat(square, starts, axis=axis)
     return square.reshape(len(beta), -1)
-
-
-def _apart(grid: Grid) -> Float[np.ndarray, "shown i"]:
-    """Pixels between shown queries and keys: maps has all queries, up to gigabytes."""
-    queries, keys = grid.centres("queries")[Shown(grid).rows], grid.centres("keys")
-    return np.linalg.norm(queries[:, None] - keys[None], axis=-1).astype(np.float32)
 
 
 def _base64(values: Any, dtype: Any = "<f4") -> str:

@@ -159,11 +159,7 @@ def _with_texts(group: explorer.Group) -> explorer.Group:
 def _legend(run: Run, group: explorer.Group) -> str:
     if group.player == "d":
         return f"Real images ({run.opened.config.data.name})"
-    return f"Samples with {_weights(run.opened)}, seed {run.seed}"
-
-
-def _weights(opened: Opened) -> str:
-    return opened.words.partition("(")[2].rstrip(")")
+    return f"Samples with {run.opened.weights}, seed {run.seed}"
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -179,7 +175,7 @@ def _facts(run: Run) -> dict[str, str]:
         "data": cfg.data.name,
         "images": f"{size}×{size}, {_plural(classes or 0)}",
         "step": f"{opened.step:,} of {cfg.run.steps:,}",
-        "weights": _weights(opened),
+        "weights": opened.weights,
         "attention": "; ".join(f"{k} in {' and '.join(v)}" for k, v in at.items())
         or "none",
         "parameters": "; ".join(f"{k} {_rounded(n)}" for k, n in sizes.items()),

@@ -112,9 +112,10 @@ def progress(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> She
         names.append(f"step {step}")
     if not rows:
         raise ConfigError(f"{opened.workdir}: no checkpoint is good")
-    weights = opened.words.partition("(")[2].strip(")")
-    title = f"{weights}: latents of seed {seed} at every checkpoint"
-    caption = f"The same latents at {len(rows)} checkpoints of the run ({weights})."
+    title = f"{opened.weights}: latents of seed {seed} at every checkpoint"
+    caption = (
+        f"The same latents at {len(rows)} checkpoints of the run ({opened.weights})."
+    )
     panel = Panel(title, np.stack(rows), names, draw.names_of(opened, y, longest=8))
     return Sheet([panel], caption, tuple(notes))
 
