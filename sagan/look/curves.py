@@ -1,4 +1,4 @@
-"""Draws curves: as inline SVG for a page, or all of them as one PNG."""
+"""Draws curves as inline SVG for a page."""
 
 import io
 import re
