@@ -153,6 +153,8 @@ def make_history(config: Config, source: Source) -> History:
     `distance/g/attention32` in pixels and `strength/g/attention32`.
     """
     layers = {player: attention_layers(config, player) for player in "gd"}
+    if not any(layers.values()):
+        return lambda state: {}
     image, y = source.examples(np.linspace(0, len(source) - 1, _IMAGES).astype(int))
     z = latents(config, config.run.seed, np.arange(_IMAGES))
     inputs = list(zip(z, to_float(image), y, strict=True))
@@ -177,7 +179,7 @@ def make_history(config: Config, source: Source) -> History:
         return values
 
     def history(state: GANState) -> dict[str, Array]:
-        each = [of_one(state, *one) for one in inputs if any(layers.values())]
-        return jax.tree.map(lambda *values: jnp.stack(values).mean(), *each or [{}])
+        each = [of_one(state, *one) for one in inputs]
+        return jax.tree.map(lambda *values: jnp.stack(values).mean(), *each)
 
     return history

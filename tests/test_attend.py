@@ -87,7 +87,7 @@ def test_the_picture_is_bright_where_the_planted_network_looks(drawn):
     white = picture.sum(axis=-1)
     brightest = canvas.heat(np.ones((1, 1)))[0, 0].sum()
     # the first row of images: columns are the image, query 1, query 2, the mean
-    top = attend.head_height(negative=True)
+    top = 3 * canvas.LINE + attend.GAP  # title, layer, the sign of gamma
     side = 8 * TIMES
 
     def map_(column):

@@ -160,7 +160,7 @@ def sheet(
     side = grid.size * times
     step, below = side + GAP, side + _FOOT + GAP
     head = [title, *_explained(looks)]
-    top = head_height(negative=looks.gamma < 0)
+    top = LINE * len(head) + GAP
     width = GAP + (count + 2) * step + _BESIDE
     canvas = Canvas(width, top + below * len(examples.image))
     for i, line in enumerate(head):
@@ -185,11 +185,6 @@ def sheet(
         for k, line in enumerate(_said(looks, i)):
             canvas.words(x + step, y + LINE * k, line)
     return canvas.done()
-
-
-def head_height(*, negative: bool) -> int:
-    """Pixels above the first row of images."""
-    return LINE * (3 if negative else 2) + GAP
 
 
 def _draw_map(canvas: Canvas, x: int, y: int, row: np.ndarray, grid: Grid) -> None:

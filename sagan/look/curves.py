@@ -39,21 +39,13 @@ def _look(number: int) -> tuple[str, str]:
     return COLOURS[colour], ("-", "--", "-.")[times % 3]
 
 
-def _draw(axes: Any, panel: Panel, width: float) -> None:
+def _draw(axes: Any, panel: Panel) -> None:
     for line in map(thinned, panel.lines):
         options = {"marker": "o", "markersize": 3} if len(line.steps) < 15 else {}
         colour, dash = _look(line.colour)
-        axes.plot(
-            line.steps,
-            line.values,
-            dash,
-            c=colour,
-            lw=width,
-            label=line.label,
-            **options,
-        )
-    for label, level in panel.levels.items():
-        axes.axhline(level, color=_INK, lw=0.8, ls=":", label=label)
+        axes.plot(line.steps, line.values, dash, c=colour, lw=1.2, **options)
+    for level in panel.levels.values():
+        axes.axhline(level, color=_INK, lw=0.8, ls=":")
     if panel.log:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -96,7 +88,7 @@ def svg(panel: Panel) -> str:
     file = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(3.7, 2.1), layout="constrained")
-        _draw(figure.add_subplot(), panel, 1.2)
+        _draw(figure.add_subplot(), panel)
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue()
