@@ -2,7 +2,7 @@
 
 import sys
 
-from sagan import cli
+from sagan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(cli.run(cli.train_command, sys.argv[1:]))
+    sys.exit(main.run(main.train_command, sys.argv[1:]))

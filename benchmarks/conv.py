@@ -12,7 +12,8 @@ import time
 import jax
 import numpy as np
 
-from sagan import conv, xla
+from sagan import conv
+from sagan.runtime import compilation
 
 OPS = {"": conv.conv, "up": conv.upsample_conv, "down": conv.conv_downsample}
 # (operation, images, pixels of the input's side, channels in, channels out)
@@ -38,7 +39,7 @@ def jax_run(op, fast, x, kernel, dy):
         y, transpose = jax.vjp(functools.partial(op, fast=fast), x, kernel)
         return y, transpose(dy)
 
-    options = xla.cpu_compiler_options()
+    options = compilation.cpu_compiler_options()
     compiled = jax.jit(both).lower(x, kernel, dy).compile(compiler_options=options)
     arrays = jax.device_put((x, kernel, dy))
     return lambda: jax.block_until_ready(compiled(*arrays))

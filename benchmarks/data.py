@@ -25,9 +25,9 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from sagan import data, datacheck
 from sagan.config import Config, replace
-from sagan.prepare import prepare
+from sagan.data import pipeline, validation
+from sagan.data.prepare import prepare
 
 PLANNED_FLOPS, PEAK, SHARE = 3.82e12, 197e12, 0.4
 JPEGS, PNGS = 200, 2000
@@ -51,7 +51,7 @@ def config_of(name: str, path: Path, size: int, batch: int) -> Config:
     return replace(Config(), {f"data.{key}": value for key, value in values.items()})
 
 
-def make_sources(folder: Path, batch: int) -> dict[str, tuple[Config, data.Source]]:
+def make_sources(folder: Path, batch: int) -> dict[str, tuple[Config, pipeline.Source]]:
     """Writes the data sets, and opens them."""
     jpegs, pngs = folder / "jpegs", folder / "pngs"
     jpegs.mkdir()
@@ -72,23 +72,23 @@ def make_sources(folder: Path, batch: int) -> dict[str, tuple[Config, data.Sourc
     }
     sources = {}
     for name, config in configs.items():
-        datacheck.MEMORY = 2**30 if "memory" in name else 0
-        sources[name] = (config, data.open_source(config))
+        validation.MEMORY = 2**30 if "memory" in name else 0
+        sources[name] = (config, pipeline.open_source(config))
     return sources
 
 
-def one_thread(config: Config, source: data.Source, seconds: float) -> float:
+def one_thread(config: Config, source: pipeline.Source, seconds: float) -> float:
     """CPU seconds an image: a batch, as one of the threads of `batches` makes it."""
-    steps = data._Steps(config, source, 0, 1)
+    steps = pipeline._Steps(config, source, 0, 1)
     begin, count = time.process_time(), 0
     while time.process_time() < begin + seconds:
         count += steps[count].label.size
     return (time.process_time() - begin) / count
 
 
-def threads(config: Config, source: data.Source, seconds: float) -> float:
+def threads(config: Config, source: pipeline.Source, seconds: float) -> float:
     """Images a second of wall time, after the first batch."""
-    stream = data.batches(config, source, 0)
+    stream = pipeline.batches(config, source, 0)
     next(stream)
     begin, count = time.perf_counter(), 0
     while time.perf_counter() < begin + seconds:

@@ -18,8 +18,11 @@ import numpy as np
 from sklearn.svm import SVC
 
 from sagan import config as config_lib
-from sagan import data, export, loop, sample
+from sagan.checkpoints import restore
+from sagan.data import pipeline
+from sagan.sampling import sampler
 from sagan.state import gammas, generator_variables
+from sagan.training import loop
 
 CONFIG = Path(__file__).parents[1] / "configs" / "digits.py"
 SAMPLES = 2000
@@ -30,7 +33,7 @@ def pixels(images: np.ndarray) -> np.ndarray:
 
 
 def examples(config: config_lib.Config, split: str) -> tuple[np.ndarray, np.ndarray]:
-    source = data.open_source(config, split)
+    source = pipeline.open_source(config, split)
     everything = source.examples(np.arange(len(source)))
     return pixels(everything.image), everything.label
 
@@ -59,10 +62,10 @@ def main() -> None:
         workdir = known.workdir / f"seed{seed}"
         seconds = train(seed, workdir)
         config = config_lib.from_json((workdir / "config.json").read_text())
-        state, step = export.load_state(workdir, config)
+        state, step = restore.load_state(workdir, config)
         labels = np.arange(SAMPLES, dtype=np.int32) % 10
         variables = generator_variables(state, 0)
-        pieces = sample.samples(config, variables, labels, seed=1, batch=500)
+        pieces = sampler.samples(config, variables, labels, seed=1, batch=500)
         right = classifier.predict(pixels(np.concatenate(list(pieces)))) == labels
         row = {"seed": seed, "step": step, "accuracy": float(right.mean())}
         row["worst_class"] = min(float(right[labels == k].mean()) for k in range(10))

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from sagan import config as config_lib
-from sagan import devices, doctor, loop, symptoms
 from sagan.state import GANState
+from sagan.training import divergence, loop, monitor, parallel
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EVERY = {"run.log_every": 1, "run.watch_every": 25, "run.tensorboard": False}
@@ -54,7 +54,7 @@ def collapse(state: GANState) -> GANState:
     return dataclasses.replace(state, g=dataclasses.replace(state.g, params=params))
 
 
-def collapsing(map_step, config: config_lib.Config) -> devices.Mapped:
+def collapsing(map_step, config: config_lib.Config) -> parallel.Mapped:
     mapped = map_step(config)
 
     def step(state, batch):
@@ -68,18 +68,18 @@ def collapsing(map_step, config: config_lib.Config) -> devices.Mapped:
 def train(case: Case, workdir: Path) -> None:
     values = {"run.steps": case.steps, "run.sample_every": case.steps}
     values |= {"run.checkpoint_every": case.steps, **EVERY, **case.values}
-    map_step = devices.map_step
+    map_step = parallel.map_step
     if case.collapse:
-        devices.map_step = functools.partial(collapsing, map_step)
+        parallel.map_step = functools.partial(collapsing, map_step)
     try:
         loop.train(config_lib.load(CONFIGS / "digits.py", values), workdir)
     finally:
-        devices.map_step = map_step
+        parallel.map_step = map_step
 
 
 def margins(rows: list[dict[str, float]]) -> dict[str, float]:
     """By symptom: the worst value that held as long as makes a finding."""
-    past = collections.defaultdict(lambda: collections.deque(maxlen=symptoms.MEMORY))
+    past = collections.defaultdict(lambda: collections.deque(maxlen=divergence.MEMORY))
     series = collections.defaultdict(list)
     for row in rows:
         series["d_won"].append(row["d_saturated"])
@@ -88,26 +88,26 @@ def margins(rows: list[dict[str, float]]) -> dict[str, float]:
         for player in "dg":
             norm = f"{player}_grad_norm"
             series[f"{player}_still"].append(-row[norm])
-            if (ratio := symptoms.growth(player, row, past)) is not None:
+            if (ratio := divergence.growth(player, row, past)) is not None:
                 series[f"{player}_exploded"].append(ratio)
             past[norm].append(row[norm])
             if (name := f"sigma_error/{player}_max") in row:
                 series[f"{player}_sigma"].append(row[name])
     worst = {}
     for name, values in series.items():
-        lasts = symptoms.SYMPTOMS[name].lasts
+        lasts = divergence.SYMPTOMS[name].lasts
         held = [min(values[i : i + lasts]) for i in range(len(values) - lasts + 1)]
         worst[name] = abs(max(held, default=float("nan")))
     return worst
 
 
-def judge(workdir: Path) -> tuple[list[tuple[int, doctor.Finding]], dict[str, float]]:
+def judge(workdir: Path) -> tuple[list[tuple[int, monitor.Finding]], dict[str, float]]:
     text = (workdir / "metrics.jsonl").read_text()
     rows = [
         {name: float(value) for name, value in json.loads(line).items()}
         for line in text.splitlines()
     ]
-    patient = doctor.Doctor({})
+    patient = monitor.Doctor({})
     found = [
         (int(row["step"]), finding)
         for row in rows

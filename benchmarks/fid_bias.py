@@ -9,8 +9,8 @@ import argparse
 
 import numpy as np
 
-from sagan.metrics import frechet, gaussian
-from sagan.metrics.protocol import Seen
+from sagan.metrics import fid, gaussian
+from sagan.metrics.interface import Seen
 
 REALS = 50_000
 NUMBERS = (500, 1000, 2000, 5000, 10_000, 20_000)
@@ -41,7 +41,7 @@ def main():
         drawn = rng.standard_normal((n, d)) * scales[which] + means[which]
         return drawn.astype(np.float32)
 
-    metrics = {"fid": frechet.Frechet(), "fid_infinity": frechet.FrechetInfinity()}
+    metrics = {"fid": fid.Frechet(), "fid_infinity": fid.FrechetInfinity()}
     reals = {name: state(metrics[name], draw(0, REALS)) for name in metrics}
     print(f"{'N':>6} {'fid':>18} {'fid_infinity':>18} {'truth':>8}")
     for n in NUMBERS:

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from sagan import config as config_lib
-from sagan import loop
+from sagan.training import loop
 
 CONFIG = Path(__file__).parents[1] / "configs" / "folder.py"
 # narrow enough for two CPU cores

@@ -41,9 +41,9 @@ import jax
 import numpy as np
 from jax._src import compilation_cache
 
-from sagan.checkpoint import Checkpoints
-from sagan.export import load_state
-from sagan.workdir import read_config
+from sagan.checkpoints.manager import Checkpoints
+from sagan.checkpoints.restore import load_state
+from sagan.checkpoints.workdir import read_config
 
 ROOT = Path(__file__).parents[1]
 EVERY, EVALUATE, PICTURES = 10, 20, 15  # steps

@@ -35,10 +35,16 @@ import numpy as np
 from far_hues import PLACE, PLACES, SIZE
 
 from sagan import config as config_lib
-from sagan import evaluate, export, loop, maps, sample
-from sagan.protocol import Protocol
+from sagan.checkpoints import restore
+from sagan.checkpoints.workdir import read_config
+from sagan.data import pixels
+from sagan.evaluation import run
+from sagan.evaluation.protocol import Protocol
+from sagan.runtime.files import write_whole
+from sagan.sampling import attention_maps
+from sagan.sampling import sampler as sampler_lib
 from sagan.state import abstract, count, generator_variables
-from sagan.workdir import read_config, write_whole
+from sagan.training import loop
 
 BLOCKS = ("attention", "residual", "none")
 SLOT = 12
@@ -53,10 +59,10 @@ def config(block: str, seed: int, steps: int, data_dir: Path) -> config_lib.Conf
     """Of one run: what fills the slot, and what makes up for an empty one."""
     last = 18 if block == "none" else 16
     return config_lib.Config(
-        data=config_lib.Data(
+        data=config_lib.DataConfig(
             name=far_hues.NAME, path=str(data_dir), size=SIZE, classes=0, batch=32
         ),
-        g=config_lib.Generator(
+        g=config_lib.GeneratorConfig(
             z=32,
             width=1,  # so that the multipliers are the channels
             multipliers=(64, 32, last),
@@ -66,11 +72,11 @@ def config(block: str, seed: int, steps: int, data_dir: Path) -> config_lib.Conf
             bn_momentum=0.9,
             bn_momentum_out=0.9,
         ),
-        d=config_lib.Discriminator(width=16, attention=(SLOT,)),
-        model=config_lib.Model(sn_detach=True),
-        optim=config_lib.Optim(g_lr=4e-4, d_lr=1e-3),
-        ema=config_lib.Ema(decays=(0.995,), start=200),
-        run=config_lib.Run(
+        d=config_lib.DiscriminatorConfig(width=16, attention=(SLOT,)),
+        model=config_lib.ModelConfig(sn_detach=True),
+        optim=config_lib.OptimConfig(g_lr=4e-4, d_lr=1e-3),
+        ema=config_lib.EmaConfig(decays=(0.995,), start=200),
+        run=config_lib.RunConfig(
             steps=steps,
             seed=seed,
             log_every=100,
@@ -88,24 +94,26 @@ def parameters(config: config_lib.Config) -> int:
 
 def make_draw(config: config_lib.Config) -> Callable[[Any], np.ndarray]:
     """A function of a generator's variables that gives its samples."""
-    sampler = sample.make_sampler(config)
+    sampler = sampler_lib.make_sampler(config)
     labels = np.zeros(SAMPLES, np.int32)
     choices = {"seed": 1, "batch": 500, "sampler": sampler}
 
     def draw(variables: Any) -> np.ndarray:
-        return np.concatenate([*sample.samples(config, variables, labels, **choices)])
+        return np.concatenate(
+            [*sampler_lib.samples(config, variables, labels, **choices)]
+        )
 
     return draw
 
 
 def look(config: config_lib.Config, variables: Any) -> tuple[np.ndarray, np.ndarray]:
     """Images [n 24 24 3] uint8 and their beta [n, 12, 12 queries, 6, 6 keys]."""
-    reader = maps.make_reader(config, "g")
+    reader = attention_maps.make_reader(config, "g")
     images, betas = [], []
-    for z in sample.latents(config, 1, np.arange(LOOKS)):
+    for z in sampler_lib.latents(config, 1, np.arange(LOOKS)):
         image, reads = reader(variables, z, np.int32(0))
         (read,) = reads.values()
-        images.append(np.asarray(sample.to_uint8(image)))
+        images.append(np.asarray(pixels.to_uint8(image)))
         betas.append(np.asarray(read.beta).reshape(SLOT, SLOT, SLOT // 2, SLOT // 2))
     return np.stack(images), np.stack(betas)
 
@@ -141,7 +149,7 @@ def measured(workdir: Path, steps: int) -> dict[str, Any] | None:
 def measure(workdir: Path) -> dict[str, Any]:
     """The numbers of a run with its averaged weights; kept in the workdir."""
     config = read_config(workdir)
-    state, step = export.load_state(workdir, config)
+    state, step = restore.load_state(workdir, config)
     protocol = Protocol(
         metrics="fid",
         features="rotation",
@@ -149,7 +157,7 @@ def measure(workdir: Path) -> dict[str, Any]:
         weights="ema",
         batch_norm="moving",
     )
-    (result,) = evaluate.evaluate_run(workdir, protocol, report=lambda line: None)
+    (result,) = run.evaluate_run(workdir, protocol, report=lambda line: None)
     (fd,) = result["results"]
     variables = generator_variables(state, 0)
     row = {"step": step, "block": config.g.block, "seed": config.run.seed}
@@ -164,9 +172,9 @@ def measure(workdir: Path) -> dict[str, Any]:
         closed = {**variables, "params": {**variables["params"], layer: zero}}
         row["closed"] = far_hues.obeys(draw(closed))["share"]
     row["curve"] = []
-    for passed in export.checkpoint_steps(workdir, config, "all"):
+    for passed in restore.checkpoint_steps(workdir, config, "all"):
         if passed % EVERY == 0:
-            state, _ = export.load_state(workdir, config, passed)
+            state, _ = restore.load_state(workdir, config, passed)
             share = far_hues.obeys(draw(generator_variables(state, 0)))["share"]
             row["curve"].append((passed, share))
     write_whole(workdir / KEPT, json.dumps(row) + "\n")
@@ -248,7 +256,7 @@ def draw_figure(path: Path, folder: Path, rows: list[dict[str, Any]]) -> None:
         block, seed = row["block"], row["seed"]
         workdir = folder / f"{block}-{seed}"
         config = read_config(workdir)
-        variables = generator_variables(export.load_state(workdir, config)[0], 0)
+        variables = generator_variables(restore.load_state(workdir, config)[0], 0)
         if seed == rows[0]["seed"]:
             samples[block] = make_draw(config)(variables)
         if block == "attention":

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
-from sagan.writer import grid
+from sagan.sampling.grid import grid
 
 SHOWN, COLUMNS = 24, 12
 LOOKED = 6  # images whose attention is drawn, over all seeds

@@ -17,9 +17,9 @@ import time
 
 import numpy as np
 
-from sagan.metrics.kernel import Kernel
-from sagan.metrics.neighbours import Neighbours
-from sagan.metrics.protocol import Metric, Seen
+from sagan.metrics.interface import Metric, Seen
+from sagan.metrics.kid import Kernel
+from sagan.metrics.prdc import Neighbours
 
 TARGET = 50_000
 GIB = 2**30

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sagan.schema import Config
+from sagan.config import Config
 
 SIDES = {
     "sagan": "ours",
@@ -114,10 +114,10 @@ def make_sagan(side: str, args: argparse.Namespace) -> Subject:
     import jaxlib
     import numpy as np
 
-    from sagan.data import Batch
-    from sagan.devices import map_step
+    from sagan.data.pipeline import Batch
     from sagan.state import count, create, make_game
     from sagan.step import train_step
+    from sagan.training.parallel import map_step
 
     config = layout(args.layout, args.batch, fast=side == "sagan", dtype=args.dtype)
     mapped = map_step(config, jax.devices()[:1])

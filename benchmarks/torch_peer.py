@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import spectral_norm as classic_spectral_norm
 
-from sagan.architecture import (
+from sagan.config import Config
+from sagan.config.architecture import (
     Block,
     discriminator_blocks,
     generator_blocks,
     generator_stem,
 )
-from sagan.schema import Config
 
 
 @dataclasses.dataclass(frozen=True)

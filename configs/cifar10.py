@@ -8,13 +8,13 @@ Cost and FID: not run here. StudioGAN's log of its own code in this layout: FID 
 
 from sagan.config import (
     Config,
-    Data,
-    Discriminator,
-    Ema,
-    Generator,
-    Model,
-    Optim,
-    Run,
+    DataConfig,
+    DiscriminatorConfig,
+    EmaConfig,
+    GeneratorConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
 )
 
 PROVENANCE = {
@@ -41,8 +41,8 @@ PROVENANCE = {
 def config() -> Config:
     """Without StudioGAN's flips, in-place ReLU and normalised batch-norm tables."""
     return Config(
-        data=Data(name="cifar10", size=32, batch=64),
-        g=Generator(
+        data=DataConfig(name="cifar10", size=32, batch=64),
+        g=GeneratorConfig(
             width=256,
             multipliers=(1, 1, 1, 1),
             attention=(16,),
@@ -50,9 +50,13 @@ def config() -> Config:
             bn_momentum=0.9,
             bn_momentum_out=0.9,
         ),
-        d=Discriminator(width=128, multipliers=(1, 1, 1, 1), down=2, attention=(16,)),
-        model=Model(sn_detach=True),
-        optim=Optim(g_lr=2e-4, d_lr=2e-4, betas=(0.5, 0.999), d_steps=5),
-        ema=Ema(decays=(0.9999,), start=1000),
-        run=Run(steps=100_000, log_every=100, sample_every=1000, checkpoint_every=2000),
+        d=DiscriminatorConfig(
+            width=128, multipliers=(1, 1, 1, 1), down=2, attention=(16,)
+        ),
+        model=ModelConfig(sn_detach=True),
+        optim=OptimConfig(g_lr=2e-4, d_lr=2e-4, betas=(0.5, 0.999), d_steps=5),
+        ema=EmaConfig(decays=(0.9999,), start=1000),
+        run=RunConfig(
+            steps=100_000, log_every=100, sample_every=1000, checkpoint_every=2000
+        ),
     )

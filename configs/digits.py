@@ -7,13 +7,13 @@ Cost: about four minutes on two CPU cores. Of 2,000 samples with the averaged we
 
 from sagan.config import (
     Config,
-    Data,
-    Discriminator,
-    Ema,
-    Generator,
-    Model,
-    Optim,
-    Run,
+    DataConfig,
+    DiscriminatorConfig,
+    EmaConfig,
+    GeneratorConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
 )
 
 PROVENANCE = {
@@ -36,8 +36,8 @@ PROVENANCE = {
 def config() -> Config:
     """A small SAGAN: attention at 8x8 in both networks."""
     return Config(
-        data=Data(name="digits", size=16, channels=1, batch=64),
-        g=Generator(
+        data=DataConfig(name="digits", size=16, channels=1, batch=64),
+        g=GeneratorConfig(
             z=32,
             width=16,
             attention=(8,),
@@ -45,9 +45,9 @@ def config() -> Config:
             bn_momentum=0.9,
             bn_momentum_out=0.9,
         ),
-        d=Discriminator(width=16, attention=(8,)),
-        model=Model(sn_detach=True),
-        optim=Optim(g_lr=4e-4, d_lr=1e-3),
-        ema=Ema(decays=(0.998,), start=500),
-        run=Run(steps=2000, log_every=50, sample_every=250, checkpoint_every=500),
+        d=DiscriminatorConfig(width=16, attention=(8,)),
+        model=ModelConfig(sn_detach=True),
+        optim=OptimConfig(g_lr=4e-4, d_lr=1e-3),
+        ema=EmaConfig(decays=(0.998,), start=500),
+        run=RunConfig(steps=2000, log_every=50, sample_every=250, checkpoint_every=500),
     )

@@ -8,13 +8,13 @@ Cost: see the README's table; on a CPU start with --g.width 16 --d.width 16.
 
 from sagan.config import (
     Config,
-    Data,
-    Discriminator,
-    Ema,
-    Generator,
-    Model,
-    Optim,
-    Run,
+    DataConfig,
+    DiscriminatorConfig,
+    EmaConfig,
+    GeneratorConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
 )
 
 PROVENANCE = {
@@ -30,11 +30,13 @@ PROVENANCE = {
 def config() -> Config:
     """The recommended recipe at a size and batch that one GPU takes."""
     return Config(
-        data=Data(name="folder", size=64, batch=64, flip=True),
-        g=Generator(bn_group=0, bn_momentum=0.9, bn_momentum_out=0.9),
-        d=Discriminator(),
-        model=Model(sn_detach=True),
-        optim=Optim(),
-        ema=Ema(decays=(0.999,), start=500),
-        run=Run(steps=100_000, log_every=50, sample_every=500, checkpoint_every=1000),
+        data=DataConfig(name="folder", size=64, batch=64, flip=True),
+        g=GeneratorConfig(bn_group=0, bn_momentum=0.9, bn_momentum_out=0.9),
+        d=DiscriminatorConfig(),
+        model=ModelConfig(sn_detach=True),
+        optim=OptimConfig(),
+        ema=EmaConfig(decays=(0.999,), start=500),
+        run=RunConfig(
+            steps=100_000, log_every=50, sample_every=500, checkpoint_every=1000
+        ),
     )

@@ -8,13 +8,13 @@ this recipe (826k steps, whole training set as the reference), averaged at 0.999
 
 from sagan.config import (
     Config,
-    Data,
-    Discriminator,
-    Ema,
-    Generator,
-    Model,
-    Optim,
-    Run,
+    DataConfig,
+    DiscriminatorConfig,
+    EmaConfig,
+    GeneratorConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
 )
 
 PROVENANCE = {
@@ -33,11 +33,13 @@ PROVENANCE = {
 def config() -> Config:
     """Attention at 64x64, averaged weights and statistics, small batch-norm groups."""
     return Config(
-        data=Data(name="imagenet2012", size=128, batch=256),
-        g=Generator(attention=(64,), bn_group=32, bn_momentum=0.9, bn_momentum_out=0.9),
-        d=Discriminator(attention=(64,)),
-        model=Model(sn_eps=1e-8, sn_detach=True),
-        optim=Optim(),
-        ema=Ema(decays=(0.9999, 0.999), start=2000),
-        run=Run(sample_every=2000, checkpoint_every=5000),
+        data=DataConfig(name="imagenet2012", size=128, batch=256),
+        g=GeneratorConfig(
+            attention=(64,), bn_group=32, bn_momentum=0.9, bn_momentum_out=0.9
+        ),
+        d=DiscriminatorConfig(attention=(64,)),
+        model=ModelConfig(sn_eps=1e-8, sn_detach=True),
+        optim=OptimConfig(),
+        ema=EmaConfig(decays=(0.9999, 0.999), start=2000),
+        run=RunConfig(sample_every=2000, checkpoint_every=5000),
     )

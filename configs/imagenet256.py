@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 import runpy
 
-from sagan.config import Config, Data, Discriminator, Optim
+from sagan.config import Config, DataConfig, DiscriminatorConfig, OptimConfig
 
 _BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("imagenet128.py")))
 
@@ -30,11 +30,11 @@ def config() -> Config:
     base = _BASE["config"]()
     return dataclasses.replace(
         base,
-        data=Data(name="imagenet2012", size=256, batch=256),
+        data=DataConfig(name="imagenet2012", size=256, batch=256),
         g=dataclasses.replace(base.g, attention=(64, 128)),
-        d=Discriminator(attention=(64, 128)),
+        d=DiscriminatorConfig(attention=(64, 128)),
         model=dataclasses.replace(
             base.model, dtype="bfloat16", remat=True, attention_chunks=32
         ),
-        optim=Optim(accumulate=8),
+        optim=OptimConfig(accumulate=8),
     )

@@ -8,7 +8,7 @@ import dataclasses
 import pathlib
 import runpy
 
-from sagan.config import Config, Data, Discriminator, Run
+from sagan.config import Config, DataConfig, DiscriminatorConfig, RunConfig
 
 _BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("imagenet128.py")))
 
@@ -25,8 +25,8 @@ def config() -> Config:
     base = _BASE["config"]()
     return dataclasses.replace(
         base,
-        data=Data(name="imagenet2012", size=64, batch=256),
+        data=DataConfig(name="imagenet2012", size=64, batch=256),
         g=dataclasses.replace(base.g, attention=(32,)),
-        d=Discriminator(attention=(32,)),
-        run=Run(steps=500_000, sample_every=2000, checkpoint_every=5000),
+        d=DiscriminatorConfig(attention=(32,)),
+        run=RunConfig(steps=500_000, sample_every=2000, checkpoint_every=5000),
     )

@@ -4,7 +4,7 @@ python train.py configs/official_feat64.py --workdir runs/feat64 --data.path dat
 Cost and FID: not run here. The paper: FID 18.65, Inception Score 52.52 after 1M steps.
 """
 
-from sagan.config import Config, Discriminator, Generator
+from sagan.config import Config, DiscriminatorConfig, GeneratorConfig
 
 PROVENANCE = {
     "g.attention": "generator_test_64: official generator.py:221",
@@ -14,4 +14,6 @@ PROVENANCE = {
 
 def config() -> Config:
     """The official recipe with one layer moved."""
-    return Config(g=Generator(attention=(64,)), d=Discriminator(attention=(64,)))
+    return Config(
+        g=GeneratorConfig(attention=(64,)), d=DiscriminatorConfig(attention=(64,))
+    )

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from sagan.attention import SelfAttention, max_pool
-from sagan.schema import Model
+from sagan.config import ModelConfig
 
 SIZE = 64  # 4096 queries, 1024 keys
 STRENGTH = 2.4  # how large x is: f and g are normalised and cannot sharpen beta
@@ -58,7 +58,7 @@ def attend(x: np.ndarray, w_f: np.ndarray, w_g: np.ndarray) -> dict[str, np.ndar
         u = np.linalg.svd(w)[2][:1]  # so that one power iteration finds sigma
         params[name] = {"kernel": w[None, None].astype(np.float32)}
         spectral[name] = {"u": u.astype(np.float32), "sigma": np.ones(())}
-    module = SelfAttention(Model(), reduction=x.shape[-1] // w_f.shape[1])
+    module = SelfAttention(ModelConfig(), reduction=x.shape[-1] // w_f.shape[1])
     variables = {"params": params, "spectral": spectral}
     read = {"capture_intermediates": True, "mutable": ["intermediates"]}
     y, sown = module.apply(variables, jnp.asarray(x), **read)

@@ -7,8 +7,8 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from sagan.attention import SelfAttention
+from sagan.config.schema import GeneratorConfig, ModelConfig
 from sagan.layers import BatchNorm, SNConv, SpectralModule
-from sagan.schema import Generator, Model
 
 
 class GeneratorBlock(nn.Module):
@@ -26,8 +26,8 @@ class GeneratorBlock(nn.Module):
 
     features: int
     classes: int
-    g: Generator
-    model: Model
+    g: GeneratorConfig
+    model: ModelConfig
     axis_name: str | None = None
 
     @nn.compact
@@ -69,7 +69,7 @@ class DiscriminatorBlock(nn.Module):
     features: int
     down: bool
     is_first: bool
-    model: Model
+    model: ModelConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww o"]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from sagan.xla import backend
+from sagan.runtime.compilation import backend
 
 Images = Float[Array, "n h w c"]
 Kernel = Float[Array, "k k c f"]

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sagan.architecture import discriminator_blocks
 from sagan.blocks import BLOCKS, DiscriminatorBlock, call
+from sagan.config.architecture import discriminator_blocks
+from sagan.config.schema import Config
 from sagan.layers import SNDense, SNEmbed
-from sagan.schema import Config
 
 
 class Discriminator(nn.Module):

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sagan.architecture import generator_blocks, generator_stem
 from sagan.blocks import BLOCKS, GeneratorBlock, call
+from sagan.config.architecture import generator_blocks, generator_stem
+from sagan.config.schema import Config
 from sagan.layers import BatchNorm, SNConv, SNDense
-from sagan.schema import Config
 
 
 class Generator(nn.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sagan import conv
-from sagan.schema import Model
+from sagan.config.schema import ModelConfig
 
 INITIALIZERS = {
     "glorot_uniform": nn.initializers.glorot_uniform(),
@@ -56,7 +56,7 @@ class SpectralModule(nn.Module):
       model: initialiser, epsilon, detaching and precision, shared by all layers.
     """
 
-    model: Model
+    model: ModelConfig
 
     def normalised(
         self, name: str, shape: Sequence[int], *, transposed: bool = False
@@ -181,7 +181,7 @@ class BatchNorm(nn.Module):
     momentum: float
     eps: float
     classes: int = 0
-    sn_tables: Model | None = None
+    sn_tables: ModelConfig | None = None
     axis_name: str | None = None
 
     @nn.compact

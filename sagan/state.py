@@ -1,5 +1,7 @@
 """The two players and their averages: one PyTree that a step maps to the next."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +12,11 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, PyTree
 
 from sagan.blocks import BLOCKS
-from sagan.config import fields
+from sagan.config.fields import fields
+from sagan.config.schema import Config, ConfigError
 from sagan.discriminator import Discriminator
 from sagan.generator import Generator
 from sagan.losses import LOSSES, GANLoss
-from sagan.schema import Config, ConfigError
 
 
 @struct.dataclass
@@ -243,3 +245,9 @@ def gammas(params: PyTree[Array]) -> dict[str, Float[Array, ""]]:
     return {
         layer: leaves["gamma"] for layer, leaves in params.items() if "gamma" in leaves
     }
+
+
+def leaf_paths(tree: PyTree) -> list[str]:
+    """Such as d/params/block1/conv1/kernel: of every leaf, in order."""
+    found = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in found]

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from sagan import vitals
-from sagan.data import Batch, to_float
+from sagan import diagnostics
+from sagan.data.pipeline import Batch
+from sagan.data.pixels import to_float
+from sagan.runtime.compilation import backend
 from sagan.state import (
     Game,
     GANState,
@@ -26,7 +28,6 @@ from sagan.state import (
     lowered,
     update_ema,
 )
-from sagan.xla import backend
 
 Metrics = dict[str, Float[Array, ""]]
 Images = Float[Array, "n h w c"]
@@ -48,7 +49,9 @@ def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Met
     Returns:
       The state after, and scalars, equal on all devices.
     """
-    metrics = {"nonfinite/state": vitals.first_nonfinite(vitals.vitals(state))}
+    metrics = {
+        "nonfinite/state": diagnostics.first_nonfinite(diagnostics.vitals(state))
+    }
     # of a D gradient's leaves; after bad weights all leaves are bad
     first = jnp.float32(-1)
     for i in range(game.config.optim.d_steps):
@@ -84,9 +87,11 @@ def d_step(
                 "d_loss": loss,
                 "d_real": real_logits.mean(),
                 "d_fake": fake_logits.mean(),
-                "d_saturated": vitals.saturated(game.loss, real_logits, fake_logits),
-                "real_diversity": vitals.moments(x),
-                "fake_diversity": vitals.moments(fake),
+                "d_saturated": diagnostics.saturated(
+                    game.loss, real_logits, fake_logits
+                ),
+                "real_diversity": diagnostics.moments(x),
+                "fake_diversity": diagnostics.moments(fake),
             }
             return loss, (metrics, d_stats)
 
@@ -97,9 +102,9 @@ def d_step(
     grads, metrics, d_stats, g_stats = accumulate(game, micro, x, y, z, fake_y)
     grads, metrics = average_over_devices(game, (grads, metrics))
     for name in ("real_diversity", "fake_diversity"):
-        metrics[name] = vitals.diversity(metrics[name])
+        metrics[name] = diagnostics.diversity(metrics[name])
     metrics["d_grad_norm"] = optax.tree.norm(grads)
-    metrics["nonfinite/d_gradient"] = vitals.first_nonfinite(grads)
+    metrics["nonfinite/d_gradient"] = diagnostics.first_nonfinite(grads)
     factor = lowered(game.config, state.rollbacks)
     d = _update(game.d_tx, state.d, grads, d_stats, factor)
     return replace(state, d=d, g=replace(state.g, stats=g_stats)), metrics
@@ -124,7 +129,7 @@ def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Metrics]:
     grads, metrics, g_stats = accumulate(game, micro, z, y)
     grads, metrics = average_over_devices(game, (grads, metrics))
     metrics["g_grad_norm"] = optax.tree.norm(grads)
-    metrics["nonfinite/g_gradient"] = vitals.first_nonfinite(grads)
+    metrics["nonfinite/g_gradient"] = diagnostics.first_nonfinite(grads)
     return replace(state, g=_update(game.g_tx, state.g, grads, g_stats)), metrics
 
 

@@ -10,10 +10,10 @@ import jax  # noqa: E402  (the flag is read when JAX starts)
 import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 
-from sagan.checkpoint import Checkpoints  # noqa: E402
+from sagan.checkpoints.manager import Checkpoints  # noqa: E402
+from sagan.checkpoints.workdir import claim  # noqa: E402
 from sagan.config import Config, replace  # noqa: E402
 from sagan.state import create  # noqa: E402
-from sagan.workdir import claim  # noqa: E402
 
 _CACHE = tempfile.TemporaryDirectory(prefix="sagan-test-cache-")
 os.environ["SAGAN_CACHE"] = os.path.join(_CACHE.name, "sagan")

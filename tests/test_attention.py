@@ -7,9 +7,9 @@ import pytest
 
 from sagan.attention import SelfAttention
 from sagan.blocks import BLOCKS
-from sagan.schema import Model
+from sagan.config import ModelConfig
 
-LAYER = SelfAttention(Model())
+LAYER = SelfAttention(ModelConfig())
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_far_positions_reach_each_other(layer):
 
 def test_softmax_is_float32_in_bfloat16(layer):
     x, variables = layer
-    half = SelfAttention(Model(dtype="bfloat16"))
+    half = SelfAttention(ModelConfig(dtype="bfloat16"))
     y, sown = half.apply(variables, x, mutable=["intermediates"])
     assert y.dtype == jnp.bfloat16
     assert sown["intermediates"]["beta"][0].dtype == jnp.float32
@@ -110,7 +110,7 @@ def test_chunks_give_the_same_values_and_gradients(layer, chunks):
 
     params = with_gamma(variables, 0.7)["params"]
     whole = run(LAYER, params, x)
-    cut = run(SelfAttention(Model(attention_chunks=chunks)), params, x)
+    cut = run(SelfAttention(ModelConfig(attention_chunks=chunks)), params, x)
     assert jax.tree.structure(cut) == jax.tree.structure(whole)
     for a, b in zip(jax.tree.leaves(cut), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
@@ -120,7 +120,7 @@ def test_chunks_never_hold_all_of_beta(layer):
     x, variables = layer
 
     def program(chunks):
-        module = SelfAttention(Model(attention_chunks=chunks))
+        module = SelfAttention(ModelConfig(attention_chunks=chunks))
 
         def loss(params):
             return module.apply({**variables, "params": params}, x).sum()
@@ -134,7 +134,7 @@ def test_chunks_never_hold_all_of_beta(layer):
 
 def test_whoever_asks_for_beta_gets_all_of_it_in_spite_of_chunks(layer):
     x, variables = layer
-    cut = SelfAttention(Model(attention_chunks=4))
+    cut = SelfAttention(ModelConfig(attention_chunks=4))
     (y, sown), (whole, wanted) = (
         module.apply(with_gamma(variables, 0.7), x, mutable=["intermediates"])
         for module in (cut, LAYER)
@@ -146,7 +146,7 @@ def test_whoever_asks_for_beta_gets_all_of_it_in_spite_of_chunks(layer):
 def test_chunks_that_do_not_divide_are_refused(layer):
     x, variables = layer
     with pytest.raises(ValueError, match="24 positions do not divide by 5 chunks"):
-        SelfAttention(Model(attention_chunks=5)).apply(variables, x)
+        SelfAttention(ModelConfig(attention_chunks=5)).apply(variables, x)
 
 
 def test_channels_that_do_not_divide_are_refused():
@@ -157,7 +157,7 @@ def test_channels_that_do_not_divide_are_refused():
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_block_keeps_the_shape_and_moves_u_only(name, layer):
     x, _ = layer
-    block = BLOCKS[name](Model())
+    block = BLOCKS[name](ModelConfig())
     variables = block.init(jax.random.key(0), x)
     assert set(variables) <= {"params", "spectral"}
     assert block.apply(variables, x).shape == x.shape

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sagan import conv as conv_lib
-from sagan import xla
 from sagan.conv import conv, conv_downsample, downsample, upsample, upsample_conv
+from sagan.runtime import compilation
 
 OPS = [conv, upsample_conv, conv_downsample]
 
@@ -148,27 +148,27 @@ def test_fast_form_has_second_derivatives(op):
 )
 def test_unknown_compiler_option_is_left_out(unknown):
     known = ("xla_cpu_experimental_onednn_custom_call", True)
-    assert xla.cpu_compiler_options((unknown, known)) == dict([known])
+    assert compilation.cpu_compiler_options((unknown, known)) == dict([known])
 
 
 def test_compiler_options_leave_the_flags_of_the_user_alone(monkeypatch):
-    (option,) = xla.CANDIDATES
+    (option,) = compilation.CANDIDATES
     monkeypatch.setenv("XLA_FLAGS", f"--{option[0]}=-individual_convolution")
-    xla.cpu_compiler_options.cache_clear()
-    assert xla.cpu_compiler_options((option,)) == {}
-    xla.cpu_compiler_options.cache_clear()
+    compilation.cpu_compiler_options.cache_clear()
+    assert compilation.cpu_compiler_options((option,)) == {}
+    compilation.cpu_compiler_options.cache_clear()
 
 
 def test_compiler_options_are_the_cpus_alone(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    xla.cpu_compiler_options.cache_clear()
-    assert xla.cpu_compiler_options() == {}
-    xla.cpu_compiler_options.cache_clear()
+    compilation.cpu_compiler_options.cache_clear()
+    assert compilation.cpu_compiler_options() == {}
+    compilation.cpu_compiler_options.cache_clear()
 
 
 def test_compiler_options_compile_a_convolution():
     x, kernel = draw(8, 3)
     lowered = jax.pmap(functools.partial(conv, fast=True)).lower(x[None], kernel[None])
-    compiled = lowered.compile(compiler_options=xla.cpu_compiler_options())
+    compiled = lowered.compile(compiler_options=compilation.cpu_compiler_options())
     y = conv(x, kernel, fast=False)
     np.testing.assert_allclose(compiled(x[None], kernel[None])[0], y, atol=1e-4)

@@ -6,45 +6,66 @@ import pytest
 import sagan
 
 ORDER = (
-    "schema architecture config source datacheck readers data prepare xla conv"
-    " layers attention blocks generator discriminator losses state vitals step devices"
-    " witness processes cache"
-    " metrics.protocol metrics.extract metrics.gaussian metrics.frechet metrics.kernel"
-    " metrics.inception_score metrics.neighbours metrics.resize metrics.pickled"
-    " metrics.inception metrics.weights metrics.classifier metrics.accuracy"
-    " metrics metrics.features sample maps snapshot checkpoint workdir sinks writer"
-    " symptoms doctor interrupt export loop imagesets protocol judge floor card fakes"
-    " evaluate compare topology cost advice plan arguments look.picture"
-    " look.draw look.mixture look.nearest look.sheet look.canvas look.seen look.record"
-    " look.ablate look.attend look.panels look.curves look.explorer look.page"
-    " look.report look.cli look cli"
+    "config runtime data METHOD metrics checkpoints sampling training evaluation"
+    " visualization planning cli"
 ).split()
+METHOD = (
+    "conv layers attention blocks generator discriminator losses state diagnostics step"
+).split()
+MOST_IN_A_CHAIN = 18
 ROOT = pathlib.Path(sagan.__file__).parent
-MODULES = sorted([*ROOT.glob("[a-z]*.py"), *ROOT.glob("[a-z]*/*.py")])
-
-
-def name_of(path: pathlib.Path) -> str:
-    """Such as `loop`, `metrics.kernel`, and `metrics` for its __init__.py."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
         ".__init__"
-    )
+    ): path
+    for path in sorted(ROOT.rglob("[a-z_]*.py"))
+    if path.parent != ROOT or path.stem != "__init__"
+}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_run_one_way(path):
-    assert name_of(path) in ORDER, "give the new module its place in the order"
-    above = ORDER[: ORDER.index(name_of(path))]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(node, ast.ImportFrom) or not node.module:
-            continue
-        root, _, name = node.module.partition(".")
-        if root == "sagan":
-            below = [f"{name}.{a.name}".strip(".") for a in node.names]
-            for imported in below if set(below) & set(ORDER) else [name]:
-                assert imported in above, f"{name_of(path)} imports {imported}"
+def imported_by(name):
+    """The modules of sagan that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            root, _, module = node.module.partition(".")
+            if root == "sagan":
+                inner = [f"{module}.{a.name}".strip(".") for a in node.names]
+                found |= {inner_ if inner_ in MODULES else module for inner_ in inner}
+    return found - {name}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
+IMPORTS = {name: imported_by(name) for name in MODULES}
+
+
+def package_of(name):
+    top = name.partition(".")[0]
+    return "METHOD" if top in METHOD else top
+
+
+def chain(name, above=()):
+    """The longest chain of imports below a module; a circle fails."""
+    assert name not in above, f"a circle: {' -> '.join([*above, name])}"
+    below = [chain(other, (*above, name)) for other in IMPORTS[name]]
+    return [name, *max(below, key=len, default=[])]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_run_one_way(name):
+    assert package_of(name) in ORDER, "a new package needs its place in the order"
+    for other in IMPORTS[name]:
+        mine, theirs = package_of(name), package_of(other)
+        assert ORDER.index(theirs) <= ORDER.index(mine), f"{name} imports {other}"
+        if mine == theirs == "METHOD":
+            assert METHOD.index(other) < METHOD.index(name), f"{name} imports {other}"
+
+
+def test_import_chains_are_short_and_have_no_circle():
+    longest = max(map(chain, MODULES), key=len)
+    assert len(longest) <= MOST_IN_A_CHAIN, " -> ".join(longest)
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
 def test_modules_and_functions_stay_short(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 300

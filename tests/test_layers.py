@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from sagan.config import ModelConfig
 from sagan.layers import BatchNorm, SNConv, SNEmbed, group_moments, spectral_normalise
-from sagan.schema import Model
 
-MODEL = Model()
+MODEL = ModelConfig()
 
 
 def test_power_iteration_converges_to_the_largest_singular_value_of_scipy():
@@ -79,7 +79,7 @@ def test_a_1x1_convolution_is_one_linear_layer_at_every_position():
 
 
 def test_bfloat16_keeps_weights_and_power_iteration_in_float32():
-    layer = SNConv(Model(dtype="bfloat16"), 4)
+    layer = SNConv(ModelConfig(dtype="bfloat16"), 4)
     x = jnp.ones((1, 4, 4, 2))
     variables = layer.init(jax.random.key(0), x)
     y, moved = layer.apply(variables, x, mutable=["spectral"])

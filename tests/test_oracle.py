@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracle
 import pytest
 
 from sagan import losses
@@ -20,6 +19,7 @@ from sagan.discriminator import Discriminator
 from sagan.generator import Generator
 from sagan.state import GANState, Player, make_game
 from sagan.step import G_UPDATE, d_step, draw, g_step
+from tests.support import oracle
 
 ROUNDING = 2e-5  # float32 through a network: 6e-8 an operation
 N = 4

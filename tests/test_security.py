@@ -16,15 +16,15 @@ import tensorstore
 from PIL import EpsImagePlugin, Image, ImageFile
 
 import sagan
-from sagan import cache, card, imagesets
-from sagan.cache import file_name
-from sagan.checkpoint import Checkpoints
-from sagan.config import Config, ConfigError, replace
-from sagan.data import open_source
+from sagan.checkpoints.manager import Checkpoints
+from sagan.config import Config, ConfigError, DataConfig, replace
+from sagan.data.datasets import prepared
+from sagan.data.pipeline import open_source
+from sagan.evaluation import image_sets, results
 from sagan.metrics import weights
-from sagan.readers import prepared
-from sagan.schema import Data
-from sagan.writer import Writer
+from sagan.runtime import cache
+from sagan.runtime.files import file_name
+from sagan.training.logger import Writer
 
 ROOT = pathlib.Path(sagan.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -72,9 +72,9 @@ def test_only_a_config_file_and_a_named_function_are_run():
     runs |= {"importlib.import_module", "os.system", "subprocess.run"}
     found = {(p.name, name) for p in MODULES for name, _ in calls(p) if name in runs}
     assert found == {
-        ("config.py", "runpy.run_path"),  # configs/*.py, which the user names
+        ("loading.py", "runpy.run_path"),  # configs/*.py, which the user names
         ("features.py", "importlib.import_module"),  # --features module:function
-        ("sinks.py", "importlib.import_module"),  # of fixed names
+        ("log_backends.py", "importlib.import_module"),  # of fixed names
     }
 
 
@@ -97,7 +97,7 @@ def test_object_arrays_are_refused_and_not_executed(evil, tmp_path, monkeypatch)
     objects = np.array([evil, evil], object)
     np.savez(path, image=objects, label=objects, sha256=objects, allow_pickle=True)
     with pytest.raises(ConfigError, match="images.npz: cannot be read as .npz.*pickle"):
-        imagesets.of_path(path)
+        image_sets.of_path(path)
     with pytest.raises(ConfigError, match="images.npz: not converted weights.*pickle"):
         weights.load(path)
     monkeypatch.setenv("SAGAN_CACHE", str(path.parent))
@@ -116,7 +116,7 @@ def test_what_is_no_archive_is_one_line(evil, tmp_path, monkeypatch, kind):
     else:
         path.write_bytes(pickle.dumps(evil) if kind == "pickle" else b"")
     with pytest.raises(ConfigError, match="images.npz: ") as error:
-        imagesets.of_path(path)
+        image_sets.of_path(path)
     assert "\n" not in str(error.value)
     monkeypatch.setenv("SAGAN_CACHE", str(tmp_path))
     assert list(cache.kept("images", lambda: {"a": np.zeros(1)})) == ["a"]
@@ -134,11 +134,11 @@ def test_an_array_that_claims_more_than_there_is_is_one_line(tmp_path, monkeypat
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("image.npy", npy_header((10**9, 10**6, 3)))
     with pytest.raises(ConfigError, match="cannot be read as .npz"):
-        imagesets.of_path(path)
+        image_sets.of_path(path)
     np.savez_compressed(path, image=np.zeros((20, 100, 100, 3), np.uint8))
-    monkeypatch.setattr(imagesets, "MOST_BYTES", 10**5)
+    monkeypatch.setattr(image_sets, "MOST_BYTES", 10**5)
     with pytest.raises(ConfigError, match="600,128 bytes unpacked, 100,000 at most"):
-        imagesets.of_path(path)
+        image_sets.of_path(path)
 
 
 # Checkpoints
@@ -213,7 +213,7 @@ def test_a_data_set_that_names_code_is_refused(tmp_path, features):
     (folder / "features.json").write_text(text)
     for path in (folder, folder.parents[1]):
         with pytest.raises(ConfigError, match=r"of antigravity_of_mine.*is not run"):
-            prepared(Data("evil", path=str(path)), "train")
+            prepared(DataConfig("evil", path=str(path)), "train")
 
 
 # Images
@@ -261,13 +261,13 @@ def test_bombs_are_refused_by_name_before_they_are_decoded(
         ImageFile.ImageFile, "load", lambda im: (decoded.append(im.size), load(im))[1]
     )
     if not memory:
-        monkeypatch.setattr("sagan.datacheck.MEMORY", 0)
+        monkeypatch.setattr("sagan.data.validation.MEMORY", 0)
     with pytest.raises(ConfigError, match=f"b.png.*{said}") as error:
         open_source(config)
     assert "\n" not in str(error.value)
     assert max(map(max, decoded), default=0) <= 16 or bomb == "strip"
     with pytest.raises(ConfigError, match="b.png: "):
-        imagesets.of_path(tmp_path)
+        image_sets.of_path(tmp_path)
 
 
 def test_our_limit_holds_where_pillows_is_off(tmp_path, monkeypatch):
@@ -338,11 +338,11 @@ def test_names_in_files_and_data_lead_nowhere(tmp_path, monkeypatch):
         writer.image(1, "../../../out", np.zeros((2, 2, 3), np.uint8))
     monkeypatch.setenv("SAGAN_CACHE", str(inside / "cache"))
     cache.kept("../../../out", lambda: {"a": np.zeros(1)})
-    result = card.new({"samples": 1}, {"what": "../../out", "step": 1})
+    result = results.new({"samples": 1}, {"what": "../../out", "step": 1})
     older = {**result, "sha256": "/../../../../out"}
-    card.write(inside / "eval", result)
-    (inside / "eval" / card.RESULTS).write_text(json.dumps(older))
-    card.write(inside / "eval", result)
+    results.write(inside / "eval", result)
+    (inside / "eval" / results.RESULTS).write_text(json.dumps(older))
+    results.write(inside / "eval", result)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
     folders = {p.parent.relative_to(inside).name for p in inside.rglob("*.*")}

@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from sagan import devices, state, step
-from sagan.data import Batch
+from sagan import state, step
+from sagan.config import validation
+from sagan.data.pipeline import Batch
+from sagan.training import parallel
 
 
 def batch(config, seed=0):
@@ -44,7 +46,7 @@ def sgd(monkeypatch):
 
 
 def mapped_step(config, count, start, steps=1):
-    mapped = devices.map_step(config, jax.devices()[:count])
+    mapped = parallel.map_step(config, jax.devices()[:count])
     current = mapped.place_state(start)
     for i in range(steps):
         current, metrics = mapped.step(current, mapped.place_batch(batch(config, i)))
@@ -138,19 +140,19 @@ def test_variants_do_not_depend_on_devices_or_accumulation(tiny, case):
     changes = {**CASES[case], "data__batch": 32}
     first = lively(state.create(tiny(**changes)))
     reference = mapped_step(tiny(**changes), 1, first)  # 1 x 32
-    for parallel in ("pmap", "jit"):
-        config = tiny(**changes, run__parallel=parallel)
+    for way in ("pmap", "jit"):
+        config = tiny(**changes, run__parallel=way)
         assert_same(mapped_step(config, 8, first), reference)  # 8 x 4
         assert_same(mapped_step(config, 2, first), reference)  # 2 x 16
         if "grouped" in case:  # the statistics of a group need all of it at once
-            cut = tiny(**changes, run__parallel=parallel, optim__accumulate=4)
+            cut = tiny(**changes, run__parallel=way, optim__accumulate=4)
             assert_same(mapped_step(cut, 1, first), reference)  # 4 x 8, one by one
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["pmap", "jit"])
-def test_steps_reuse_the_memory_of_the_state(tiny, start, parallel):
-    mapped = devices.map_step(tiny(run__parallel=parallel), jax.devices()[:2])
+@pytest.mark.parametrize("way", ["pmap", "jit"])
+def test_steps_reuse_the_memory_of_the_state(tiny, start, way):
+    mapped = parallel.map_step(tiny(run__parallel=way), jax.devices()[:2])
     placed = [mapped.place_batch(batch(tiny(), i)) for i in range(2)]
     current = mapped.place_state(start)
 
@@ -295,7 +297,7 @@ def test_metrics_tell_losses_logits_gammas_sigmas_norms_and_rates(reference):
 @pytest.mark.slow
 def test_jit_computes_each_image_on_one_device(tiny, start):
     def flops(count):
-        mapped = devices.map_step(tiny(run__parallel="jit"), jax.devices()[:count])
+        mapped = parallel.map_step(tiny(run__parallel="jit"), jax.devices()[:count])
         placed = mapped.place_batch(batch(tiny()))
         compiled = mapped.lower(mapped.place_state(start), placed).compile()
         return compiled.cost_analysis()["flops"]  # of one device
@@ -337,23 +339,23 @@ def test_clipping_bounds_the_gradient_of_each_player(tiny, monkeypatch):
 
 def test_a_batch_that_does_not_divide_is_refused_by_name(tiny):
     with pytest.raises(ValueError, match="data.batch = 16.*3 devices"):
-        devices.check_batch(tiny(), 3)
+        validation.check_batch(tiny(), 3)
     with pytest.raises(ValueError, match="g.bn_group = 8: must divide the 4 images"):
-        devices.check_batch(tiny(g__bn_group=8, optim__accumulate=2), 2)
-    devices.check_batch(tiny(g__bn_group=8), 4)  # a group may span two devices
+        validation.check_batch(tiny(g__bn_group=8, optim__accumulate=2), 2)
+    validation.check_batch(tiny(g__bn_group=8), 4)  # a group may span two devices
 
 
-@pytest.mark.parametrize("parallel", ["pmap", "jit"])
-def test_abstract_arguments_are_those_of_a_run(tiny, start, parallel):
-    config = tiny(run__parallel=parallel, optim__d_steps=2)
+@pytest.mark.parametrize("way", ["pmap", "jit"])
+def test_abstract_arguments_are_those_of_a_run(tiny, start, way):
+    config = tiny(run__parallel=way, optim__d_steps=2)
     four = jax.devices()[:4]
-    mapped = devices.map_step(config, four)
+    mapped = parallel.map_step(config, four)
     real = mapped.place_state(start), mapped.place_batch(batch(config))
 
     def facts(tree):
         return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
 
-    planned_state, planned_batch = devices.abstract_arguments(config, four)
+    planned_state, planned_batch = parallel.abstract_arguments(config, four)
     assert facts(planned_batch) == facts(real[1])
     assert facts(planned_state.g.params) == facts(real[0].g.params)
 

@@ -4,7 +4,7 @@ python train.py configs/table1/attention8.py --workdir runs/attention8 --data.pa
 Cost and FID: not run here; 1M steps each in the paper.
 """
 
-from sagan.config import Config, Discriminator, Generator
+from sagan.config import Config, DiscriminatorConfig, GeneratorConfig
 
 PROVENANCE = {
     "g.attention": "arXiv:1805.08318, table 1",
@@ -14,4 +14,6 @@ PROVENANCE = {
 
 def config() -> Config:
     """The official recipe with the slot of table 1."""
-    return Config(g=Generator(attention=(8,)), d=Discriminator(attention=(8,)))
+    return Config(
+        g=GeneratorConfig(attention=(8,)), d=DiscriminatorConfig(attention=(8,))
+    )

@@ -4,7 +4,7 @@ python train.py configs/table1/no_attention.py --workdir runs/no_attention --dat
 Cost and FID: not run here; 1M steps each in the paper.
 """
 
-from sagan.config import Config, Discriminator, Generator
+from sagan.config import Config, DiscriminatorConfig, GeneratorConfig
 
 PROVENANCE = {
     "g.attention": "arXiv:1805.08318, table 1",
@@ -14,4 +14,4 @@ PROVENANCE = {
 
 def config() -> Config:
     """The official recipe with the slot of table 1."""
-    return Config(g=Generator(attention=()), d=Discriminator(attention=()))
+    return Config(g=GeneratorConfig(attention=()), d=DiscriminatorConfig(attention=()))

@@ -4,7 +4,7 @@ python train.py configs/table1/residual16.py --workdir runs/residual16 --data.pa
 Cost and FID: not run here; 1M steps each in the paper.
 """
 
-from sagan.config import Config, Discriminator, Generator
+from sagan.config import Config, DiscriminatorConfig, GeneratorConfig
 
 PROVENANCE = {
     "g.attention": "arXiv:1805.08318, table 1",
@@ -17,6 +17,6 @@ PROVENANCE = {
 def config() -> Config:
     """The official recipe with the slot of table 1."""
     return Config(
-        g=Generator(attention=(16,), block="residual"),
-        d=Discriminator(attention=(16,), block="residual"),
+        g=GeneratorConfig(attention=(16,), block="residual"),
+        d=DiscriminatorConfig(attention=(16,), block="residual"),
     )

@@ -1,11 +1,11 @@
 """Metrics of generated images. A new one is an entry of METRICS."""
 
 from sagan.metrics.accuracy import ClassAccuracy, ClassificationAccuracyScore
-from sagan.metrics.frechet import Frechet, FrechetInfinity, IntraClass
+from sagan.metrics.fid import Frechet, FrechetInfinity, IntraClass
 from sagan.metrics.inception_score import InceptionScore
-from sagan.metrics.kernel import Kernel
-from sagan.metrics.neighbours import Neighbours
-from sagan.metrics.protocol import Measured, Metric, MetricError, Seen
+from sagan.metrics.interface import Measured, Metric, MetricError, Seen
+from sagan.metrics.kid import Kernel
+from sagan.metrics.prdc import Neighbours
 
 __all__ = ["METRICS", "Measured", "Metric", "MetricError", "Seen"]
 

@@ -3,16 +3,10 @@
 import dataclasses
 from typing import Any, ClassVar
 
+from sagan.data.source import Examples
 from sagan.metrics import classifier
-from sagan.metrics.protocol import (
-    Collecting,
-    Measured,
-    MetricError,
-    Progress,
-    gather,
-    silent,
-)
-from sagan.source import Examples
+from sagan.metrics.interface import Collecting, Measured, MetricError, gather
+from sagan.runtime.progress import Progress, silent
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,10 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, Int32, PyTree, UInt8
 
-from sagan import cache
-from sagan.data import to_float
+from sagan.data.pixels import to_float
 from sagan.metrics.extract import over_batches
-from sagan.metrics.protocol import Progress, silent
+from sagan.runtime import cache
+from sagan.runtime.progress import Progress, silent
 
 RECIPE = 1  # goes up with every change that changes what `fit` gives
 BATCH = 128
@@ -165,7 +165,7 @@ def _step(classes: int, count: int) -> tuple[optax.GradientTransformation, Any]:
         updates, opt_state = tx.update(jax.grad(loss_fn)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    # XLA's own options: with those of sagan.xla, a third faster, the weights depend on
+    # XLA's own options: with those of compilation.py, a third faster, weights depend on
     # the number of virtual devices
     return tx, jax.jit(step, donate_argnums=(0, 1))
 

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, PyTree, UInt8
 
-from sagan.devices import spread
-from sagan.metrics.protocol import MetricError, Progress, silent
-from sagan.xla import cpu_compiler_options
+from sagan.metrics.interface import MetricError
+from sagan.runtime.compilation import cpu_compiler_options
+from sagan.runtime.devices import spread
+from sagan.runtime.progress import Progress, silent
 
 Outputs = tuple[Float32[np.ndarray, "n d"], Float32[np.ndarray, "n k"]]
 Network = Callable[

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from sagan import cache
+from sagan.config.schema import ConfigError
+from sagan.data.source import Examples
 from sagan.metrics import classifier, inception, weights
 from sagan.metrics.extract import Outputs
-from sagan.metrics.protocol import Progress, silent
-from sagan.schema import ConfigError
-from sagan.source import Examples
+from sagan.runtime import cache
+from sagan.runtime.progress import Progress, silent
 
 
 class Asked(NamedTuple):

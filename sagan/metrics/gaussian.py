@@ -7,7 +7,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Float64
 
-from sagan.metrics.protocol import MetricError, as_float64
+from sagan.metrics.interface import MetricError, as_float64
 
 _ROWS = 4096  # rows that are in float64 at one time
 

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, PyTree, UInt8
 
+from sagan.config.schema import ConfigError
 from sagan.metrics.extract import over_batches
 from sagan.metrics.resize import RESIZES
-from sagan.schema import ConfigError
 
 # accelerators would multiply with fewer bits than float32 has
 HIGHEST = jax.lax.Precision.HIGHEST

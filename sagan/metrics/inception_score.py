@@ -8,16 +8,15 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float, Float64, Int
 
-from sagan.metrics.protocol import (
+from sagan.metrics.interface import (
     Collecting,
     Measured,
     MetricError,
-    Progress,
     Seen,
     as_float64,
     gather,
-    silent,
 )
+from sagan.runtime.progress import Progress, silent
 
 _SEED = 2020  # torch-fidelity's
 _ROWS = 4096  # rows that are in float64 at one time

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from sagan.schema import ConfigError
+from sagan.config.schema import ConfigError
 
 DTYPES = {
     "DoubleStorage": "<f8",

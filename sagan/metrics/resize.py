@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
-from sagan.metrics.protocol import MetricError
+from sagan.metrics.interface import MetricError
 
 SIZE = 299
 

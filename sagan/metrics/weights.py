@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sagan import cache
+from sagan.config.schema import ConfigError
 from sagan.metrics.inception import Inception
 from sagan.metrics.pickled import download, read_state_dict
 from sagan.metrics.resize import SIZE
-from sagan.schema import ConfigError
+from sagan.runtime import cache, files
 
 NAME = "weights-inception-2015-12-05"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -123,7 +123,7 @@ def _fetch(path: Path) -> None:
             arrays, sha256 = _read_pth(pth)
             _refuse_others(pth, sha256)
             as_variables(arrays, str(pth))  # nothing else is kept
-            cache.write(path, {**arrays, "sha256": np.array(sha256)})
+            files.write_arrays(path, {**arrays, "sha256": np.array(sha256)})
     except (OSError, http.client.HTTPException) as error:
         advice = "fetch it where there is a network, give it with --weights-file PATH"
         raise ConfigError(f"no weights: {URL}: {error}; {advice}") from error

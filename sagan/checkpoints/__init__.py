@@ -1,0 +1,1 @@
+"""What a run leaves for itself, and how it is opened again."""

@@ -1,0 +1,215 @@
+"""Checkpoints: written while training goes on, trusted only once they verify."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import jax
+import orbax.checkpoint as ocp
+
+from sagan.checkpoints import serialization
+from sagan.config.schema import ConfigError
+
+
+@final
+class Checkpoints:
+    """The checkpoints of one run: the `keep` newest and the best.
+
+    Orbax writes and reads the files, but does not notice a flipped byte in array data
+    and does not fall back to an older step. So each checkpoint holds a checksum of
+    the whole state, and `restore` takes the newest one that matches its own.
+
+    Of several processes only the first has any: the state is whole in each of them. The
+    directory has one folder per step, `bad/` for those that `restore` set aside, and
+    `diverged/` for those of a training that went wrong and back to before them.
+    """
+
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        keep: int,
+        report: Callable[[str], None] = print,
+        *,
+        read_only: bool = False,
+    ):
+        """Opens the directory, and removes what a killed process left half written.
+
+        Args:
+          directory: created if it is not there.
+          keep: how many of the newest to keep, besides the best.
+          report: is told of each checkpoint that `restore` passes over.
+          read_only: create, remove and rename nothing: the run may be going on.
+        """
+        serialization.quiet_orbax()
+        self.directory = pathlib.Path(directory).absolute()
+        self._report = report
+        self._read_only = read_only
+        self._writing: int | None = None
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        me = jax.process_index()
+        self._options = ocp.CheckpointManagerOptions(
+            create=False,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            preservation_policy=_NewestAndBest(keep, self.best),
+            lightweight_initialize=True,  # else one broken step stops the start
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=me,  # else it waits for the other processes
+                active_processes={me} if jax.process_count() > 1 else None,
+                barrier_sync_key_prefix="sagan",
+            ),
+        )
+        self._manager = self._open()
+        # Not Orbax's best_fn: one unreadable file of its metrics stops every start.
+        folders = {step: self.directory / str(step) for step in self.steps()}
+        self._metrics = {s: serialization.read_metric(f) for s, f in folders.items()}
+
+    def save(
+        self, step: int, state: Any, metrics: Mapping[str, float] | None = None
+    ) -> bool:
+        """Starts to write a checkpoint; False if this step has one already.
+
+        Returns once the state is copied to the host: it may be donated at once.
+
+        Args:
+          step: higher than that of every checkpoint there is.
+          state: a PyTree of arrays, each whole in this process.
+          metrics: kept with the state; the lowest one named `metric` makes a
+            checkpoint the best. A step without it never is.
+
+        Raises:
+          OSError: the checkpoint before this one was not written.
+        """
+        self.wait()
+        if step in self.steps():
+            return False
+        if step < (self.latest() or 0):
+            raise ValueError(f"step {step}: there is a newer one, {self.latest()}")
+        items = serialization.items(step, serialization.take(state), metrics or {})
+        self._metrics[step] = items["meta"].item["metrics"].get("metric")
+        self._writing = step
+        self._or_not_written(lambda: self._manager.save(step, args=items, force=True))
+        return True
+
+    def restore(self, target: Any) -> tuple[Any, int] | None:
+        """The newest good state and its step; None: there never was a checkpoint.
+
+        Bad ones that are newer are reported and moved to `bad/`.
+
+        Args:
+          target: the state's PyTree of arrays or jax.ShapeDtypeStruct. A leaf goes
+            where its `sharding` says, on whatever devices the state was before.
+
+        Raises:
+          ConfigError: no checkpoint is good (none is moved then), or the newest good
+            one does not have the target's shapes.
+        """
+        self.wait()
+        bad: list[int] = []
+        for step in reversed(self.steps()):
+            arrays, problem = serialization.read(self.directory / str(step))
+            if problem is None:
+                state = serialization.place(target, arrays, self._where(step))
+                self._set_aside(bad, "bad")
+                return state, step
+            self._report(f"checkpoint {step} is passed over: {problem}")
+            bad.append(step)
+        went_back = any(self.directory.glob("diverged/*"))  # to the first step
+        if bad or (any(self.directory.glob("bad/*")) and not went_back):
+            raise ConfigError(
+                f"{self.directory}: no checkpoint is good, and none is overwritten;"
+                " use another workdir, or move this folder away to start again"
+            )
+        return None
+
+    def set_aside_from(self, step: int) -> None:
+        """Moves the checkpoints of `step` and later ones to `diverged/`.
+
+        An older one is then the newest for `restore`.
+        """
+        self.wait()
+        self._set_aside([s for s in self.steps() if s >= step], "diverged")
+
+    def restore_step(self, step: int, target: Any) -> Any:
+        """The state of one step, as `restore` gives it.
+
+        Raises:
+          ConfigError: it is not there, is not good, or is not of these shapes.
+        """
+        self.wait()
+        if step not in self.steps():
+            known = ", ".join(map(str, self.steps())) or "none"
+            raise ConfigError(f"{self._where(step)}: is not there; there are: {known}")
+        arrays, problem = serialization.read(self.directory / str(step))
+        if problem is not None:
+            raise ConfigError(f"{self._where(step)}: {problem}")
+        return serialization.place(target, arrays, self._where(step))
+
+    def steps(self) -> list[int]:
+        """The steps with a checkpoint, rising, with the one being written."""
+        return sorted(self._manager.all_steps())
+
+    def latest(self) -> int | None:
+        """The newest step with a checkpoint."""
+        return max(self.steps(), default=None)
+
+    def best(self) -> int | None:
+        """The step with the lowest metric (the newest of equals), if any has one."""
+        metrics = {step: self._metrics.get(step) for step in self.steps()}
+        ranked = [(m, -step) for step, m in metrics.items() if m is not None]
+        return -min(ranked)[1] if ranked else None
+
+    def wait(self) -> None:
+        """Returns once the last save is on disk; OSError if it could not be."""
+        self._or_not_written(self._manager.wait_until_finished)
+
+    def close(self) -> None:
+        """Waits, as `wait` does, and ends the threads that write."""
+        self._or_not_written(self._manager.close)
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self.directory,
+            options=self._options,
+            item_handlers=serialization.handlers(),
+        )
+
+    def _where(self, step: int) -> str:
+        return f"{self.directory}, checkpoint {step}"
+
+    def _set_aside(self, steps: list[int], folder: str) -> None:
+        if self._read_only or not steps:
+            return
+        aside = self.directory / folder
+        self._manager.close()
+        aside.mkdir(exist_ok=True)
+        for step in steps:
+            before = len(list(aside.glob(f"{step}.*")))
+            (self.directory / str(step)).rename(aside / f"{step}.{before}")
+        self._manager = self._open()
+
+    def _or_not_written(self, act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except Exception as error:
+            older = [p.name for p in self.directory.iterdir() if p.name.isdigit()]
+            raise OSError(
+                f"checkpoint {self._writing} was not written:"
+                f" {serialization.first_line(error)}; older ones are untouched:"
+                f" {', '.join(sorted(older, key=int)) or 'none'}"
+            ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    newest: int
+    best: Callable[[], int | None]
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        del context
+        newest = sorted(info.step for info in checkpoints)[-self.newest :]
+        return [info.step in {*newest, self.best()} for info in checkpoints]

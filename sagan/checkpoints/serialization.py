@@ -1,0 +1,170 @@
+"""One checkpoint: what is in it, whether it is whole, and back to the devices."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import pathlib
+import re
+import sys
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+
+from sagan.config.schema import ConfigError
+from sagan.state import leaf_paths
+
+# Leaves that checkpoints of older versions lack, and what their absence means.
+ADDED = {"rollbacks": np.zeros((), np.int32)}
+
+
+def take(state: Any) -> dict[str, np.ndarray]:
+    """Copies of a PyTree's arrays, by path; no donation of the state reaches them."""
+    leaves = jax.tree.leaves(state)
+    for leaf in leaves:
+        leaf.copy_to_host_async()
+    arrays = {n: np.array(x) for n, x in zip(leaf_paths(state), leaves, strict=True)}
+    if len(arrays) < len(leaves):
+        raise ValueError("two leaves of the state have the same path")
+    return arrays
+
+
+def place(target: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
+    """The inverse of `take`: a tree like `target`, each leaf where its sharding says.
+
+    Raises:
+      ConfigError: names, types or shapes are not those of the target. It begins with
+        `where`.
+    """
+    leaves, names = jax.tree.leaves(target), leaf_paths(target)
+    arrays = {n: ADDED[n] for n in names if n in ADDED} | dict(arrays)
+    wanted = {n: f"{x.dtype} {x.shape}" for n, x in zip(names, leaves, strict=True)}
+    there = {name: f"{x.dtype} {x.shape}" for name, x in arrays.items()}
+    odd = [n for n in sorted({*wanted, *there}) if wanted.get(n) != there.get(n)]
+    if odd:
+        lines = [f"{where}: is of another model or optimizer:"] + [
+            f"  {n}: {there.get(n, 'nothing')} there, {wanted.get(n, 'nothing')} wanted"
+            for n in odd[:8]
+        ]
+        raise ConfigError("\n".join(lines + ["  ..."] * (len(odd) > 8)))
+    placed = [
+        jax.device_put(arrays[name], getattr(leaf, "sharding", None))
+        for name, leaf in zip(names, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(target), placed)
+
+
+def quiet_orbax() -> None:
+    """Drops what Orbax prints: what it has to say comes as exceptions too.
+
+    That is its log and, after a failed save, a traceback for each array that was still
+    being written when it closed its event loop.
+    """
+    logging.getLogger("absl").addFilter(_is_not_from_orbax)
+    printed = sys.unraisablehook
+    if getattr(printed, "__module__", "") != __name__:
+        sys.unraisablehook = lambda what: _is_late(what) or printed(what)
+
+
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in pathlib.Path(record.pathname).parts
+
+
+def _is_late(what: Any) -> bool:
+    error = what.exc_value
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+
+
+def handlers() -> dict[str, ocp.CheckpointHandler]:
+    """How Orbax writes `items`: the one layout that `read` reads."""
+    return {
+        "state": ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False),
+        "meta": ocp.JsonCheckpointHandler(),
+    }
+
+
+def items(
+    step: int, arrays: dict[str, np.ndarray], metrics: Mapping[str, float]
+) -> ocp.args.Composite:
+    """What Orbax writes: the arrays, and a JSON object with their checksum."""
+    finite = {name: float(v) for name, v in metrics.items() if math.isfinite(v)}
+    meta = {"step": step, "crc32": _crc32(arrays), "metrics": finite}
+    return ocp.args.Composite(
+        **{"state": ocp.args.PyTreeSave(arrays), "meta": ocp.args.JsonSave(meta)}
+    )
+
+
+def read(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], str | None]:
+    """The arrays of a step's folder, and what is wrong with them, if anything."""
+    # TensorStore reads, not Orbax: of a broken file that leaves screens of "Task
+    # exception was never retrieved".
+    try:
+        meta = json.loads((folder / "meta" / "metadata").read_text())
+        arrays = _read_arrays(folder / "state")
+        if (str(meta["step"]), meta["crc32"]) == (folder.name, _crc32(arrays)):
+            return arrays, None
+    except (ConfigError, MemoryError, PermissionError):
+        raise  # of the machine, not of the checkpoint
+    except Exception as error:  # TensorStore's are of many types
+        return {}, first_line(error)
+    return {}, "its contents do not match its checksum"
+
+
+def _read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    store: dict[str, Any] = {"driver": "ocdbt", "base": f"file://{folder}/"}
+    keys = tensorstore.KvStore.open(store).result().list().result()
+    names = [key[: -len(b"/.zarray")].decode() for key in keys if b".zarray" in key]
+    opened = {
+        name: tensorstore.open(
+            {"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}},
+            open=True,
+            read=True,
+        )
+        for name in names
+    }
+    arrays = {name: array.result() for name, array in opened.items()}
+    # TensorStore ends the process where memory for an array cannot be had.
+    needed = sum(
+        math.prod(max(n, chunk or 0) for n, chunk in zip(x.shape, chunks, strict=True))
+        * x.dtype.numpy_dtype.itemsize
+        for x in arrays.values()
+        for chunks in [x.chunk_layout.read_chunk.shape or x.shape]
+    )
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(f"{folder}: {needed:,} bytes; this machine has {there:,}")
+    return {name: array.read().result() for name, array in arrays.items()}
+
+
+def read_metric(folder: pathlib.Path) -> float | None:
+    """The metric saved with a checkpoint; None: there is none that can be read."""
+    try:
+        meta = json.loads((folder / "meta" / "metadata").read_text())
+        return float(meta["metrics"]["metric"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line: Orbax's can be a screen."""
+    text = str(error).strip() or type(error).__name__
+    if code := re.search(r"os_error_code='(\d+)'", text):  # TensorStore's, at the end
+        return os.strerror(int(code[1]))
+    return text.splitlines()[0][:300]
+
+
+def _crc32(arrays: Mapping[str, np.ndarray]) -> int:
+    """Of all names, types, shapes and bytes, in the order of the names."""
+    crc = 0
+    for name, x in sorted(arrays.items()):
+        crc = zlib.crc32(f"{name} {x.dtype} {x.shape}".encode(), crc)
+        flat: Any = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+        crc = zlib.crc32(flat, crc)
+    return crc

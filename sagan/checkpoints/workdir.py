@@ -1,0 +1,200 @@
+"""A run's directory: claimed for one config, and read by whoever comes later."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sagan.config.fields import differences, from_json, replace, to_json
+from sagan.config.schema import MAY_CHANGE, Config, ConfigError
+from sagan.config.validation import check
+from sagan.runtime.files import write_whole
+
+_NAME = "config.json"
+_UNFINISHED = f".{_NAME}."
+_LOCK = ".lock"
+_DATA = "data.json"
+
+
+def usable(workdir: str | pathlib.Path, config: Config) -> Config:
+    """Checks, before the data is opened, that `claim` will succeed; creates `workdir`.
+
+    Returns:
+      The config, with the number of classes of the run that is there if it names none.
+
+    Raises:
+      ConfigError: the directory cannot be used, or belongs to something else.
+    """
+    workdir = pathlib.Path(workdir)
+    _create(workdir)
+    if (workdir / _NAME).exists():
+        run = read_config(workdir)
+        if config.data.classes is None:
+            config = replace(config, {"data.classes": run.data.classes})
+        if _has_checkpoint(workdir):  # else nothing was trained that could be lost
+            _refuse_another(workdir, run, config)
+    elif strangers := _strangers(workdir):
+        raise ConfigError(
+            f"{workdir}: holds something else ({strangers}) and no {_NAME}; choose a"
+            " new or empty directory"
+        )
+    return config
+
+
+def claim(
+    workdir: str | pathlib.Path,
+    config: Config,
+    images: int,
+    class_names: Sequence[str],
+) -> list[str]:
+    """Makes `workdir` the directory of a run of `config` on these data.
+
+    A directory without `config.json` must be empty. One with checkpoints may be
+    resumed by a config that differs only in the fields of MAY_CHANGE, which are then
+    updated, and on data with the same classes.
+
+    Returns:
+      What the user should know.
+
+    Raises:
+      ConfigError: the directory cannot be used, or belongs to something else.
+    """
+    workdir = pathlib.Path(workdir)
+    usable(workdir, config)
+    now = {"images": images, "classes": list(class_names)}
+    notes = []
+    if _has_checkpoint(workdir):
+        notes = changed_data(workdir, images, class_names)
+    try:
+        write_whole(workdir / _DATA, json.dumps(now) + "\n")
+        write_whole(workdir / _NAME, to_json(config))
+    except OSError as error:
+        raise ConfigError(f"{workdir}: cannot be written: {error.strerror}") from error
+    return notes
+
+
+@contextlib.contextmanager
+def locked(workdir: str | pathlib.Path) -> Iterator[None]:
+    """Within this context no other process trains in `workdir`, which is created.
+
+    Raises:
+      ConfigError: another one does, or the directory cannot be used.
+    """
+    workdir = pathlib.Path(workdir)
+    _create(workdir)
+    with (workdir / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{workdir}: another process trains here") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def _has_checkpoint(workdir: pathlib.Path) -> bool:
+    found = (workdir / "checkpoints").glob("*")  # also what a kill left half written
+    return any(path.name.isdecimal() for path in found)
+
+
+def changed_data(
+    workdir: pathlib.Path, images: int, class_names: Sequence[str]
+) -> list[str]:
+    """What a user should know if these are not the data of the run.
+
+    Raises:
+      ConfigError: the classes are others.
+    """
+    then = _read_data(workdir)
+    if then is None:
+        return []
+    if then["classes"] != list(class_names):
+        raise ConfigError(
+            f"{workdir}: the data's classes were {then['classes']} in the run and are"
+            f" {list(class_names)} now"
+        )
+    if then["images"] != images:
+        counts = f"{then['images']} images then, {images} now"
+        return [f"the data changed since the run began: {counts}"]
+    return []
+
+
+def class_names(workdir: pathlib.Path) -> list[str]:
+    """The names of the run's classes by label; none if they are not known."""
+    then = _read_data(workdir)
+    return then["classes"] if then else []
+
+
+def _read_data(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """What `claim` wrote of the data; None where that cannot be read."""
+    try:
+        then = json.loads((workdir / _DATA).read_text(encoding="utf-8"))
+        names, images = then["classes"], then["images"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return then if known and isinstance(images, int) else None
+
+
+def read_config(workdir: str | pathlib.Path) -> Config:
+    """The config of the run in `workdir`.
+
+    Raises:
+      ConfigError: there is no run, or its config cannot be read.
+    """
+    path = pathlib.Path(workdir) / _NAME
+    try:
+        config = from_json(path.read_text(encoding="utf-8"))
+        check(config)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{workdir}: holds no run (there is no {_NAME})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: is not a config: {error}") from error
+    return config
+
+
+def _create(workdir: pathlib.Path) -> None:
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"{workdir}: is a file, not a directory")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{workdir}: cannot be created: {error.strerror}") from error
+    if not os.access(workdir, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(f"{workdir}: cannot be written: no permission")
+
+
+def _strangers(workdir: pathlib.Path, show: int = 3) -> str:
+    names = sorted(path.name for path in workdir.iterdir())
+    # A process killed while claiming, or one claiming at this moment, leaves its own.
+    own = (_UNFINISHED, _LOCK, f".{_DATA}.", _DATA)
+    names = [name for name in names if not name.startswith(own)]
+    return ", ".join(names[:show] + ["..."] * (len(names) > show))
+
+
+def _refuse_another(workdir: pathlib.Path, run: Config, now: Config) -> None:
+    free = set(MAY_CHANGE)
+    if run.optim.decay_start is not None:
+        free.discard("run.steps")  # the rates fall to 0 at run.steps
+    changes = {k: v for k, v in differences(run, now).items() if k not in free}
+    if not changes:
+        return
+    lines = [f"{workdir}: holds a run of another config:"]
+    lines += [
+        f"  {k}: {old} in the run, {new} now" for k, (old, new) in changes.items()
+    ]
+    lines += [f"Only these may change in a run: {', '.join(sorted(free))}"]
+    if "run.steps" in changes:
+        lines += [
+            "run.steps may not, as optim.decay_start makes the rates depend on it"
+        ]
+    raise ConfigError("\n".join(lines))

@@ -1,0 +1,38 @@
+"""What an experiment is: its fields, their checks, and the files that set them."""
+
+from sagan.config.fields import differences, fields, from_json, replace, to_json
+from sagan.config.loading import load, provenance
+from sagan.config.schema import (
+    MAY_CHANGE,
+    Config,
+    ConfigError,
+    DataConfig,
+    DiscriminatorConfig,
+    EmaConfig,
+    GeneratorConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+)
+from sagan.config.validation import check
+
+__all__ = [
+    "MAY_CHANGE",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "DiscriminatorConfig",
+    "EmaConfig",
+    "GeneratorConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RunConfig",
+    "check",
+    "differences",
+    "fields",
+    "from_json",
+    "load",
+    "provenance",
+    "replace",
+    "to_json",
+]

@@ -1,0 +1,111 @@
+"""Which blocks the two networks have: resolutions and channels, from a config."""
+
+from typing import NamedTuple
+
+from sagan.config.schema import Config, ConfigError
+
+
+class Block(NamedTuple):
+    """One residual block.
+
+    Attributes:
+      channels: of its output.
+      resolution: of its output, in pixels.
+      resampled: whether the block doubles (G) or halves (D) the resolution.
+      slot: whether the slot behind it is filled (by attention, say).
+    """
+
+    channels: int
+    resolution: int
+    resampled: bool
+    slot: bool
+
+
+def base_and_doublings(size: int) -> tuple[int, int]:
+    """Writes size as base * 2^k with base 4 to 7 (3 * 2^k counts as 6 * 2^(k-1)).
+
+    Raises:
+      ConfigError: no such pair exists.
+    """
+    base, k = size, 0
+    while base > 7 and base % 2 == 0:
+        base, k = base // 2, k + 1
+    if not (4 <= base <= 7 and k >= 1):
+        raise ConfigError(
+            f"data.size = {size}: must be base * 2^k with base 4 to 7 and k >= 1,"
+            " such as 16, 32, 48, 64, 96, 128, 224 or 256"
+        )
+    return base, k
+
+
+def generator_stem(config: Config) -> tuple[int, int]:
+    """Channels and resolution of what the first linear layer makes."""
+    base, doublings = base_and_doublings(config.data.size)
+    official = min(2**doublings, 16)
+    return config.g.width * (config.g.multipliers or (official,))[0], base
+
+
+def generator_blocks(config: Config) -> tuple[Block, ...]:
+    """The generator's blocks, from coarse to fine.
+
+    The official 128 px generator has 16, 16, 8, 4, 2, 1 times `width` channels,
+    linear layer included; other sizes keep the tail and its ceiling of 16.
+
+    Source: official generator.py:199-212; StudioGAN's 64 px layout.
+    """
+    base, doublings = base_and_doublings(config.data.size)
+    official = tuple(min(2**i, 16) for i in range(doublings, -1, -1))
+    multipliers = config.g.multipliers or official
+    if len(multipliers) != doublings + 1:
+        raise ConfigError(
+            f"g.multipliers = {multipliers}: data.size = {config.data.size} needs"
+            f" {doublings + 1}, one for the linear layer and one for each block"
+        )
+    resolutions = [base * 2 ** (i + 1) for i in range(doublings)]
+    _check_slots("g", config, resolutions)
+    return tuple(
+        Block(config.g.width * m, r, True, r in config.g.attention)
+        for m, r in zip(multipliers[1:], resolutions, strict=True)
+    )
+
+
+def discriminator_blocks(config: Config) -> tuple[Block, ...]:
+    """The discriminator's blocks, from fine to coarse; the last ones keep the size.
+
+    The official 128 px discriminator has 1, 2, 4, 8, 16 times `width` channels in
+    the blocks that halve, then 16 in one that does not.
+
+    Source: official discriminator.py:187-196; StudioGAN's 64 and 32 px layouts.
+    """
+    _, doublings = base_and_doublings(config.data.size)
+    down = doublings if config.d.down is None else config.d.down
+    multipliers = config.d.multipliers or tuple(min(2**i, 16) for i in range(down + 1))
+    most = min(doublings, len(config.d.multipliers) or doublings)
+    if not 1 <= down <= most:
+        raise ConfigError(f"d.down = {down}: must be 1 to {most}")
+    resolutions = [
+        config.data.size // 2 ** min(i + 1, down) for i in range(len(multipliers))
+    ]
+    _check_slots("d", config, resolutions)
+    return tuple(
+        # where several blocks share a resolution the slot follows the first
+        Block(config.d.width * m, r, i < down, i < down and r in config.d.attention)
+        for i, (m, r) in enumerate(zip(multipliers, resolutions, strict=True))
+    )
+
+
+def _check_slots(player: str, config: Config, occurring: list[int]) -> None:
+    net = config.g if player == "g" else config.d
+    chunks = config.model.attention_chunks
+    for resolution in net.attention:
+        if resolution not in occurring:
+            known = ", ".join(map(str, sorted(set(occurring))))
+            raise ConfigError(
+                f"{player}.attention = {resolution}: no block ends at this resolution;"
+                f" there are {known}"
+            )
+        if net.block == "attention" and chunks > 1 and resolution**2 % chunks:
+            raise ConfigError(
+                f"model.attention_chunks = {chunks}: must divide the {resolution**2}"
+                f" positions of {player}.attention = {resolution}"
+            )

@@ -1,0 +1,283 @@
+"""Where encoded images come from: scikit-learn, a folder, a prepared TFDS data set.
+
+Each function takes config.data and a split, and gives a Source that is not yet checked.
+"""
+
+import dataclasses
+import functools
+import io
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from sagan.config.schema import ConfigError, DataConfig
+from sagan.data.source import Record, Source, image_formats
+from sagan.data.validation import some
+
+
+def digits(data: DataConfig, split: str) -> Source:
+    """The 1797 digits of scikit-learn, 8x8, or as `sagan prepare` left them.
+
+    The test split is every sixth image of each class, whatever the run's seed. Digits
+    are enlarged without asking: all of them are 8x8. With data.path, they are read from
+    the prepared data set there.
+    """
+    data = dataclasses.replace(data, allow_small=True)
+    if data.path:
+        return prepared(data, split)
+    _check_split(data, split, ("train", "test"))
+    from sklearn.datasets import load_digits  # a second that other data sets save
+
+    values, labels = load_digits(return_X_y=True)
+    images = np.round(values.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    in_test = np.zeros(len(labels), bool)
+    for label in range(10):
+        in_test[np.flatnonzero(labels == label)[::6]] = True
+    chosen = np.flatnonzero(in_test == (split == "test"))
+    return Source(
+        data,
+        place=f"digits, split {split}",
+        records=[Record(_png(images[i]), int(labels[i])) for i in chosen],
+        splits=("train", "test"),
+        class_names=tuple(str(digit) for digit in range(10)),
+    )
+
+
+def _png(pixels: UInt8[np.ndarray, "h w"]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _check_split(data: DataConfig, split: str, splits: Iterable[str]) -> None:
+    if split not in splits:
+        where = f"data.path = {data.path!r}" if data.path else data.name
+        allowed = " or ".join(splits)
+        raise ConfigError(
+            f"data.split = {split!r}: must be {allowed}; {where} has no other"
+        )
+
+
+def folder(data: DataConfig, split: str) -> Source:
+    """Images of any size and format in data.path: one folder for each class, or none.
+
+    The sorted names of the folders are the labels. A folder named train, with one named
+    test or val or alone, makes these the splits; else everything is the split train.
+    """
+    root = pathlib.Path(data.path).expanduser()
+    if not data.path or not root.is_dir():
+        raise ConfigError(f"data.path = {data.path!r}: must be a folder of images")
+    splits = _folder_splits(root)
+    _check_split(data, split, splits)
+    root = splits[split]
+    place = f"data.path = {str(root)!r}"
+    folders = _subfolders(root)
+    loose, other = _files(root, deep=False)
+    classes = {}
+    for path in folders:
+        classes[path.name], more = _files(path, deep=True)
+        other += more
+    notes = []
+    if folders and loose:
+        notes.append(f"{place}: {len(loose)} images beside the folders are ignored")
+    if other:
+        ignored = some([os.path.basename(path) for path in other])
+        notes.append(f"{place}: {len(other)} files ignored, no images: {ignored}")
+    groups = enumerate(classes.values() if folders else [loose])
+    records = [Record(path, label) for label, paths in groups for path in paths]
+    return Source(
+        data,
+        place=place,
+        records=records,
+        splits=tuple(splits),
+        class_names=tuple(classes),
+        notes=tuple(notes),
+        problems=tuple(_folder_problems(place, classes, loose)),
+    )
+
+
+def _folder_problems(
+    place: str, classes: dict[str, list[str]], loose: list[str]
+) -> Iterator[str]:
+    if not classes and len(loose) == 1:
+        yield f"{place}: holds a single image; a data set must have at least 2"
+    for count, what in ((0, "no image"), (1, "a single image")):
+        few = [name for name, paths in classes.items() if len(paths) == count]
+        if few:
+            yield (
+                f"{place}: {len(few)} of {len(classes)} folders hold {what}:"
+                f" {some(few)}; a class must have at least 2"
+            )
+
+
+def _folder_splits(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    names = [path.name for path in _subfolders(root)]
+    held_out = [name for name in ("test", "val") if name in names]
+    if "train" in names and (held_out or names == ["train"]):
+        return {name: root / name for name in ["train", *held_out]}
+    return {"train": root}
+
+
+def _subfolders(root: pathlib.Path) -> list[pathlib.Path]:
+    if not root.is_dir():
+        return []
+    found = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    return sorted(found, key=lambda path: path.name)
+
+
+def _files(root: pathlib.Path, *, deep: bool) -> tuple[list[str], list[str]]:
+    """The images in a folder, sorted, and the files that are hidden or no images."""
+    images, other = [], []
+    for parent, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(f for f in folders if deep and not f.startswith("."))
+        for name in sorted(names):
+            known = os.path.splitext(name)[1].lower() in _suffixes()
+            kept = images if known and not name.startswith(".") else other
+            kept.append(os.path.join(parent, name))
+    return images, other
+
+
+@functools.cache
+def _suffixes() -> frozenset[str]:
+    """The endings of file names whose format Pillow reads as an image."""
+    return frozenset(
+        suffix
+        for suffix, name in Image.registered_extensions().items()
+        if name in image_formats()
+    )
+
+
+def prepared(data: DataConfig, split: str) -> Source:
+    """The features image and label of a TFDS data set that lies there as array_record.
+
+    Nothing is downloaded, and TensorFlow is not needed: the images stay encoded.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _builder(data)
+    place = f"data.name = {data.name!r} in {builder.data_path}"
+    kind = builder.info.file_format
+    if kind != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ConfigError(
+            f"{place}: prepared as {kind.value}, must be array_record:"
+            f" `sagan prepare {data.name} --data-dir DIR`, in another DIR"
+        )
+    features, splits = dict(builder.info.features.items()), tuple(builder.info.splits)
+    image, label = features.get("image"), features.get("label")
+    if not isinstance(image, tfds.features.Image) or image.np_dtype == np.float32:
+        raise ConfigError(
+            f"{place}: must have an integer feature image; has {some(list(features))}"
+        )
+    try:
+        builder.info.splits[split]  # also slices: train[:10%]
+    except ValueError:
+        _check_split(data, split, splits)
+    raw = builder.as_data_source(
+        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+    names = label.names if isinstance(label, tfds.features.ClassLabel) else []
+    wanted = {"image": image, "label": label} if names else {"image": image}
+    ignored = label is not None and not names
+    return Source(
+        data,
+        place=f"{place}, split {split}",
+        records=_Serialised(raw, tfds.features.FeaturesDict(wanted)),
+        splits=splits,
+        class_names=tuple(names),
+        sampled=True,
+        notes=(f"{place}: label is no ClassLabel, ignored",) if ignored else (),
+    )
+
+
+def _builder(data: DataConfig) -> Any:
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.constants import DATA_DIR
+    from tensorflow_datasets.core.read_only_builder import _find_builder_dir
+    from tensorflow_datasets.core.utils import error_utils
+
+    path = os.path.expanduser(data.path or DATA_DIR)
+    try:
+        folder = path
+        if not os.path.exists(os.path.join(path, "features.json")):
+            with error_utils.reraise_with_context(ValueError):  # it needs that
+                folder = _find_builder_dir(data.name, data_dir=path)
+        if folder is None:
+            raise ValueError("not found")
+        _refuse_foreign_code(folder)
+        return tfds.builder_from_directory(folder)
+    except ConfigError:
+        raise
+    except ValueError as error:  # not found, or no name of a data set at all
+        if data.path and "://" not in path and not os.path.isdir(path):
+            raise ConfigError(f"data.path = {data.path!r}: no such folder") from error
+        there = [
+            p.name for p in _subfolders(pathlib.Path(path)) if p.name != "downloads"
+        ]
+        raise ConfigError(
+            f"data.name = {data.name!r}: must be {', '.join(DATASETS)}, or a TFDS data"
+            f" set prepared in {path} (there: {some(there) or 'none'}) by"
+            f" `sagan prepare {data.name} --data-dir {path}`"
+        ) from error
+
+
+def _refuse_foreign_code(folder: Any) -> None:
+    """TFDS imports the modules that a data set's features.json names."""
+    from etils import epath
+
+    tree = json.loads((epath.Path(folder) / "features.json").read_text())
+    own = ("tensorflow_datasets.", "tfds.")
+    foreign = [name for name in _classes(tree) if not name.startswith(own)]
+    if foreign:
+        raise ConfigError(
+            f"{folder}: its features are of {some(foreign)}: must be TFDS's own;"
+            " code that a data set names is not run"
+        )
+
+
+def _classes(tree: Any) -> Iterator[str]:
+    """Whatever names a class, in each of the spellings that TFDS reads."""
+    keys = ("pythonClassName", "python_class_name", "protoCls", "proto_cls", "type")
+    if isinstance(tree, dict):
+        yield from (str(tree[key]) for key in keys if key in tree)
+    inner = tree.values() if isinstance(tree, dict) else tree
+    for part in inner if isinstance(tree, dict | list) else ():
+        yield from _classes(part)
+
+
+@final
+class _Serialised(Sequence[Record]):
+    """Records of a TFDS data source that gives serialised examples."""
+
+    def __init__(self, raw: Any, features: Any):
+        import tensorflow_datasets as tfds
+
+        self._raw, self._features = raw, features
+        self._decoders = {"image": tfds.decode.SkipDecoding()}
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)  # array_record raises what does not end a loop
+        example = self._features.deserialize_example_np(
+            self._raw[index], decoders=self._decoders
+        )
+        return Record(example["image"], int(example.get("label", 0)))
+
+
+DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
+    "digits": digits,
+    "folder": folder,
+}
+
+
+def read(data: DataConfig, split: str) -> Source:
+    """The split of the data set named in DATASETS, or else prepared by TFDS."""
+    return DATASETS.get(data.name, prepared)(data, split)

@@ -1,0 +1,1 @@
+"""Samples to numbers, with everything that decides them."""

@@ -1,0 +1,95 @@
+"""Images from anywhere beside images from anywhere."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sagan.config.schema import Config
+from sagan.data.pipeline import open_source
+from sagan.data.source import Examples
+from sagan.evaluation import image_sets, results, scoring
+from sagan.evaluation.baseline import floors
+from sagan.evaluation.image_sets import ImageSet
+from sagan.evaluation.protocol import Comparison, check, check_labels
+from sagan.evaluation.scoring import Function
+from sagan.runtime import cache
+from sagan.runtime.progress import bar
+
+Report = Callable[[str], None]
+_CHUNK = 1024  # images between two steps of the bar
+
+
+def compare(
+    fake: Path,
+    real: str,
+    asked: Comparison,
+    *,
+    data_path: str = "",
+    out: Path,
+    features: Function | None = None,
+    report: Report = print,
+) -> results.Result:
+    """Compares images from anywhere: folders, .npz files, a data set for the reals.
+
+    Raises:
+      ConfigError: the images cannot be read, or cannot be compared.
+    """
+    check(asked)
+    fakes = image_sets.of_path(fake, bar)
+    named, reals = _reals(real, data_path, fakes, asked.reals)
+    image_sets.check_alike(fakes.examples, reals.examples)
+    fakes = image_sets.with_labels_of(fakes, named)
+    labelled = fakes.labelled and reals.classes > 0
+    check_labels(asked, reals.classes if labelled else 0)
+    court = scoring.open_judge(
+        asked,
+        reals,
+        labelled=labelled,
+        available=len(fakes.examples.label),
+        features=features,
+        progress=bar,
+    )
+    chosen = np.sort(image_sets.order(len(fakes.examples.label))[: court.samples])
+    image, label = (part[chosen] for part in fakes.examples)
+    about = {"what": str(fake), "fakes sha256": cache.digest(image, label)}
+    result = results.new({"real": real, **court.facts}, about)
+    starts = bar(range(0, len(image), _CHUNK), "fakes")
+    pieces = (Examples(image[i:][:_CHUNK], label[i:][:_CHUNK]) for i in starts)
+    measured = scoring.measure(court, pieces)
+    found, without = floors(court, label if labelled else None)
+    each = {name: [value] for name, value in measured.values.items()}
+    results.add(result, {}, each, found, court.samples)
+    result["notes"] = [*court.notes, *measured.notes, *without]
+    results.write(out, result)
+    report(f"{fake} beside {real}: {out / results.CARD}")
+    report(results.text(results.table(result)))
+    for note in result["notes"]:
+        report(f"note: {note}")
+    return result
+
+
+def _reals(
+    real: str, data_path: str, fakes: ImageSet, limit: int
+) -> tuple[ImageSet, scoring.Reals]:
+    """The reals with the names of their classes, and for all that needs them."""
+    path = Path(real)
+    if path.suffix == ".npz" or path.is_dir():
+        found = image_sets.of_path(path, bar)
+        order = image_sets.order(len(found.examples.label))
+        some, training = (
+            Examples(*(part[order[:most]] for part in found.examples))
+            for most in (limit or None, image_sets.TRAINING)
+        )
+        images = found._replace(examples=some)
+        return images, scoring.Reals(some, training, None, images.classes)
+    source = image_sets.of_data_set(real, data_path, fakes.examples)
+    some = image_sets.of_source(source, limit, bar)
+    images = ImageSet(some, source.classes > 0, source.class_names)
+    config = dataclasses.replace(Config(), data=source.data)
+    trained_on = source
+    if source.data.split != "train" and "train" in source.splits:
+        trained_on = open_source(config, "train")
+    training, test = image_sets.for_features(config, source, some, trained_on, bar)
+    return images, scoring.Reals(some, training, test, images.classes)

@@ -1,0 +1,248 @@
+"""Sets of images to compare: of a data set, a folder, or an .npz from anywhere."""
+
+import dataclasses
+import re
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from sagan.config.schema import Config, ConfigError, DataConfig
+from sagan.data.pipeline import open_source
+from sagan.data.source import Examples, Source, flat, is_grey, opened_image, upright
+from sagan.runtime.progress import Progress, silent
+
+_ORDER_SEED = 0  # of the order, and so of the choice, of reals
+TRAINING = 50_000  # images at most for an embedded feature network
+_IMAGES = ("image", "images", "arr_0", "x", "samples")
+_LABELS = ("label", "labels", "arr_1", "y")
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+_TESTS = ("test", "val", "validation")
+_CHUNK = 512
+MOST_BYTES = 2**35  # of one array: 170,000 images of 256x256
+
+
+def order(count: int) -> Int[np.ndarray, " n"]:
+    """The indices of so many images, in an order that is always the same."""
+    return np.random.default_rng(_ORDER_SEED).permutation(count)
+
+
+def of_source(source: Source, limit: int, progress: Progress = silent) -> Examples:
+    """At most `limit` (0: all) examples of a source, in an order that is always one."""
+    chosen = order(len(source))[: limit or None]
+    starts = range(0, len(chosen), _CHUNK)
+    pieces = [
+        source.examples(chosen[start : start + _CHUNK])
+        for start in progress(starts, "reading images")
+    ]
+    image, label = zip(*pieces, strict=True)
+    return Examples(np.concatenate(image), np.concatenate(label))
+
+
+def for_features(
+    config: Config,
+    source: Source,
+    examples: Examples,
+    trained_on: Source,
+    progress: Progress = silent,
+) -> tuple[Examples, Examples | None]:
+    """What an embedded feature network is trained on, and others to try it on.
+
+    The others are of another split with the same classes: that of the comparison, or
+    one named test or validation, if there is one.
+
+    Args:
+      config: with the data that both splits are of.
+      source: of the comparison.
+      examples: of the comparison.
+      trained_on: the training split.
+      progress: counts the images.
+    """
+    if source is not trained_on:
+        return of_source(trained_on, TRAINING, progress), examples
+    training = examples
+    if len(examples.label) != min(TRAINING, len(source)):
+        training = of_source(source, TRAINING, progress)
+    names = [name for name in _TESTS if name in source.splits]
+    names = [name for name in names if name != source.data.split]
+    other = open_source(config, names[0]) if names else None
+    if other is None or other.class_names != source.class_names:
+        return training, None
+    return training, of_source(other, TRAINING, progress)
+
+
+class ImageSet(NamedTuple):
+    """Images to compare.
+
+    Attributes:
+      examples: in memory; label k is that of class_names[k] where there are names.
+      labelled: the labels mean something.
+      class_names: of folders and data sets; arrays have none.
+    """
+
+    examples: Examples
+    labelled: bool = False
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """How many; 0: no labels, or one for all."""
+        count = len(self.class_names) or int(self.examples.label.max()) + 1
+        return count if self.labelled and count > 1 else 0
+
+
+def of_path(path: Path, progress: Progress = silent) -> ImageSet:
+    """The images of a folder or an .npz as they are.
+
+    A folder holds images of one size, in sub-folders that are the classes, or directly,
+    where names such as 000000_class3.png, by `sagan sample`, give the labels. An .npz
+    holds uint8 images [n h w c] or [n h w] named image, images, arr_0, x or samples,
+    and perhaps labels [n] named label, labels, arr_1 or y.
+
+    Raises:
+      ConfigError: there are none, or they cannot be compared with each other.
+    """
+    if path.suffix == ".npz":
+        return _of_npz(path)
+    if not path.is_dir():
+        raise ConfigError(f"{path}: is neither a folder of images nor an .npz file")
+    files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in _SUFFIXES]
+    files = [p for p in files if p.name != "grid.png"]  # of `sagan sample`
+    if not files:
+        raise ConfigError(f"{path}: holds no images")
+    images = []
+    for file in progress(files, f"reading {path}"):
+        images.append(_read(file))
+        if images[-1].shape != images[0].shape:
+            raise ConfigError(
+                f"{file}: is {_size(images[-1])}, but {files[0]} is"
+                f" {_size(images[0])}; all images must have one size and type"
+            )
+    label, class_names = _labels_of(path, files)
+    labelled = len(label) > 0
+    label = label if labelled else np.zeros(len(files), np.int32)
+    return ImageSet(Examples(np.stack(images), label), labelled, class_names)
+
+
+def with_labels_of(fake: ImageSet, real: ImageSet) -> ImageSet:
+    """The fakes with labels that mean the classes of the reals.
+
+    Names of classes are matched. Numbers are positions among the sorted class names of
+    the reals, as in training and in what `sagan sample` writes.
+
+    Raises:
+      ConfigError: a label of the fakes is no class of the reals.
+    """
+    if not fake.labelled or not real.classes:
+        return fake
+    known = list(real.class_names) or [str(k) for k in range(real.classes)]
+    names = list(fake.class_names)
+    unknown = sorted(set(names) - set(known))
+    numbers = fake.examples.label
+    if unknown or not names and numbers.max() >= len(known):
+        shown = ", ".join(unknown[:5]) or str(numbers.max())
+        raise ConfigError(
+            f"class {shown} of the fakes: the classes of the reals are"
+            f" {', '.join(known[:20])}"
+        )
+    if names:
+        numbers = np.array([known.index(name) for name in names], np.int32)[numbers]
+    return fake._replace(examples=fake.examples._replace(label=numbers))
+
+
+def _labels_of(path: Path, files: list[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and class names; a name such as 000000_class3.png gives a number."""
+    inside = [file.relative_to(path).parts for file in files]
+    if all(len(parts) > 1 for parts in inside):
+        names = sorted({parts[0] for parts in inside})
+        return np.array([names.index(p[0]) for p in inside], np.int32), tuple(names)
+    found = [re.search(r"_class(\d{1,6})\.", file.name) for file in files]
+    if not all(found):
+        return np.empty(0, np.int32), ()
+    return np.array([int(match[1]) for match in found if match], np.int32), ()
+
+
+def of_data_set(spec: str, path: str, like: Examples) -> Source:
+    """The split of a data set as `NAME[:SPLIT]`, at the size of other images.
+
+    Raises:
+      ConfigError: there is no such data set or split.
+    """
+    name, _, split = spec.partition(":")
+    _, height, width, channels = like.image.shape
+    if height != width:
+        raise ConfigError(f"images of {height}x{width}: a data set's are square")
+    data = DataConfig(
+        name=name,
+        path=path,
+        split=split or "train",
+        size=height,
+        channels=1 if channels == 1 else 3,
+        allow_small=True,
+    )
+    return open_source(dataclasses.replace(Config(), data=data))
+
+
+def check_alike(fake: Examples, real: Examples) -> None:
+    """Raises ConfigError where the images of two sets differ in size or channels."""
+    if fake.image.shape[1:] != real.image.shape[1:]:
+        raise ConfigError(
+            f"the fakes are {_size(fake.image[0])}, the reals {_size(real.image[0])}:"
+            " they must have one size and type"
+        )
+
+
+def _of_npz(path: Path) -> ImageSet:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            largest = max((part.file_size for part in archive.infolist()), default=0)
+        if largest > MOST_BYTES:
+            raise ValueError(f"{largest:,} bytes unpacked, {MOST_BYTES:,} at most")
+        with np.load(path, allow_pickle=False) as file:
+            names = list(file)
+            image = next((file[name] for name in _IMAGES if name in names), None)
+            label = next((file[name] for name in _LABELS if name in names), None)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: is not there") from error
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path}: cannot be read as .npz ({error})") from error
+    if image is None:
+        raise ConfigError(
+            f"{path}: holds {', '.join(names) or 'nothing'}; must hold uint8 images"
+            f" [n h w c] under one of {', '.join(_IMAGES)}"
+        )
+    if image.ndim == 3:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] not in (1, 3):
+        raise ConfigError(
+            f"{path}: images of type {image.dtype} and shape {image.shape}; must be"
+            " uint8 [n h w c] with 1 or 3 channels"
+        )
+    if not len(image):
+        raise ConfigError(f"{path}: holds no images")
+    if label is None:
+        return ImageSet(Examples(image, np.zeros(len(image), np.int32)))
+    kind = np.issubdtype(label.dtype, np.integer) and label.shape == (len(image),)
+    if not kind or label.min() < 0 or label.max() >= 10**6:
+        raise ConfigError(
+            f"{path}: labels of type {label.dtype} and shape {label.shape}; must be"
+            f" integers [{len(image)}] from 0 to the number of classes"
+        )
+    return ImageSet(Examples(image, label.astype(np.int32)), labelled=True)
+
+
+def _read(file: Path) -> np.ndarray:
+    try:
+        with opened_image(file) as opened:
+            grey = is_grey(opened)
+            pixels = np.asarray(flat(upright(opened), "L" if grey else "RGB"))
+    except Exception as error:  # Pillow raises nearly anything
+        raise ConfigError(f"{file}: cannot be read ({error})") from error
+    return pixels[..., None] if grey else pixels
+
+
+def _size(image: np.ndarray) -> str:
+    height, width, channels = image.shape
+    return f"{height}x{width} {'grey' if channels == 1 else 'colour'}"

@@ -1,1 +1,0 @@
-"""Pictures and pages of a run, for people to look at."""

@@ -1,0 +1,154 @@
+"""FID: over all images, without the fakes' bias, and class by class."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from sagan.metrics import gaussian
+from sagan.metrics.interface import (
+    Collecting,
+    Measured,
+    MetricError,
+    Seen,
+    check_finite,
+    gather,
+)
+from sagan.runtime.progress import Progress, silent
+
+
+@dataclasses.dataclass(frozen=True)
+class Frechet:
+    """FID: the distance of the Gaussians fitted to the features of fakes and reals.
+
+    It falls with the number of images of either set: compare equal numbers only.
+
+    Source: Heusel et al. 2017 (arXiv:1706.08500). Covariances over n - 1 and no epsilon
+    on their diagonals, as in torch-fidelity; TTUR's `fid.py` adds one where its root
+    fails, which this form of it (`gaussian.frechet_distance`) does not.
+    """
+
+    labelled = False
+    paired = False
+    logits = ""
+    featured = True
+    in_sample: ClassVar[tuple[str, ...]] = ()
+
+    def empty(self) -> gaussian.Moments:
+        return gaussian.NOTHING
+
+    def update(self, state: gaussian.Moments, seen: Seen) -> gaussian.Moments:
+        check_finite(seen)
+        return gaussian.merge(state, gaussian.moments(seen.vector))
+
+    def merge(
+        self, first: gaussian.Moments, second: gaussian.Moments
+    ) -> gaussian.Moments:
+        return gaussian.merge(first, second)
+
+    def compute(
+        self,
+        real: gaussian.Moments,
+        fake: gaussian.Moments,
+        progress: Progress = silent,
+    ) -> Measured:
+        """{"fid"}."""
+        del progress
+        fakes = gaussian.from_moments(fake, "fake")
+        reals = gaussian.from_moments(real, "real")
+        return Measured({"fid": gaussian.frechet_distance(reals, fakes)})
+
+
+_POINTS = 15  # numbers of fakes, as in the authors' code
+_LEAST = 200  # fakes, so that the smallest subset holds 20
+
+
+@dataclasses.dataclass(frozen=True)
+class FrechetInfinity(Collecting):
+    """FID at infinitely many fakes: the line through FIDs over 1/N, at 1/N = 0.
+
+    The FIDs are of random subsets of n/10 to n fakes beside all reals. What the number
+    of reals adds stays in it, so the reals should be many and always the same.
+
+    Source: Chong & Forsyth 2020 (arXiv:1911.07023), section 4. The authors draw the
+    latents by a Sobol sequence where they can; these are any fakes.
+    """
+
+    labelled = False
+    paired = False
+
+    def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
+        """{"fid_infinity"}.
+
+        Raises:
+          MetricError: there are fewer than 200 fakes, or two reals.
+        """
+        fakes = gather(fake, "vector", "fake")
+        n, d = fakes.shape
+        if n < _LEAST:
+            raise MetricError(f"{n} fake images: fid_infinity needs at least {_LEAST}")
+        reals = gaussian.from_features(gather(real, "vector", "real"), "real")
+        numbers = np.linspace(n // 10, n, _POINTS).astype(int)
+        rng = np.random.default_rng(0)
+        fids = []
+        for number in progress(numbers.tolist(), "subsets of fakes"):
+            subset = fakes[rng.permutation(n)[:number]]
+            fakes_gaussian = gaussian.from_features(subset, "fake")
+            fids.append(gaussian.frechet_distance(reals, fakes_gaussian))
+        _, intercept = np.polyfit(1 / numbers, fids, 1)
+        notes = ()
+        if numbers[0] <= d:
+            notes = (
+                f"fid_infinity: its smallest subset has {numbers[0]} fakes for {d}"
+                " features, too few for FID to be a line in 1/N",
+            )
+        return Measured({"fid_infinity": float(intercept)}, notes)
+
+
+@dataclasses.dataclass(frozen=True)
+class IntraClass(Collecting):
+    """FID within each class, and its mean over the classes.
+
+    A class rarely has as many images as features: its covariance is then singular, and
+    its FID high by what so few images add. Compare equal numbers of images only.
+
+    Source: Miyato & Koyama 2018 (arXiv:1802.05637), section 4.1.
+    """
+
+    keeps = ("vector", "label")
+    labelled = True
+    paired = False
+
+    def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
+        """{"ifid"}: the mean; {"ifid/3"}: that of class 3, and so for all.
+
+        A class with fewer than two fakes or reals is not in the mean, and in the notes.
+
+        Raises:
+          MetricError: no class has two of both.
+        """
+        reals, fakes = _by_class(real, "real"), _by_class(fake, "fake")
+        nothing = np.zeros((0, 1), np.float32)
+        values, without = {}, []
+        for label in progress(sorted(reals.keys() | fakes.keys()), "classes"):
+            x, g = reals.get(label, nothing), fakes.get(label, nothing)
+            if len(x) < 2 or len(g) < 2:
+                without.append(f"class {label} ({len(g)} fake, {len(x)} real)")
+                continue
+            values[f"ifid/{label}"] = gaussian.frechet_distance(
+                gaussian.from_features(x, "real"), gaussian.from_features(g, "fake")
+            )
+        named = ", ".join(without)
+        if not values:
+            raise MetricError(f"ifid needs 2 fakes and 2 reals of a class: {named}")
+        notes = (f"ifid is without {named}: fewer than 2",) if without else ()
+        return Measured({"ifid": float(np.mean([*values.values()])), **values}, notes)
+
+
+def _by_class(state: Any, what: str) -> dict[int, np.ndarray]:
+    """The features of each class, in the order of the images."""
+    vectors, labels = gather(state, "vector", what), gather(state, "label", what)
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[order], return_index=True)
+    parts = np.split(vectors[order], starts[1:])
+    return dict(zip(classes.tolist(), parts, strict=True))

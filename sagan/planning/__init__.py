@@ -1,0 +1,1 @@
+"""Estimates of memory and FLOPs for hardware you don't have."""

@@ -1,0 +1,1 @@
+"""What depends on the machine: compilers, processes, signals, files."""

@@ -1,0 +1,1 @@
+"""Images and attention maps from a trained network."""

@@ -1,0 +1,89 @@
+"""Where the writer's lines go, opened so that a resumed run goes on in them."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sagan.config.fields import fields
+from sagan.config.schema import Config, ConfigError
+from sagan.runtime.files import naming, write_whole
+
+
+@final
+class Tensorboard:
+    """Event files in `workdir`/tensorboard, written when told and not by a thread.
+
+    That of tensorboardX.SummaryWriter dies of a full disk unnoticed, with screens of
+    traceback at the end.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start_step: int):
+        # Only here: a run without TensorBoard need not wait for it.
+        from tensorboardX import event_file_writer, summary
+
+        proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
+        self._summary, self._event = summary, proto.Event
+        self._folder = workdir / "tensorboard"
+        with naming(self._folder):
+            self._folder.mkdir(exist_ok=True)
+            # Without the step the name is the second: overwritten.
+            name = str(self._folder / "events")
+            self._events = event_file_writer.EventsWriter(name, f".{start_step}")
+            # TensorBoard hides what was there of this and later steps.
+            restart = proto.SessionLog(status=proto.SessionLog.START)
+            self._write(start_step + 1, session_log=restart)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a point to each curve."""
+        for name, value in values.items():
+            self._write(step, summary=self._summary.scalar(name, value))
+        with naming(self._folder):
+            self._events.flush()
+
+    def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
+        """Adds a picture."""
+        shown = self._summary.image(name, picture, dataformats="HWC")
+        self._write(step, summary=shown)
+
+    def close(self) -> None:
+        """Writes what is still kept back."""
+        with naming(self._folder):
+            self._events.close()
+
+    def _write(self, step: int, **what: Any) -> None:
+        with naming(self._folder):
+            event = self._event(step=step, wall_time=time.time(), **what)
+            self._events.write_event(event)
+
+
+def start_wandb(workdir: pathlib.Path, config: Config) -> Any:
+    """A W&B run: the one that was started for `workdir` before, if any.
+
+    Raises:
+      ConfigError: wandb is not installed.
+    """
+    try:
+        wandb: Any = importlib.import_module("wandb")
+    except ImportError:
+        wandb = None
+    if not hasattr(wandb, "init"):  # W&B's own log folder ./wandb imports as well
+        raise ConfigError("run.wandb: needs W&B: pip install 'sagan[wandb]'")
+    path = workdir / "wandb_id.txt"
+    if not path.exists():
+        write_whole(path, uuid.uuid4().hex)
+    return wandb.init(
+        project="sagan",
+        name=workdir.absolute().name,
+        id=path.read_text().strip(),
+        resume="allow",
+        dir=str(workdir),
+        config=fields(config),
+    )

@@ -1,0 +1,172 @@
+"""Between samples: latents on a great circle, classes by their batch-norm tables."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, Float32, UInt8
+
+from sagan.checkpoints.restore import Opened
+from sagan.config.fields import replace
+from sagan.config.schema import Config
+from sagan.layers import spectral_normalise
+from sagan.visualization import draw
+from sagan.visualization.draw import Variables
+from sagan.visualization.picture import Panel, Sheet
+
+_PATHS = 4  # rows of latents, and of classes, that become others
+_PARTS = np.linspace(0, 1, 9, dtype=np.float32)  # of the way from one to the other
+
+
+def interpolation(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> Sheet:
+    """From latent to latent, from class to class, and both."""
+    ends = draw.latents(opened, seed, 2 * _PATHS)
+    a, b = ends[::2], ends[1::2]
+    labels = draw.in_turn(opened, classes, _PATHS + 1)
+    one_hot = np.eye(max(opened.config.data.classes or 0, 1), dtype=np.float32)
+    first, second = one_hot[labels[:-1]], one_hot[labels[1:]]
+    columns = [f"{100 * part:g} %" for part in _PARTS]
+    latents = Panel(
+        f"{opened.words}: from one latent to another, the class kept",
+        _paths(opened, a, b, first, first),
+        draw.names_of(opened, labels[:-1]),
+        columns,
+    )
+    caption = f"Between samples of {opened.words}: from latent to latent (great circle)"
+    if labels[0] == labels[1]:
+        why = "one class was asked for" if classes else draw.UNCONDITIONAL
+        return Sheet([latents], f"{caption}.", (f"only between latents: {why}",))
+    names = draw.names_of(opened, labels, longest=12)
+    between = Panel(
+        "from one class to another, the latent kept",
+        _paths(opened, a, a, first, second),
+        [f"{one} → {other}" for one, other in itertools.pairwise(names)],
+        columns,
+    )
+    down = _mixtures(first[:1], second[:1])
+    start, end = (np.tile(x[:1], (len(_PARTS), 1)) for x in (a, b))
+    both = Panel(
+        "both: from latent to latent to the right, from class to class downwards",
+        _paths(opened, start, end, down, down),
+        [names[0], *columns[1:-1], names[1]],
+        columns,
+    )
+    caption += ", from class to class (mixed batch-norm tables), and both at once."
+    return Sheet([latents, between, both], caption)
+
+
+def _paths(
+    opened: Opened,
+    a: Float32[np.ndarray, "rows z"],
+    b: Float32[np.ndarray, "rows z"],
+    first: Float32[np.ndarray, "rows k"],
+    second: Float32[np.ndarray, "rows k"],
+) -> UInt8[np.ndarray, "rows columns h w c"]:
+    """Each row goes from one latent and mixture of classes to another."""
+    count = len(_PARTS)
+    ends = (a.repeat(count, axis=0), b.repeat(count, axis=0))
+    z = between(*ends, np.tile(_PARTS, len(a)))
+    mixtures = _mixtures(first, second)
+    return draw.in_rows(mixed_images(opened, z, mixtures), count)
+
+
+def _mixtures(
+    first: Float32[np.ndarray, "rows k"], second: Float32[np.ndarray, "rows k"]
+) -> Float32[np.ndarray, "n k"]:
+    """From each row of the first to that of the second, in equal steps."""
+    part = np.tile(_PARTS, len(first))[:, None]
+    count = len(_PARTS)
+    return (1 - part) * first.repeat(count, axis=0) + part * second.repeat(
+        count, axis=0
+    )
+
+
+def mixed_images(
+    opened: Opened,
+    z: Float32[np.ndarray, "n z"],
+    weights: Float32[np.ndarray, "n k"],
+) -> UInt8[np.ndarray, "n h w c"]:
+    """The image of each latent and mixture of the k classes.
+
+    A class enters the generator only through the tables of its batch norms, and of
+    these the mixture is taken: `weights[i] @ table`. One class with the weight 1 gives
+    the image of that class.
+    """
+    config, variables = plain_tables(opened.config, opened.variables)
+    mixtures, y = np.unique(weights, axis=0, return_inverse=True)
+    count = weights.shape[1]
+    size, channels = config.data.size, config.data.channels
+    drawn = np.zeros((len(z), size, size, channels), np.uint8)
+    for start in range(0, len(mixtures), count):  # as many as the tables have rows
+        rows = np.eye(count, dtype=np.float32)
+        some = mixtures[start : start + count]
+        rows[: len(some)] = some
+        here = np.flatnonzero((y >= start) & (y < start + count))
+        tables = mixed(variables, rows)
+        drawn[here] = draw.images_of(config, tables, z[here], y[here] - start)
+    return drawn
+
+
+def mixed(variables: Variables, weights: Float32[np.ndarray, "k k"]) -> Variables:
+    """The variables with `weights @ table` for every class-conditional table."""
+
+    def mix(path: tuple[str, ...], leaf: Array) -> Array:
+        if not (path[-2].startswith("bn") and leaf.ndim == 2):
+            return leaf
+        # on the host: accelerators would multiply with fewer bits than float32 has
+        return jnp.asarray(weights @ np.asarray(leaf))
+
+    flat: dict[Any, Array] = flatten_dict(variables["params"])  # type: ignore
+    params = {path: mix(path, leaf) for path, leaf in flat.items()}
+    return {**variables, "params": unflatten_dict(params)}
+
+
+def plain_tables(config: Config, variables: Variables) -> tuple[Config, Variables]:
+    """The same generator without g.sn_tables: its tables are what they come out as.
+
+    A mixture of normalised tables must have the sigma of the whole table, not its own.
+    """
+    if not config.g.sn_tables:
+        return config, variables
+    params: dict[Any, Array] = flatten_dict(variables["params"])  # type: ignore
+    spectral: dict[Any, Array] = flatten_dict(variables["spectral"])  # type: ignore
+    model = config.model
+    for path in [p for p in params if p[-3:-2] and p[-3].startswith("bn")]:
+        place, table = path[:-1], params.pop(path)
+        u = spectral.pop((*place, "u"))
+        spectral.pop((*place, "sigma"))
+        sigma, _ = spectral_normalise(
+            table, u, eps=model.sn_eps, detach=model.sn_detach
+        )
+        offset = 1.0 if place[-1] == "scale" else 0.0
+        rounded = (table / sigma).astype(model.dtype).astype(jnp.float32)
+        params[place] = offset + rounded
+    found = {"params": unflatten_dict(params), "spectral": unflatten_dict(spectral)}
+    return replace(config, {"g.sn_tables": False}), {**variables, **found}
+
+
+def between(
+    a: Float32[np.ndarray, "n z"],
+    b: Float32[np.ndarray, "n z"],
+    t: Float[np.ndarray, " n"],
+) -> Float32[np.ndarray, "n z"]:
+    """Latents on the great circle from a (t = 0) to b (t = 1), in angle.
+
+    Normal latents lie near a sphere of radius sqrt(z): the middle of a straight line
+    has a norm that no sample has. Straight where a and b are parallel.
+
+    Source: White 2016 (arXiv:1609.04468), section 2.1.
+    """
+    t = t[:, None]
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = (a.astype(np.float64) * b).sum(axis=1) / np.maximum(norms, 1e-12)
+    angle = np.arccos(np.clip(cosine, -1, 1))[:, None]
+    sine = np.sin(angle)
+    parallel = sine < 1e-4
+    safe = np.where(parallel, 1, sine)
+    from_a = np.where(parallel, 1 - t, np.sin((1 - t) * angle) / safe)
+    from_b = np.where(parallel, t, np.sin(t * angle) / safe)
+    return (from_a * a + from_b * b).astype(np.float32)

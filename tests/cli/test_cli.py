@@ -1,0 +1,88 @@
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from sagan.cli import arguments
+from sagan.config import ConfigError
+
+ROOT = pathlib.Path(__file__).parents[2]
+DIGITS = str(ROOT / "configs" / "digits.py")
+
+
+def test_overrides_reach_the_config():
+    args = [DIGITS, "--workdir", "runs/a", "--optim.g-lr", "1e-3", "--g.attention"]
+    args += ["8", "16", "--data.flip", "--data.classes", "0", "--optim.d_steps=2"]
+    config, workdir = arguments.parse_train(args)
+    assert (config.optim.g_lr, config.g.attention) == (1e-3, (8, 16))
+    assert config.data.flip and config.data.classes == 0
+    assert config.optim.d_steps == 2
+    assert config.data.name == "digits"  # from the file
+    assert workdir == pathlib.Path("runs/a")
+
+
+def test_no_attention_is_an_empty_list():
+    config, _ = arguments.parse_train([DIGITS, "--workdir", "a", "--g.attention"])
+    assert config.g.attention == ()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "name a config file first, such as configs/digits.py"),
+        (["nope.py", "--workdir", "x"], "nope.py: no such config file"),
+        ([DIGITS], "--workdir DIR is missing"),
+        ([DIGITS, "--workdir"], "--workdir DIR is missing"),
+        ([DIGITS, "--workdir", "x", "--optim.g-lrr", "1"], "did you mean optim.g_lr"),
+        ([DIGITS, "--workdir", "x", "--lr", "1"], "lr: no such field"),
+        ([DIGITS, "--workdir", "x", "--optim.g-lr", "abc"], "'abc'"),
+        ([DIGITS, "--workdir", "x", "--optim.g-lr", "-1"], "optim.g_lr = -1.0"),
+        ([DIGITS, "--workdir", "x", "--data.channels", "2"], "data.channels"),
+        ([DIGITS, "--workdir", "x", "--run.parallel", "ddp"], "run.parallel"),
+        ([DIGITS, "--workdir", "x", "surprise"], "surprise"),
+        ([DIGITS, "--workdir", "x", "--data.size", "33"], "data.size = 33"),
+        ([DIGITS, "--workdir", "x", "--g.attention", "33"], "g.attention = 33"),
+    ],
+)
+def test_a_mistake_is_one_line(args, said):
+    with pytest.raises(ConfigError) as error:
+        arguments.parse_train(args)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_help_lists_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        arguments.parse_train([DIGITS, "--help"])
+    assert stop.value.code == 0
+    told = capsys.readouterr().out
+    assert "--optim.g-lr" in told and "Adam's learning rate of the generator" in told
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["train.py", "configs/nope.py", "--workdir", "x"], 2),
+        (["train.py", "configs/digits.py", "--workdir", "train.py"], 2),
+    ],
+)
+def test_train_ends_a_mistake_with_one_line_and_code_2(args, code):
+    run = subprocess.run(
+        [sys.executable, *args], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == code
+    assert run.stderr.startswith("error: ")
+    assert len(run.stderr.splitlines()) == 1, run.stderr
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        "╭─ Invalid ─╮\n│ no such   │\n│ value     │\n│ ───── │\n│ help  │\n╰─╯",
+        " Invalid \n ------- \n no such \n value \n ------ \n help \n",
+        "╭─ Invalid ─╮\n│ no such   │\n│ value     │\n╰───────────╯",
+    ],
+)
+def test_what_tyro_frames_is_one_line(box):
+    assert arguments.first_sentence(box) == "no such value"

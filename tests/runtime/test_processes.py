@@ -1,0 +1,230 @@
+"""Real processes on one machine, each with two virtual devices."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from sagan.checkpoints.restore import load_state
+from sagan.checkpoints.workdir import read_config
+from tests.support.runs import rows
+
+ROOT = pathlib.Path(__file__).parents[2]
+# A large epsilon: Adam would make a step of what is 0 but for rounding, such as the
+# gradient of a bias before a batch norm.
+TINY = (
+    "--data.size 8 --data.batch 16 --g.z 4 --g.width 8 --g.attention 8 --d.width 8"
+    " --d.attention 4 --ema.decays 0.5 --optim.eps 1e-3 --run.steps 4 --run.log-every 1"
+    " --run.sample-every 2 --run.checkpoint-every 2 --run.heartbeat-timeout 10"
+).split()
+RESTART = "start all of them again with the same command"
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def launch(workdir, *args, devices=2, **env):
+    """A training process; -k: after abort() nothing else is sure to end it."""
+    command = ["timeout", "-k", "1", "240", sys.executable, "-u", "train.py"]
+    command += ["configs/digits.py", "--workdir", str(workdir), *TINY, *args]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "XLA_FLAGS": "",
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            **env,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def launch_two(workdir, *args):
+    port = free_port()
+    coordinator = ["--run.coordinator", f"127.0.0.1:{port}", "--run.processes", "2"]
+    return [
+        launch(workdir, *coordinator, "--run.process", str(i), *args) for i in (0, 1)
+    ]
+
+
+def finish(*processes):
+    """Output and exit code of each."""
+    with contextlib.ExitStack() as stack:
+        for process in processes:
+            stack.enter_context(process)
+        said = [process.communicate()[0] for process in processes]
+        return [(s, p.returncode) for s, p in zip(said, processes, strict=True)]
+
+
+def wait_for(process, start):
+    for line in process.stdout:
+        if line.startswith(start):
+            return
+    raise AssertionError(f"no line starts with {start!r}")
+
+
+def python_below(process):
+    """The pid of what `timeout` runs."""
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    return int(pathlib.Path(children).read_text().split()[0])
+
+
+def state_of(workdir, step=None):
+    state, step = load_state(workdir, read_config(workdir), step)
+    return jax.device_get(state), step
+
+
+def assert_close(a, b):
+    # The sum over devices has another order: float32 differs in its last bits.
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+        error = np.abs(x.astype(np.float64) - y).max() / (np.abs(y).max() + 1e-2)
+        assert error < 1e-4, f"{jax.tree_util.keystr(path)}: {error}"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same run by one process with four devices, and by two with two each."""
+    one, two = (tmp_path_factory.mktemp(name) / "run" for name in ("one", "two"))
+    pair = finish(*launch_two(two))
+    for said, code in [*pair, *finish(launch(one, devices=4))]:
+        assert code == 0, said
+    return one, two, [said for said, _ in pair]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_state_of_one_with_as_many_devices(runs):
+    one, two, _ = runs
+    (expected, step), (state, same_step) = map(state_of, (one, two))
+    assert step == same_step == 4
+    assert_close(state, expected)
+    assert read_config(one) == read_config(two)  # nothing of one process remains
+
+
+@pytest.mark.slow
+def test_only_the_first_process_reports_and_writes(runs):
+    _, two, (first, second) = runs
+    assert "4 x cpu" in first and "step 4 of 4" in first and "done" in first
+    assert not [x for x in second.splitlines() if not x.startswith("[Gloo]")], second
+    assert [row["step"] for row in rows(two / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert len(list((two / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_one_process_resumes_what_two_began_and_back(runs, tmp_path):
+    one, two, _ = runs
+    workdir = tmp_path / "run"
+    shutil.copytree(two, workdir)
+    said, code = finish(launch(workdir, "--run.steps", "6", devices=4))[0]
+    assert code == 0 and "resuming from step 4" in said, said
+    more = ["--run.steps", "8", "--run.parallel", "jit", "--run.evaluate-every", "2"]
+    (said, code), _ = finish(
+        *launch_two(workdir, *more, "--run.evaluate-samples", "50")
+    )
+    assert code == 0 and "resuming from step 6" in said, said
+    unbroken = tmp_path / "unbroken"
+    shutil.copytree(one, unbroken)
+    assert finish(launch(unbroken, "--run.steps", "8", devices=4))[0][1] == 0
+    assert_close(state_of(workdir)[0], state_of(unbroken)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [0, 1])
+def test_sigterm_to_one_process_stops_all_after_the_same_step(tmp_path, asked):
+    pair = launch_two(tmp_path / "run", "--run.steps", "100000")
+    wait_for(pair[0], "step 5 of")
+    os.kill(python_below(pair[asked]), signal.SIGTERM)
+    (said, code), (other, other_code) = finish(*pair)
+    assert (code, other_code) == (0, 0), said + other
+    stopped = re.search(r"stopped and saved at step (\d+)", said)
+    assert stopped, said
+    assert state_of(tmp_path / "run")[1] == int(stopped[1])
+
+
+@pytest.mark.slow
+def test_processes_go_back_together(tmp_path):
+    args = ["--optim.d-lr", "1e6", "--run.steps", "100"]
+    args += ["--run.on-divergence", "rollback", "--run.rollbacks", "1"]
+    (said, code), (other, other_code) = finish(*launch_two(tmp_path / "run", *args))
+    assert (code, other_code) == (3, 3), said + other
+    assert "back to step" in said
+    assert "went back run.rollbacks = 1 times, and no more" in said
+    assert "Traceback" not in said + other
+    lines = (tmp_path / "run" / "doctor.jsonl").read_text().splitlines()
+    assert [json.loads(line)["finding"] for line in lines].count("rollback") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_dead_process_ends_the_other_within_the_bound(tmp_path, dead):
+    pair = launch_two(tmp_path / "run", "--run.steps", "100000")
+    wait_for(pair[0], "step 5 of")
+    start = time.monotonic()
+    os.kill(python_below(pair[dead]), signal.SIGKILL)
+    outcomes = finish(*pair)
+    said, code = outcomes[1 - dead]
+    assert code not in (0, None)
+    assert RESTART in said, said
+    assert time.monotonic() - start < 3 * 10  # run.heartbeat_timeout; loaded machine
+    assert state_of(tmp_path / "run")[1] >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("present", [0, 1])
+def test_a_process_that_never_comes_ends_the_other(tmp_path, present):
+    port = free_port()
+    args = ["--run.coordinator", f"127.0.0.1:{port}", "--run.processes", "2"]
+    args += ["--run.process", str(present), "--run.startup-timeout", "5"]
+    start = time.monotonic()
+    said, code = finish(launch(tmp_path / "run", *args))[0]
+    assert code not in (0, None)
+    assert "did not all meet within 5 s (run.startup_timeout)" in said, said
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.slow
+def test_processes_with_different_configs_do_not_start(tmp_path):
+    port = free_port()
+    args = ["--run.coordinator", f"127.0.0.1:{port}", "--run.processes", "2"]
+    pair = [
+        launch(tmp_path / "run", *args, "--run.process", "0"),
+        launch(tmp_path / "run", *args, "--run.process", "1", "--optim.g-lr", "1"),
+    ]
+    (first, first_code), (said, code) = finish(*pair)
+    assert code == 2, said
+    assert "started with another config" in said
+    assert "optim.g_lr: 0.0004 there, 1.0 here" in said
+    assert first_code not in (0, None) and RESTART in first, first
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_processes_that_slurm_starts_find_each_other(tmp_path):
+    slurm = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost"}
+    slurm |= {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
+    pair = [
+        launch(tmp_path / "run", **slurm, SLURM_PROCID=str(i), SLURM_LOCALID=str(i))
+        for i in (0, 1)
+    ]
+    (said, code), (other, other_code) = finish(*pair)
+    assert (code, other_code) == (0, 0), said + other
+    assert "4 x cpu" in said

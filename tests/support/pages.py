@@ -1,0 +1,58 @@
+"""A page about a run that was never trained, with rows of beta that a test chose."""
+
+import types
+
+import numpy as np
+
+from sagan.checkpoints.restore import Opened
+from sagan.config import Config, replace
+from sagan.sampling.attention_maps import Grid, Read
+from sagan.visualization import explorer
+from sagan.visualization.page import Part, Run
+from sagan.visualization.record import Record
+
+
+def config(**changes):
+    values = {"data.name": "digits", "data.size": 16, "data.channels": 1}
+    values |= {"data.classes": 2, "g.attention": (8,), "d.attention": (8,)}
+    named = {name.replace("__", "."): value for name, value in changes.items()}
+    return replace(Config(), {**values, **named})
+
+
+def focused(grid, keys, share=0.75):
+    """Rows that look at one key each, and at all others alike."""
+    count = grid.keys**2
+    beta = np.full((grid.queries**2, count), (1 - share) / (count - 1), np.float32)
+    beta[np.arange(len(beta)), keys] = share
+    return beta
+
+
+def scattered(grid, seed=0):
+    """Rows of a softmax of normal numbers."""
+    rng = np.random.default_rng(seed)
+    scores = np.exp(2 * rng.standard_normal((grid.queries**2, grid.keys**2)))
+    return (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def group(layers, labels=("0", "1"), player="g", logit=None):
+    """An explorer of images with equal attention; layers: (name, grid, beta)."""
+    size = layers[0][1].size
+    pixels = np.full((size, size, 1), 128, np.uint8)
+    pixels[::2] = 200
+    packed = [explorer.packed(Read(b, np.float32(0.25)), grid) for _, grid, b in layers]
+    facts = [explorer.facts(name, grid, -0.5) for name, grid, _ in layers]
+    images = [explorer.image(pixels, label, packed, logit) for label in labels]
+    return explorer.Group(player, facts, images)
+
+
+def run(tmp_path, parts=None, name="planted", metrics=(), seed=0, **changes):
+    """A Run with one planted layer where there are no parts."""
+    player = types.SimpleNamespace(params={"w": np.zeros(3)})
+    state = types.SimpleNamespace(g=player, d=player)
+    opened = Opened(tmp_path / name, config(**changes), state, 7, None)
+    if parts is None:
+        grid = Grid(16, 8)
+        layers = [("attention8", grid, focused(grid, np.zeros(64, int)))]
+        parts = [Part("g", group(layers), [])]
+    record = Record(list(metrics), [], [], (), [])
+    return Run(name, opened, seed, record, [], parts, [])

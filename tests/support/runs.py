@@ -1,0 +1,22 @@
+"""Training in a test, and what it leaves."""
+
+import json
+
+import jax
+
+from sagan.training import loop
+
+
+def silent(line):
+    pass
+
+
+def train(config, workdir, **options):
+    state = loop.train(config, workdir, **{"report": silent, **options})
+    return jax.device_get(state)
+
+
+def rows(path):
+    """The objects of a .jsonl file, without what differs from run to run."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "images_per_s"} for row in lines]

@@ -1,0 +1,245 @@
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from sagan.config import ConfigError, from_json
+from sagan.data import pipeline
+from sagan.runtime.signals import Interrupt
+from sagan.training import parallel
+from sagan.training.logger import Diverged
+from tests.support.runs import rows, train
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def lines(workdir):
+    return rows(workdir / "metrics.jsonl")
+
+
+def assert_identical(a, b):
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y, jax.tree_util.keystr(path))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken") / "run"
+    return workdir, train(tiny(data__classes=10), workdir)
+
+
+def test_a_run_leaves_config_metrics_checkpoints_and_pictures(unbroken, tiny):
+    workdir, state = unbroken
+    assert int(state.step) == 6
+    assert from_json((workdir / "config.json").read_text()) == tiny()
+    assert [row["step"] for row in lines(workdir)] == [1, 2, 3, 4, 5, 6]
+    assert {"d_loss", "g_loss", "gamma/g/attention8"} <= set(lines(workdir)[0])
+    looks = [row["step"] for row in lines(workdir) if "entropy/g/attention8" in row]
+    assert looks == [3, 6]  # with the pictures
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "6"]
+    names = sorted(p.name for p in (workdir / "samples").iterdir())
+    assert names == [
+        f"{kind}_{step:08d}.png" for kind in ("ema", "raw") for step in (0, 3, 6)
+    ]
+    with Image.open(workdir / "samples" / names[0]) as picture:
+        assert picture.size == (8 * 8 + 7 * 2, 10 * 8 + 9 * 2)
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(unbroken, tiny, tmp_path):
+    train(tiny(run__steps=3), tmp_path / "run")
+    state = train(tiny(), tmp_path / "run")
+    workdir, unbroken_state = unbroken
+    assert_identical(state, unbroken_state)
+    assert lines(tmp_path / "run") == lines(workdir)
+
+
+def test_sigterm_saves_and_the_same_call_resumes(unbroken, tiny, tmp_path):
+    said = []
+
+    def stop_at_step_2(line):
+        said.append(line)
+        if line.startswith("step 2 of 6"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    state = train(tiny(), tmp_path / "run", report=stop_at_step_2)
+    assert int(state.step) == 2
+    assert "stopped and saved at step 2" in said[-1]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert_identical(train(tiny(), tmp_path / "run"), unbroken[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_process_at_once(number):
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), number)
+        assert interrupt.requested and interrupt.agreed
+        # as where Python has no handler: the kernel ends the process
+        assert {signal.getsignal(n) for n in Interrupt.signals} == {signal.SIG_DFL}
+
+
+def test_several_processes_stop_when_all_have_heard():
+    interrupt = Interrupt(several=True)
+    interrupt.requested = True  # the others do not know yet
+    assert not interrupt.agreed
+    interrupt.hear(np.float32(1.0))  # of a step that may still be running
+    assert not interrupt.agreed
+    interrupt.hear(np.float32(1.0))
+    assert interrupt.agreed
+
+
+def test_a_finished_run_stays_as_it_is(unbroken, tiny):
+    workdir, state = unbroken
+    assert_identical(train(tiny(), workdir), state)
+
+
+def test_another_config_in_the_workdir_is_refused_field_by_field(unbroken, tiny):
+    workdir, _ = unbroken
+    other = tiny(optim__g_lr=1.0, data__batch=32)
+    with pytest.raises(ConfigError) as error:
+        train(other, workdir)
+    assert "optim.g_lr: 0.0001 in the run, 1.0 now" in str(error.value)
+    assert "data.batch: 16 in the run, 32 now" in str(error.value)
+    assert "run.steps" in str(error.value)  # named among those that may change
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_good_checkpoint(
+    tiny, tmp_path, monkeypatch
+):
+    map_step = parallel.map_step
+
+    def poisoned(config):
+        mapped = map_step(config)
+
+        def step(state, batch):
+            if int(state.step) == 4:
+                nan = jax.tree.map(lambda x: x * jnp.nan, state.d.params)
+                state = state.replace(d=state.d.replace(params=nan))
+            return mapped.step(state, batch)
+
+        return mapped._replace(step=step)
+
+    monkeypatch.setattr(parallel, "map_step", poisoned)
+    with pytest.raises(Diverged, match="step 5: d_loss is nan: the discriminator"):
+        train(tiny(), tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
+    assert lines(tmp_path / "run")[-1]["step"] == 4
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_being_written_outlives_an_error(tiny, tmp_path):
+    def fail_after_step_3(line):
+        if line.startswith("step 4 of"):
+            raise RuntimeError("anything")
+
+    with pytest.raises(RuntimeError, match="anything"):
+        train(tiny(), tmp_path / "run", report=fail_after_step_3)
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
+
+
+@pytest.mark.slow
+def test_an_image_that_breaks_later_loses_no_step(tiny, tmp_path, monkeypatch):
+    batches = pipeline.batches
+
+    def breaks(*args):
+        stream = batches(*args)
+        for _ in range(4):
+            yield next(stream)
+        raise ConfigError("broken.png: cannot be read")
+
+    monkeypatch.setattr(pipeline, "batches", breaks)
+    with pytest.raises(ConfigError, match="broken.png"):
+        train(tiny(), tmp_path / "run")
+    kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["3", "4"]
+
+
+def test_training_imports_no_tensorflow_torch_or_clu():
+    program = """
+import sys
+class Blocked:
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "torch", "clu"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocked)
+from sagan.cli import main
+from sagan.data import pipeline
+from sagan.sampling import export
+from sagan.training import loop
+from sagan.config import load
+pipeline.open_source(load("configs/digits.py"))
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_by_the_callers_metric_is_kept(tiny, tmp_path):
+    scores = iter([3.0, 1.0, 2.0, 5.0, 4.0, 6.0])
+    config = tiny(run__checkpoint_every=1, run__keep=1)
+    train(
+        config,
+        tmp_path / "run",
+        evaluate=lambda config: lambda state: {"metric": next(scores)},
+    )
+    kept = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == {"2", "6"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data__name": "folder", "data__path": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"data__batch": 12}, "data.batch = 12.*8 devices"),
+        ({"optim__loss": "hing"}, "optim.loss = 'hing': unknown; there are hinge"),
+        ({"g__block": "atention"}, "g.block = 'atention': unknown"),
+        ({"data__name": "digit"}, "digit"),
+        ({"data__split": "validation"}, "validation"),
+        ({"data__classes": 7}, "7"),
+        ({"data__size": 33}, "data.size = 33"),
+    ],
+)
+def test_bad_input_stops_before_the_workdir_is_claimed(tiny, tmp_path, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        train(tiny(**changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_stops_with_exit_code_0_and_resumes(tiny, tmp_path, number):
+    command = [sys.executable, "-u", "train.py", "configs/digits.py"]
+    command += ["--workdir", str(tmp_path / "run"), "--run.log-every", "1"]
+    command += ["--g.width", "8", "--d.width", "8", "--data.batch", "8"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if line.startswith("step 3 of"):
+                run.send_signal(number)
+        assert run.wait(120) == 0
+    step = max(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
+    again = subprocess.run(
+        [*command, "--run.steps", str(step + 1)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert again.returncode == 0, again.stderr
+    assert f"resuming from step {step}" in again.stdout
+    assert "Traceback" not in again.stderr
+
+
+def test_several_devices_train_out_of_the_box(unbroken):
+    _, state = unbroken
+    assert len(jax.devices()) == 8  # the run above was spread over all of them
+    assert int(state.step) == 6
