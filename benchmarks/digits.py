@@ -62,7 +62,7 @@ def main() -> None:
         workdir = known.workdir / f"seed{seed}"
         seconds = train(seed, workdir)
         config = config_lib.from_json((workdir / "config.json").read_text())
-        state, step = restore.load_state(workdir, config)
+        state, step = restore.SavedRun(workdir, config).load()
         labels = np.arange(SAMPLES, dtype=np.int32) % 10
         variables = generator_variables(state, 0)
         pieces = sampler.samples(config, variables, labels, seed=1, batch=500)

@@ -42,7 +42,7 @@ import numpy as np
 from jax._src import compilation_cache
 
 from sagan.checkpoints.manager import Checkpoints
-from sagan.checkpoints.restore import load_state
+from sagan.checkpoints.restore import SavedRun
 from sagan.checkpoints.workdir import read_config
 
 ROOT = Path(__file__).parents[1]
@@ -283,7 +283,7 @@ def same_run(workdir: Path, unbroken: Path, tally: Tally) -> None:
     ]
     tally.check(best[0] == best[1], f"best checkpoints {best}")
     for step in (None, best[1]):
-        states = [load_state(p, read_config(p), step) for p in (workdir, unbroken)]
+        states = [SavedRun(p, read_config(p)).load(step) for p in (workdir, unbroken)]
         trees = [jax.tree_util.tree_leaves_with_path(state) for state, _ in states]
         for (path, x), (_, y) in zip(*trees, strict=True):
             same = np.asarray(x).tobytes() == np.asarray(y).tobytes()

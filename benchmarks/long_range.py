@@ -149,7 +149,7 @@ def measured(workdir: Path, steps: int) -> dict[str, Any] | None:
 def measure(workdir: Path) -> dict[str, Any]:
     """The numbers of a run with its averaged weights; kept in the workdir."""
     config = read_config(workdir)
-    state, step = restore.load_state(workdir, config)
+    state, step = restore.SavedRun(workdir, config).load()
     protocol = Protocol(
         metrics="fid",
         features="rotation",
@@ -172,9 +172,10 @@ def measure(workdir: Path) -> dict[str, Any]:
         closed = {**variables, "params": {**variables["params"], layer: zero}}
         row["closed"] = far_hues.obeys(draw(closed))["share"]
     row["curve"] = []
-    for passed in restore.checkpoint_steps(workdir, config, "all"):
+    saved = restore.SavedRun(workdir, config)
+    for passed in saved.steps("all"):
         if passed % EVERY == 0:
-            state, _ = restore.load_state(workdir, config, passed)
+            state, _ = saved.load(passed)
             share = far_hues.obeys(draw(generator_variables(state, 0)))["share"]
             row["curve"].append((passed, share))
     write_whole(workdir / KEPT, json.dumps(row) + "\n")
@@ -256,7 +257,7 @@ def draw_figure(path: Path, folder: Path, rows: list[dict[str, Any]]) -> None:
         block, seed = row["block"], row["seed"]
         workdir = folder / f"{block}-{seed}"
         config = read_config(workdir)
-        variables = generator_variables(restore.load_state(workdir, config)[0], 0)
+        variables = generator_variables(restore.SavedRun(workdir, config).load()[0], 0)
         if seed == rows[0]["seed"]:
             samples[block] = make_draw(config)(variables)
         if block == "attention":

@@ -120,7 +120,7 @@ def make_sagan(side: str, args: argparse.Namespace) -> Subject:
     from sagan.training.parallel import map_step
 
     config = layout(args.layout, args.batch, fast=side == "sagan", dtype=args.dtype)
-    mapped = map_step(config, jax.devices()[:1])
+    mapped = map_step(make_game(config), jax.devices()[:1])
     state = mapped.place_state(create(config))
     parameters = (count(state.g.params), count(state.d.params))
     shapes = jax.eval_shape(lambda state: state, state)

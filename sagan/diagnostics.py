@@ -1,25 +1,99 @@
-"""What tells, on the devices, whether training goes well. Pure; judged in doctor.py."""
+"""What a step reports besides the losses: norms, NaNs, diversity, saturation, sigmas.
+
+Pure, and traced with the step; training/divergence.py says which values are bad.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PyTree
 
 from sagan.config.schema import Config
 from sagan.layers import spectral_normalise
 from sagan.losses import GANLoss, Logits
-from sagan.state import GANState
+from sagan.state import Game, GANState, Player, gammas
+
+Metrics = dict[str, Float[Array, ""]]
+Images = Float[Array, "n h w c"]
 
 NO_SLOPE = 0.01  # of the steepest that hinge, non-saturating and Wasserstein have
 
 
-def saturated(loss: GANLoss, real: Logits, fake: Logits) -> Float[Array, ""]:
-    """The share of logits from which the discriminator learns nothing.
+class Update(NamedTuple):
+    """One update of one player, averaged over micro-batches and devices.
 
-    Those at which its loss is flat: for the hinge loss D(x) >= 1 and D(G(z)) <= -1.
+    Attributes:
+      grads: Gradient of the player's loss.
+      averages: Averages over the batch: the loss and, for D, those of d_averages.
+    """
+
+    grads: PyTree
+    averages: dict[str, Array]
+
+
+def d_averages(
+    loss: GANLoss,
+    d_loss: Float[Array, ""],
+    real_logits: Logits,
+    fake_logits: Logits,
+    real: Images,
+    fake: Images,
+) -> dict[str, Array]:
+    """Averages over the examples of a D update: all that `report` needs of them."""
+    return {
+        "d_loss": d_loss,
+        "d_real": real_logits.mean(),
+        "d_fake": fake_logits.mean(),
+        "d_saturated": saturated(loss, real_logits, fake_logits),
+        "real_diversity": moments(real),
+        "fake_diversity": moments(fake),
+    }
+
+
+def report(
+    game: Game,
+    before: GANState,
+    after: GANState,
+    d_updates: Sequence[Update],
+    g_update: Update,
+) -> Metrics:
+    """The scalars of a step. Values of D's update are those of the last one."""
+    metrics = {**d_updates[-1].averages, **g_update.averages}
+    for name in ("real_diversity", "fake_diversity"):
+        metrics[name] = diversity(metrics[name])
+    metrics["d_grad_norm"] = optax.tree.norm(d_updates[-1].grads)
+    metrics["g_grad_norm"] = optax.tree.norm(g_update.grads)
+    metrics["nonfinite/state"] = first_nonfinite(trained_parts(before))
+    # the first bad leaf of any update: once weights are bad, all later ones are
+    bad = jnp.stack([first_nonfinite(update.grads) for update in d_updates])
+    metrics["nonfinite/d_gradient"] = bad.max()
+    metrics["nonfinite/g_gradient"] = first_nonfinite(g_update.grads)
+    d_count = after.step * game.config.optim.d_steps
+    metrics["lr/g"] = jnp.asarray(game.g_lr(after.step - 1), jnp.float32)
+    metrics["lr/d"] = jnp.asarray(game.d_lr(d_count - 1), jnp.float32)
+    return metrics | player_scalars("g", after.g) | player_scalars("d", after.d)
+
+
+def player_scalars(name: str, player: Player) -> Metrics:
+    """Gammas of the attention layers, norm of the weights, and range of the sigmas."""
+    metrics = {f"gamma/{name}/{k}": gamma for k, gamma in gammas(player.params).items()}
+    leaves = jax.tree_util.tree_leaves_with_path(player.stats["spectral"])
+    sigmas = jnp.stack([leaf for path, leaf in leaves if path[-1].key == "sigma"])
+    metrics[f"{name}_weight_norm"] = optax.tree.norm(player.params)
+    metrics[f"sigma/{name}_max"] = sigmas.max()
+    metrics[f"sigma/{name}_min"] = sigmas.min()
+    return metrics
+
+
+def saturated(loss: GANLoss, real: Logits, fake: Logits) -> Float[Array, ""]:
+    """Share of the logits from which the discriminator learns nothing.
+
+    There its loss is flat: for the hinge loss where D(x) >= 1 or D(G(z)) <= -1.
     """
     slopes = jax.grad(loss.discriminator, argnums=(0, 1))(
         *jax.lax.stop_gradient((real, fake))
@@ -29,7 +103,7 @@ def saturated(loss: GANLoss, real: Logits, fake: Logits) -> Float[Array, ""]:
 
 
 def moments(images: Float[Array, "n h w c"]) -> Float[Array, "2 h w c"]:
-    """Mean and mean square of every pixel: averages over devices and micro-batches."""
+    """Mean and mean square of every pixel, which micro-batches and devices average."""
     images = images.astype(jnp.float32)
     return jnp.stack([images.mean(axis=0), jnp.square(images).mean(axis=0)])
 
@@ -43,33 +117,33 @@ def diversity(moments: Float[Array, "2 h w c"]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.maximum(mean_square - jnp.square(mean), 0.0).mean())
 
 
-class Vitals(NamedTuple):
-    """The parts of a state in the order in which what is not finite goes through it."""
+class TrainedParts(NamedTuple):
+    """A state without its counters, in the order in which a NaN propagates."""
 
     d: Any
     g: Any
     ema: Any
 
 
-def vitals(state: GANState) -> Vitals:
-    """All of a state but its counters."""
-    return Vitals(state.d, state.g, state.ema)
+def trained_parts(state: GANState) -> TrainedParts:
+    """Everything in a state but its counters."""
+    return TrainedParts(state.d, state.g, state.ema)
 
 
 def first_nonfinite(tree: PyTree) -> Float[Array, ""]:
-    """The number of the first leaf with a value that is not finite; -1: none has."""
+    """Index of the first leaf with a NaN or an infinity; -1 if all are finite."""
     bad = jnp.stack([~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
     return jnp.where(bad.any(), jnp.argmax(bad), -1).astype(jnp.float32)
 
 
 def sigma_errors(config: Config, state: GANState) -> dict[str, Float[Array, ""]]:
-    """By how much each weight's top singular value exceeds what it is divided by.
+    """Relative error of spectral normalisation's estimate of each top singular value.
 
-    true / estimate - 1 for every spectrally normalised weight, as
-    sigma_error/g/block1/conv1, and the largest of each player, sigma_error/g_max. The
-    estimate is that of the next forward pass: one power iteration from the stored u on
-    the weights of now (the stored sigma is older than the last update). It is never
-    above the true value, but for rounding.
+    true / estimate - 1 for every normalised weight, named sigma_error/g/block1/conv1,
+    and the largest of each player, sigma_error/g_max. The estimate is that of the next
+    forward pass: one power iteration from the stored u on the current weights (the
+    stored sigma is older than the last update). But for rounding, it never exceeds the
+    true value.
     """
     errors = {}
     for name, player in (("g", state.g), ("d", state.d)):
@@ -85,10 +159,10 @@ def sigma_errors(config: Config, state: GANState) -> dict[str, Float[Array, ""]]
 
 
 def top_singular_value(w: Float[Array, "rows out"]) -> Float[Array, ""]:
-    """The root of the top singular value of the smaller of w^T w and w w^T.
+    """Largest singular value of w: a root of w^T w's or w w^T's largest eigenvalue.
 
-    These are symmetric, so their singular values are their eigenvalues: those of w,
-    squared. The largest keeps float32's precision, unlike the smallest.
+    The smaller of the two is used. Squaring costs the smallest singular values their
+    float32 precision, but not the largest.
     """
     w = jnp.where(jnp.isfinite(w), w, 0.0)  # eigenvalue routines need not end on NaN
     w = w if w.shape[0] >= w.shape[1] else w.T
@@ -99,7 +173,7 @@ def top_singular_value(w: Float[Array, "rows out"]) -> Float[Array, ""]:
 def _normalised(
     params: Any, spectral: Any, path: str
 ) -> dict[str, tuple[Float[Array, "rows out"], Float[Array, "1 out"]]]:
-    """The matrix and u of every layer with a `spectral` collection, by layer path."""
+    """Matrix and u of every layer with a `spectral` collection, by layer path."""
     if "u" not in spectral:
         inner = [
             _normalised(params[name], spectral[name], f"{path}/{name}")

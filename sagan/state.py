@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from sagan.blocks import BLOCKS
 from sagan.config.fields import fields
@@ -24,10 +24,10 @@ class Player:
     """One network of the two, with its optimizer.
 
     Attributes:
-      params: what the optimizer moves.
-      stats: the collections that a forward pass moves: `spectral` (vectors u and
+      params: The weights that the optimizer moves.
+      stats: The collections that a forward pass moves: `spectral` (vectors u and
         sigma) and, in the generator, `batch_stats` (running mean and variance).
-      opt_state: the optimizer's moments.
+      opt_state: The optimizer's moments.
     """
 
     params: PyTree
@@ -48,11 +48,11 @@ class GANState:
     """Everything that training changes; a checkpoint is this and the Config.
 
     Attributes:
-      step: train steps done, int32.
-      g: the generator.
-      d: the discriminator.
-      ema: one Average for each of config.ema.decays.
-      rollbacks: how often training went back to an earlier state, int32.
+      step: Number of train steps done, int32.
+      g: The generator.
+      d: The discriminator.
+      ema: One Average for each of config.ema.decays.
+      rollbacks: Number of times that training went back to an earlier state, int32.
     """
 
     step: Any  # an array, or its shape in a checkpoint's target
@@ -66,58 +66,75 @@ class Game(NamedTuple):
     """Everything that training does not change.
 
     Attributes:
-      config: of the experiment.
-      g: the generator's module.
-      d: the discriminator's module.
-      loss: both halves.
-      g_tx: the generator's optimizer.
-      d_tx: the discriminator's optimizer.
-      axis_name: of the axis over which pmap spreads the batch, or None.
-      sharding: of the batch's first axis under jit, else None.
+      config: The experiment's config; data.classes is a number.
+      g: The generator's module.
+      d: The discriminator's module.
+      loss: Both halves of the adversarial loss.
+      g_lr: The generator's learning rate, by its own number of updates.
+      d_lr: The discriminator's, after all rollbacks.
+      g_tx: The generator's optimizer.
+      d_tx: The discriminator's optimizer.
+      axis_name: Name of the axis over which pmap spreads the batch, or None.
+      sharding: Sharding of the batch's first axis under jit, or None.
     """
 
     config: Config
     g: Generator
     d: Discriminator
     loss: GANLoss
+    g_lr: optax.Schedule
+    d_lr: optax.Schedule
     g_tx: optax.GradientTransformation
     d_tx: optax.GradientTransformation
     axis_name: str | None = None
     sharding: NamedSharding | None = None
 
 
-def make_game(
-    config: Config,
-    *,
-    axis_name: str | None = None,
-    sharding: NamedSharding | None = None,
-) -> Game:
-    """The modules, the loss and the optimizers that a config names.
+def make_game(config: Config) -> Game:
+    """Builds the modules, the loss and the optimizers that a config names.
 
     Raises:
-      ConfigError: a name is unknown, or data.classes is still None.
+      ConfigError: A name is unknown, or data.classes is still None.
     """
-    _known("optim.loss", config, LOSSES)
-    _known("g.block", config, BLOCKS)
-    _known("d.block", config, BLOCKS)
+    check_names(config)
     if config.data.classes is None:
         raise ConfigError("data.classes = None: give the number of classes")
+    g_lr, d_lr = (learning_rate(config, player) for player in "gd")
     return Game(
         config=config,
-        g=Generator(config, axis_name=axis_name),
+        g=Generator(config),
         d=Discriminator(config),
         loss=LOSSES[config.optim.loss],
-        g_tx=_optimizer(config, learning_rate(config, "g")),
-        d_tx=_optimizer(config, learning_rate(config, "d")),
-        axis_name=axis_name,
-        sharding=sharding,
+        g_lr=g_lr,
+        d_lr=d_lr,
+        g_tx=_optimizer(config, g_lr),
+        d_tx=_optimizer(config, d_lr),
     )
 
 
-def _known(field: str, config: Config, table: dict[str, Any]) -> None:
-    name = fields(config)[field]
-    if name not in table:
-        raise ConfigError(f"{field} = {name!r}: unknown; there are {', '.join(table)}")
+def check_names(config: Config) -> None:
+    """Raises ConfigError if a name in the config is in none of our tables."""
+    tables = (("optim.loss", LOSSES), ("g.block", BLOCKS), ("d.block", BLOCKS))
+    for field, table in tables:
+        name = fields(config)[field]
+        if name not in table:
+            known = ", ".join(table)
+            raise ConfigError(f"{field} = {name!r}: unknown; there are {known}")
+
+
+def after_rollbacks(game: Game, rollbacks: int) -> Game:
+    """Lowers the discriminator's learning rate as that many rollbacks ask for.
+
+    Each multiplies it by run.rollback_factor.
+    """
+    if not rollbacks:
+        return game
+    full, factor = game.d_lr, game.config.run.rollback_factor**rollbacks
+
+    def d_lr(updates: Any) -> Any:
+        return factor * full(updates)
+
+    return game._replace(d_lr=d_lr, d_tx=_optimizer(game.config, d_lr))
 
 
 def learning_rate(config: Config, player: str) -> optax.Schedule:
@@ -130,36 +147,13 @@ def learning_rate(config: Config, player: str) -> optax.Schedule:
     return optax.linear_schedule(rate, 0.0, length, optim.decay_start * updates)
 
 
-def lowered(config: Config, rollbacks: Int[Array, ""]) -> Float[Array, ""]:
-    """What is left of the discriminator's learning rate after these rollbacks."""
-    return jnp.float32(config.run.rollback_factor) ** rollbacks
-
-
 def _optimizer(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
     optim = config.optim
     b1, b2 = optim.betas
-    adam = optax.chain(optax.scale_by_adam(b1, b2, optim.eps), _scale_by_rate(rate))
+    adam = optax.adam(rate, b1, b2, optim.eps)
     if not optim.clip:
         return adam
     return optax.chain(optax.clip_by_global_norm(optim.clip), adam)
-
-
-def _scale_by_rate(rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
-    """optax.scale_by_learning_rate, whose `update` takes a factor of the rate.
-
-    Times the rate before it is times the update: the factor 1 then leaves every bit of
-    the step as it is without a factor.
-    """
-    plain = optax.scale_by_learning_rate(rate)
-
-    def update(
-        updates: Any, state: Any, params: Any = None, *, factor: Any = 1.0, **_: Any
-    ) -> Any:
-        scale = -jnp.asarray(rate(state.count)) * factor
-        after = plain.update(updates, state, params)[1]
-        return jax.tree.map(lambda x: jnp.asarray(scale, x.dtype) * x, updates), after
-
-    return optax.GradientTransformationExtraArgs(plain.init, update)
 
 
 def create(config: Config) -> GANState:
@@ -168,12 +162,22 @@ def create(config: Config) -> GANState:
     Raises:
       ConfigError: as make_game.
     """
-    return jax.jit(initial_state, static_argnums=0)(make_game(config))
+    return create_state(make_game(config))
 
 
 def abstract(config: Config) -> GANState:
     """Shapes and types of the state: what a checkpoint is restored into."""
-    return jax.eval_shape(lambda: initial_state(make_game(config)))
+    return abstract_state(make_game(config))
+
+
+def create_state(game: Game) -> GANState:
+    """`create`, of a game that is there already."""
+    return jax.jit(lambda: initial_state(game))()
+
+
+def abstract_state(game: Game) -> GANState:
+    """`abstract`, of a game that is there already."""
+    return jax.eval_shape(lambda: initial_state(game))
 
 
 def initial_state(game: Game) -> GANState:

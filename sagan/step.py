@@ -18,18 +18,10 @@ from jaxtyping import Array, Float, Int, PyTree
 from sagan import diagnostics
 from sagan.data.pipeline import Batch
 from sagan.data.pixels import to_float
+from sagan.diagnostics import Metrics, Update
 from sagan.runtime.compilation import backend
-from sagan.state import (
-    Game,
-    GANState,
-    Player,
-    gammas,
-    learning_rate,
-    lowered,
-    update_ema,
-)
+from sagan.state import Game, GANState, Player, update_ema
 
-Metrics = dict[str, Float[Array, ""]]
 Images = Float[Array, "n h w c"]
 Latents = Float[Array, "n z"]
 Labels = Int[Array, " n"]
@@ -41,35 +33,30 @@ def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Met
     """config.optim.d_steps D updates and one G update.
 
     Args:
-      game: static.
-      state: before.
-      batch: image uint8 [d n h w c] and label [d n]: one row for each D update; under
-        pmap this device's share of the global batch, else all of it.
+      game: Static.
+      state: The state before.
+      batch: Images, uint8 [d n h w c], and labels [d n]: one row for each D update.
+        Under pmap this device's share of the global batch, else all of it.
 
     Returns:
-      The state after, and scalars, equal on all devices.
+      The state after, and scalars that are equal on all devices.
     """
-    metrics = {
-        "nonfinite/state": diagnostics.first_nonfinite(diagnostics.vitals(state))
-    }
-    # of a D gradient's leaves; after bad weights all leaves are bad
-    first = jnp.float32(-1)
+    before, d_updates = state, []
     for i in range(game.config.optim.d_steps):
         x, y = to_float(batch.image[i]), batch.label[i]
-        state, d_metrics = d_step(game, state, x, y, purpose=1 + i)
-        first = jnp.maximum(first, d_metrics["nonfinite/d_gradient"])
-        metrics |= d_metrics | {"nonfinite/d_gradient": first}
-    state, g_metrics = g_step(game, state, batch.label.shape[1])
+        state, update = d_step(game, state, x, y, purpose=1 + i)
+        d_updates.append(update)
+    state, g_update = g_step(game, state, batch.label.shape[1])
     state = replace(state, step=state.step + 1)
     state = replace(state, ema=update_ema(game, state))
-    return state, metrics | g_metrics | _watch(game, state)
+    return state, diagnostics.report(game, before, state, d_updates, g_update)
 
 
 def d_step(
     game: Game, state: GANState, x: Images, y: Labels, *, purpose: int
-) -> tuple[GANState, Metrics]:
+) -> tuple[GANState, Update]:
     """Moves the discriminator, and the statistics of both networks."""
-    z, fake_y = draw(game, state.step, purpose, len(x))
+    z, fake_y = draw_latents(game, state.step, purpose, len(x))
 
     def micro(x: Images, y: Labels, z: Latents, fake_y: Labels):
         fake, g_stats = apply_g(game, state.g.params, state.g.stats, z, fake_y)
@@ -83,36 +70,23 @@ def d_step(
             )
             real_logits, fake_logits = logits.reshape(-1, 2).T
             loss = game.loss.discriminator(real_logits, fake_logits)
-            metrics = {
-                "d_loss": loss,
-                "d_real": real_logits.mean(),
-                "d_fake": fake_logits.mean(),
-                "d_saturated": diagnostics.saturated(
-                    game.loss, real_logits, fake_logits
-                ),
-                "real_diversity": diagnostics.moments(x),
-                "fake_diversity": diagnostics.moments(fake),
-            }
-            return loss, (metrics, d_stats)
+            shown = diagnostics.d_averages(
+                game.loss, loss, real_logits, fake_logits, x, fake
+            )
+            return loss, (shown, d_stats)
 
-        grad_fn = jax.grad(loss_fn, has_aux=True)
-        grads, (metrics, d_stats) = grad_fn(state.d.params)
-        return grads, metrics, d_stats, g_stats
+        grads, (shown, d_stats) = jax.grad(loss_fn, has_aux=True)(state.d.params)
+        return Update(grads, shown), d_stats, g_stats
 
-    grads, metrics, d_stats, g_stats = accumulate(game, micro, x, y, z, fake_y)
-    grads, metrics = average_over_devices(game, (grads, metrics))
-    for name in ("real_diversity", "fake_diversity"):
-        metrics[name] = diagnostics.diversity(metrics[name])
-    metrics["d_grad_norm"] = optax.tree.norm(grads)
-    metrics["nonfinite/d_gradient"] = diagnostics.first_nonfinite(grads)
-    factor = lowered(game.config, state.rollbacks)
-    d = _update(game.d_tx, state.d, grads, d_stats, factor)
-    return replace(state, d=d, g=replace(state.g, stats=g_stats)), metrics
+    update, d_stats, g_stats = accumulate(game, micro, x, y, z, fake_y)
+    update = average_over_devices(game, update)
+    d = _apply_update(game.d_tx, state.d, update.grads, d_stats)
+    return replace(state, d=d, g=replace(state.g, stats=g_stats)), update
 
 
-def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Metrics]:
+def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Update]:
     """Moves the generator and its statistics; the discriminator stays as it is."""
-    z, y = draw(game, state.step, G_UPDATE, n)
+    z, y = draw_latents(game, state.step, G_UPDATE, n)
 
     def micro(z: Latents, y: Labels):
         def loss_fn(params: PyTree[Array]):
@@ -123,17 +97,17 @@ def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Metrics]:
             loss = game.loss.generator(logits)
             return loss, ({"g_loss": loss}, g_stats)
 
-        grads, (metrics, g_stats) = jax.grad(loss_fn, has_aux=True)(state.g.params)
-        return grads, metrics, g_stats
+        grads, (shown, g_stats) = jax.grad(loss_fn, has_aux=True)(state.g.params)
+        return Update(grads, shown), g_stats
 
-    grads, metrics, g_stats = accumulate(game, micro, z, y)
-    grads, metrics = average_over_devices(game, (grads, metrics))
-    metrics["g_grad_norm"] = optax.tree.norm(grads)
-    metrics["nonfinite/g_gradient"] = diagnostics.first_nonfinite(grads)
-    return replace(state, g=_update(game.g_tx, state.g, grads, g_stats)), metrics
+    update, g_stats = accumulate(game, micro, z, y)
+    update = average_over_devices(game, update)
+    return replace(
+        state, g=_apply_update(game.g_tx, state.g, update.grads, g_stats)
+    ), update
 
 
-def draw(
+def draw_latents(
     game: Game, step: Int[Array, ""], purpose: int, n: int
 ) -> tuple[Latents, Labels]:
     """Latents and uniform labels of this device's n examples of the global batch.
@@ -207,41 +181,12 @@ def _interleave(a: Array, b: Array) -> Array:
     return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
 
 
-def _update(
+def _apply_update(
     tx: optax.GradientTransformation,
     player: Player,
     grads: PyTree[Array],
     stats: dict[str, Any],
-    factor: Float[Array, ""] | float = 1.0,
 ) -> Player:
-    tx = optax.with_extra_args_support(tx)
-    updates, opt_state = tx.update(
-        grads, player.opt_state, player.params, factor=factor
-    )
+    updates, opt_state = tx.update(grads, player.opt_state, player.params)
     params = optax.apply_updates(player.params, updates)
     return Player(params=params, stats=stats, opt_state=opt_state)
-
-
-def _watch(game: Game, state: GANState) -> Metrics:
-    """What is worth a curve beside the losses."""
-    metrics = {}
-    for name, player in (("g", state.g), ("d", state.d)):
-        for layer, gamma in gammas(player.params).items():
-            metrics[f"gamma/{name}/{layer}"] = gamma
-        sigmas = [
-            leaf
-            for path, leaf in jax.tree_util.tree_leaves_with_path(
-                player.stats["spectral"]
-            )
-            if path[-1].key == "sigma"
-        ]
-        # with the gradient norms, what tells that a state is worth keeping
-        metrics[f"{name}_weight_norm"] = optax.tree.norm(player.params)
-        metrics[f"sigma/{name}_max"] = jnp.stack(sigmas).max()
-        metrics[f"sigma/{name}_min"] = jnp.stack(sigmas).min()
-        updates = state.step * (game.config.optim.d_steps if name == "d" else 1)
-        rate = learning_rate(game.config, name)(updates - 1)
-        if name == "d":
-            rate = rate * lowered(game.config, state.rollbacks)
-        metrics[f"lr/{name}"] = jnp.asarray(rate, jnp.float32)
-    return metrics

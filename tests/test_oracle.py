@@ -18,7 +18,7 @@ from sagan.config import Config, check, replace
 from sagan.discriminator import Discriminator
 from sagan.generator import Generator
 from sagan.state import GANState, Player, make_game
-from sagan.step import G_UPDATE, d_step, draw, g_step
+from sagan.step import G_UPDATE, d_step, draw_latents, g_step
 from tests.support import oracle
 
 ROUNDING = 2e-5  # float32 through a network: 6e-8 an operation
@@ -411,7 +411,7 @@ class Setting:
         return Player(params=params, stats=stats, opt_state=opt_state)
 
     def draw(self, purpose):
-        z, y = draw(self.game, self.state.step, purpose, N)
+        z, y = draw_latents(self.game, self.state.step, purpose, N)
         return np.asarray(z, np.float64), np.asarray(y)
 
 
@@ -441,12 +441,12 @@ def test_whole_d_step_is_the_oracles():
     g, d = here.players["g"], here.players["d"]
     x, (z, fake_y) = images(here.config, 3), here.draw(1)
     step = quick_jit(functools.partial(d_step, here.game, purpose=1))
-    after, metrics = step(here.state, float32(x), jnp.asarray(Y))
+    after, update = step(here.state, float32(x), jnp.asarray(Y))
     wanted_g, wanted_d, real, fake = oracle.d_step(
         g, d, x, Y, z, fake_y, recipe=here.recipe
     )
     assert on_both_sides(real, fake)
-    assert_close(metrics["d_loss"], oracle.hinge_d(real, fake))
+    assert_close(update.averages["d_loss"], oracle.hinge_d(real, fake))
     assert_same_player(after.d, wanted_d, d)
     assert_close(after.g.stats, wanted_g["stats"])
     still = after.replace(d=here.state.d, g=after.g.replace(stats=here.state.g.stats))
@@ -457,8 +457,8 @@ def test_whole_g_step_is_the_oracles():
     here = Setting()
     z, y = here.draw(G_UPDATE)
     step = quick_jit(functools.partial(g_step, here.game, n=N))
-    after, metrics = step(here.state)
+    after, update = step(here.state)
     g, fake = oracle.g_step(**here.players, z=z, fake_y=y, recipe=here.recipe)
-    assert_close(metrics["g_loss"], oracle.hinge_g(fake))
+    assert_close(update.averages["g_loss"], oracle.hinge_g(fake))
     assert_same_player(after.g, g, here.players["g"])
     assert_equal(after.replace(g=here.state.g), here.state)

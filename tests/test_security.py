@@ -24,7 +24,7 @@ from sagan.evaluation import image_sets, results
 from sagan.metrics import weights
 from sagan.runtime import cache
 from sagan.runtime.files import file_name
-from sagan.training.logger import Writer
+from sagan.training.logger import Logger
 
 ROOT = pathlib.Path(sagan.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -334,7 +334,7 @@ def test_no_two_texts_share_a_name_and_plain_ones_stay():
 def test_names_in_files_and_data_lead_nowhere(tmp_path, monkeypatch):
     inside = tmp_path / "a" / "b"
     inside.mkdir(parents=True)
-    with Writer(inside, replace(Config(), {"run.tensorboard": False}), 0) as writer:
+    with Logger(inside, replace(Config(), {"run.tensorboard": False}), 0) as writer:
         writer.image(1, "../../../out", np.zeros((2, 2, 3), np.uint8))
     monkeypatch.setenv("SAGAN_CACHE", str(inside / "cache"))
     cache.kept("../../../out", lambda: {"a": np.zeros(1)})

@@ -46,7 +46,7 @@ def sgd(monkeypatch):
 
 
 def mapped_step(config, count, start, steps=1):
-    mapped = parallel.map_step(config, jax.devices()[:count])
+    mapped = parallel.map_step(state.make_game(config), jax.devices()[:count])
     current = mapped.place_state(start)
     for i in range(steps):
         current, metrics = mapped.step(current, mapped.place_batch(batch(config, i)))
@@ -86,23 +86,23 @@ def parts(tiny, start):
     game = with_sgd(state.make_game(tiny()))
     x = jnp.asarray(batch(tiny()).image[0], jnp.float32) / 127.5 - 1
     y = jnp.asarray(batch(tiny()).label[0])
-    after_d, d_metrics = jax.jit(partial(step.d_step, game, purpose=1))(start, x, y)
-    after_g, g_metrics = jax.jit(partial(step.g_step, game, n=16))(after_d)
-    return start, after_d, after_g, d_metrics | g_metrics
+    after_d, _ = jax.jit(partial(step.d_step, game, purpose=1))(start, x, y)
+    after_g, _ = jax.jit(partial(step.g_step, game, n=16))(after_d)
+    return start, after_d, after_g
 
 
 def test_d_step_moves_the_discriminator_and_the_statistics_of_both(parts):
-    before, after, _, _ = parts
+    before, after, _ = parts
     assert changed(before, after) == {"d.params", "d.stats", "g.stats"}
 
 
 def test_g_step_moves_the_generator_only(parts):
-    _, before, after, _ = parts
+    _, before, after = parts
     assert changed(before, after) == {"g.params", "g.stats"}
 
 
 def test_every_parameter_gets_a_gradient(parts):
-    before, after_d, after_g, _ = parts
+    before, after_d, after_g = parts
     for old, new in ((before.d, after_d.d), (after_d.g, after_g.g)):
         moved = jax.tree.map(lambda a, b: bool((a != b).any()), old.params, new.params)
         still = [k for k, v in jax.tree_util.tree_leaves_with_path(moved) if not v]
@@ -152,7 +152,9 @@ def test_variants_do_not_depend_on_devices_or_accumulation(tiny, case):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["pmap", "jit"])
 def test_steps_reuse_the_memory_of_the_state(tiny, start, way):
-    mapped = parallel.map_step(tiny(run__parallel=way), jax.devices()[:2])
+    mapped = parallel.map_step(
+        state.make_game(tiny(run__parallel=way)), jax.devices()[:2]
+    )
     placed = [mapped.place_batch(batch(tiny(), i)) for i in range(2)]
     current = mapped.place_state(start)
 
@@ -253,12 +255,12 @@ def test_d_steps_are_that_many_d_updates_and_one_g_update(tiny, start):
 
 def test_latents_belong_to_the_example_and_the_purpose(tiny):
     game = state.make_game(tiny(data__classes=10))
-    z, y = step.draw(game, jnp.array(3), 1, 64)
-    first, _ = step.draw(game, jnp.array(3), 1, 8)
+    z, y = step.draw_latents(game, jnp.array(3), 1, 64)
+    first, _ = step.draw_latents(game, jnp.array(3), 1, 8)
     np.testing.assert_array_equal(z[:8], first)
     for other in (
-        step.draw(game, jnp.array(4), 1, 64),
-        step.draw(game, jnp.array(3), 2, 64),
+        step.draw_latents(game, jnp.array(4), 1, 64),
+        step.draw_latents(game, jnp.array(3), 2, 64),
     ):
         assert not np.isin(z, other[0]).any()
     assert set(np.unique(y)) == set(range(10))  # every label is drawn
@@ -297,7 +299,9 @@ def test_metrics_tell_losses_logits_gammas_sigmas_norms_and_rates(reference):
 @pytest.mark.slow
 def test_jit_computes_each_image_on_one_device(tiny, start):
     def flops(count):
-        mapped = parallel.map_step(tiny(run__parallel="jit"), jax.devices()[:count])
+        mapped = parallel.map_step(
+            state.make_game(tiny(run__parallel="jit")), jax.devices()[:count]
+        )
         placed = mapped.place_batch(batch(tiny()))
         compiled = mapped.lower(mapped.place_state(start), placed).compile()
         return compiled.cost_analysis()["flops"]  # of one device
@@ -349,13 +353,14 @@ def test_a_batch_that_does_not_divide_is_refused_by_name(tiny):
 def test_abstract_arguments_are_those_of_a_run(tiny, start, way):
     config = tiny(run__parallel=way, optim__d_steps=2)
     four = jax.devices()[:4]
-    mapped = parallel.map_step(config, four)
+    game = state.make_game(config)
+    mapped = parallel.map_step(game, four)
     real = mapped.place_state(start), mapped.place_batch(batch(config))
 
     def facts(tree):
         return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
 
-    planned_state, planned_batch = parallel.abstract_arguments(config, four)
+    planned_state, planned_batch = parallel.abstract_arguments(game, four)
     assert facts(planned_batch) == facts(real[1])
     assert facts(planned_state.g.params) == facts(real[0].g.params)
 

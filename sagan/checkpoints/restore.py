@@ -1,5 +1,6 @@
 """Runs opened again by whoever comes after training."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -19,125 +20,142 @@ from sagan.runtime import cache
 from sagan.state import GANState, abstract, generator_variables
 
 
-class Opened(NamedTuple):
-    """A checkpoint of a run, to draw from.
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """A run's checkpoints for others to read; the run may be going on.
 
     Attributes:
-      workdir: of the run.
-      config: of the run; data.classes is a number.
-      state: whole.
-      step: of the state.
-      average: the index of the average that was chosen; None: the raw weights.
+      workdir: The run's directory.
+      config: The run's config; data.classes is a number.
     """
 
     workdir: Path
     config: Config
+
+    @functools.cached_property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints, opened once; a ConfigError if there are none."""
+        folder = self.workdir / "checkpoints"
+        if folder.is_dir():
+            found = Checkpoints(folder, self.config.run.keep, read_only=True)
+            if found.steps():
+                return found
+        raise ConfigError(f"{self.workdir}: has no checkpoint yet")
+
+    def load(self, step: int | None = None) -> tuple[GANState, int]:
+        """The state at a step (None: the newest good one), and its step.
+
+        Raises:
+          ConfigError: There is none, or it is damaged.
+        """
+        if step is not None:
+            return self.checkpoints.restore_step(step, self._target), step
+        restored = self.checkpoints.restore(self._target)
+        if restored is None:
+            raise ConfigError(f"{self.workdir}: has no checkpoint yet")
+        return restored
+
+    def steps(self, which: str) -> list[int]:
+        """The steps that "latest", "best", "all" or a number in words stand for.
+
+        Raises:
+          ConfigError: There is no such checkpoint.
+        """
+        steps = self.checkpoints.steps()
+        if which == "all":
+            return steps
+        if which == "latest":
+            return steps[-1:]
+        if which == "best":
+            best = self.checkpoints.best()
+            if best is None:
+                raise ConfigError(
+                    "--step best: no checkpoint of this run was evaluated while it"
+                    " trained (run.evaluate_every)"
+                )
+            return [best]
+        if not which.isdecimal() or int(which) not in steps:
+            raise ConfigError(
+                f"--step {which}: must be latest, best, all, or one of"
+                f" {', '.join(map(str, steps))}"
+            )
+        return [int(which)]
+
+    @functools.cached_property
+    def _target(self) -> GANState:
+        return abstract(self.config)
+
+
+class Opened(NamedTuple):
+    """A checkpoint of a run, and the weights to draw with.
+
+    Attributes:
+      saved: The run.
+      state: The checkpoint's whole state.
+      step: The state's step.
+      average: Index of the chosen average; None: the raw weights.
+    """
+
+    saved: SavedRun
     state: GANState
     step: int
     average: int | None
 
     @property
+    def workdir(self) -> Path:
+        """The run's directory."""
+        return self.saved.workdir
+
+    @property
+    def config(self) -> Config:
+        """The run's config; data.classes is a number."""
+        return self.saved.config
+
+    @property
     def variables(self) -> dict[str, PyTree[Array]]:
-        """The generator's collections: the weights that were chosen."""
+        """The generator's collections with the chosen weights."""
         return generator_variables(self.state, self.average)
 
     @property
     def weights(self) -> str:
-        """Such as: EMA 0.998."""
+        """The chosen weights in words, such as "EMA 0.998"."""
         if self.average is None:
             return "raw weights"
         return f"EMA {self.config.ema.decays[self.average]}"
 
     @property
     def words(self) -> str:
-        """Such as: step 2000 (EMA 0.998)."""
+        """Step and weights in words, such as "step 2000 (EMA 0.998)"."""
         return f"step {self.step} ({self.weights})"
 
 
 def open_run(
     workdir: Path, step: int | None = None, weights: str | None = None
 ) -> Opened:
-    """A checkpoint of a run, which may be going on.
+    """Opens a checkpoint of a run, which may be going on.
 
     Args:
-      workdir: of the run.
-      step: of the checkpoint; None: the newest good one.
-      weights: "raw", "ema" (the first average) or the decay of one; None: the first
-        average if there is one.
+      workdir: The run's directory.
+      step: The checkpoint's step; None: the newest good one.
+      weights: "raw", "ema" (the first average) or the decay of an average; None: the
+        first average if there is one.
 
     Raises:
-      ConfigError: there is no such run, checkpoint or average.
+      ConfigError: There is no such run, checkpoint or average.
     """
-    config = read_config(workdir)
-    average = _average(config, weights)
-    state, step = load_state(workdir, config, step)
-    return Opened(workdir, config, state, step, average)
-
-
-def load_state(
-    workdir: Path, config: Config, step: int | None = None
-) -> tuple[GANState, int]:
-    """The state of a checkpoint, and its step; the run may be going on.
-
-    Raises:
-      ConfigError: there is none, or it is not good.
-    """
-    target = _target(config)
-    folder = workdir / "checkpoints"
-    if not folder.is_dir():
-        raise ConfigError(f"{workdir}: has no checkpoint yet")
-    checkpoints = Checkpoints(folder, config.run.keep, read_only=True)
-    if step is not None:
-        return checkpoints.restore_step(step, target), step
-    restored = checkpoints.restore(target)
-    if restored is None:
-        raise ConfigError(f"{workdir}: has no checkpoint yet")
-    return restored
-
-
-_target = functools.lru_cache(maxsize=4)(abstract)  # tracing takes its time
-
-
-def checkpoint_steps(workdir: Path, config: Config, asked: str) -> list[int]:
-    """The steps of "latest", "best", "all", or of one number.
-
-    Raises:
-      ConfigError: there is no such checkpoint.
-    """
-    folder = workdir / "checkpoints"
-    found = None
-    if folder.is_dir():
-        found = Checkpoints(folder, config.run.keep, read_only=True)
-    if found is None or not found.steps():
-        raise ConfigError(f"{workdir}: has no checkpoint yet")
-    known = found.steps()
-    if asked == "all":
-        return known
-    if asked == "latest":
-        return known[-1:]
-    if asked == "best":
-        best = found.best()
-        if best is None:
-            raise ConfigError(
-                "--step best: no checkpoint of this run was evaluated while it trained"
-                " (run.evaluate_every)"
-            )
-        return [best]
-    if not asked.isdecimal() or int(asked) not in known:
-        raise ConfigError(
-            f"--step {asked}: must be latest, best, all, or one of"
-            f" {', '.join(map(str, known))}"
-        )
-    return [int(asked)]
+    saved = SavedRun(workdir, read_config(workdir))
+    average = _average(saved.config, weights)
+    state, step = saved.load(step)
+    return Opened(saved, state, step, average)
 
 
 def labels_to_draw(
     config: Config, n: int, classes: Sequence[int] | None
 ) -> Int32[np.ndarray, " n"]:
-    """The labels of n images: the classes in turn, or all of them.
+    """Labels of n images: the given classes in turn, or all of them.
 
     Raises:
-      ConfigError: there is no such class.
+      ConfigError: There is no such class.
     """
     known = config.data.classes or 0
     for label in classes or ():
@@ -161,7 +179,7 @@ def _average(config: Config, weights: str | None) -> int | None:
 
 
 def config_digest(config: Config) -> str:
-    """SHA-256 of the fields that make the experiment: not of those that may change."""
+    """SHA-256 of the fields that a resumed run may not change."""
     values = {k: v for k, v in fields(config).items() if k not in MAY_CHANGE}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -21,14 +21,17 @@ _LOCK = ".lock"
 _DATA = "data.json"
 
 
-def usable(workdir: str | pathlib.Path, config: Config) -> Config:
-    """Checks, before the data is opened, that `claim` will succeed; creates `workdir`.
+def check_workdir(workdir: str | pathlib.Path, config: Config) -> Config:
+    """Checks, before the data is opened, that a run may use `workdir`; creates it.
+
+    A directory without `config.json` must be empty. A run with checkpoints may be
+    resumed by a config that differs only in the fields of MAY_CHANGE.
 
     Returns:
-      The config, with the number of classes of the run that is there if it names none.
+      The config; if it does not give the number of classes, with that of the run.
 
     Raises:
-      ConfigError: the directory cannot be used, or belongs to something else.
+      ConfigError: The directory cannot be used, or belongs to something else.
     """
     workdir = pathlib.Path(workdir)
     _create(workdir)
@@ -52,20 +55,16 @@ def claim(
     images: int,
     class_names: Sequence[str],
 ) -> list[str]:
-    """Makes `workdir` the directory of a run of `config` on these data.
-
-    A directory without `config.json` must be empty. One with checkpoints may be
-    resumed by a config that differs only in the fields of MAY_CHANGE, which are then
-    updated, and on data with the same classes.
+    """Makes a checked `workdir` the directory of a run of `config` on these data.
 
     Returns:
-      What the user should know.
+      Lines for the user.
 
     Raises:
-      ConfigError: the directory cannot be used, or belongs to something else.
+      ConfigError: The directory cannot be written, or its run's data has other classes.
     """
     workdir = pathlib.Path(workdir)
-    usable(workdir, config)
+    _create(workdir)
     now = {"images": images, "classes": list(class_names)}
     notes = []
     if _has_checkpoint(workdir):

@@ -9,12 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from sagan.checkpoints.restore import (
-    checkpoint_steps,
-    config_digest,
-    generator_digest,
-    load_state,
-)
+from sagan.checkpoints.restore import SavedRun, config_digest, generator_digest
 from sagan.checkpoints.workdir import changed_data, read_config
 from sagan.config.schema import Config, ConfigError
 from sagan.data.pipeline import Source, open_source, resolve
@@ -32,6 +27,7 @@ from sagan.evaluation.scoring import Function, Judge
 from sagan.metrics.features import metric_name
 from sagan.runtime.progress import bar
 from sagan.state import GANState
+from sagan.training.experiment import Experiment
 
 Report = Callable[[str], None]
 
@@ -83,13 +79,14 @@ def evaluate_run(
     evaluated_weights(protocol, config)
     if config.data.classes is not None:
         check_labels(protocol, config.data.classes)
-    chosen = checkpoint_steps(workdir, config, steps)
+    saved = SavedRun(workdir, config)
+    chosen = saved.steps(steps)
     ready = prepare(config, protocol, workdir, features=features)
     results = []
     for asked in chosen:
         try:
             newest_good = None if steps == "latest" else asked
-            state, step = load_state(workdir, ready.fakes.config, newest_good)
+            state, step = saved.load(newest_good)
         except ConfigError as error:
             if steps != "all":
                 raise
@@ -129,6 +126,7 @@ def prepare(
     protocol: Protocol,
     workdir: Path | None = None,
     *,
+    source: Source | None = None,
     features: Function | None = None,
 ) -> Ready:
     """Reads the reals and gets the feature network.
@@ -137,13 +135,14 @@ def prepare(
       config: of the run.
       protocol: every choice.
       workdir: of the run, to see whether these are the classes that it was trained on.
+      source: The training images, if they are open already.
       features: in the place of protocol.features: see scoring.open_judge.
 
     Raises:
       ConfigError: the data or the features cannot be had, or allow no such metric.
     """
     check(protocol)
-    trained_on = open_source(config)
+    trained_on = open_source(config) if source is None else source
     config = resolve(config, trained_on)
     classes = config.data.classes or 0
     check_labels(protocol, classes)
@@ -275,14 +274,15 @@ def while_training(
     which checkpoint is best.
     """
 
-    def start(config: Config) -> Callable[[GANState], dict[str, float]]:
+    def start(experiment: Experiment) -> Callable[[GANState], dict[str, float]]:
+        config, _, source = experiment
         protocol = Protocol(
             metrics="all,-cas,-fid_infinity",
             samples=config.run.evaluate_samples,
             weights="ema" if config.ema.decays else "raw",
             batch_norm="moving",
         )
-        ready = prepare(config, protocol, features=features)
+        ready = prepare(config, protocol, source=source, features=features)
 
         def measure(state: GANState) -> dict[str, float]:
             if int(state.step) % config.run.evaluate_every:

@@ -15,7 +15,7 @@ from sagan.planning import cost
 from sagan.planning.advice import advice, more_devices
 from sagan.planning.topology import GIB, Topology, devices, has_compiler
 from sagan.runtime.compilation import cpu_compiler_options, tracing_for
-from sagan.state import abstract
+from sagan.state import abstract, make_game
 from sagan.training.parallel import abstract_arguments, map_step
 
 # of data sets by the beginning of their names: their images stay closed
@@ -140,8 +140,9 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
     """
     there = devices(topology)
     with tracing_for(topology.kind):
-        arguments = abstract_arguments(config, there)
-        lowered = map_step(config, there).lower(*arguments)
+        game = make_game(config)
+        arguments = abstract_arguments(game, there)
+        lowered = map_step(game, there).lower(*arguments)
     options = {} if topology.kind == "tpu" else cpu_compiler_options()
     try:
         with _no_cache():

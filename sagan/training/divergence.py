@@ -1,149 +1,267 @@
-"""What a step shows of a training that goes wrong, and from which number on.
+"""Finds a diverging run from the scalars of each step. Pure: numbers in, findings out.
 
-Each threshold, and the worst that held as long in 2,000 steps of configs/digits.py with
-three seeds (benchmarks/results/doctor.txt; docs/reliability.md has the sick runs too):
+Each threshold, and the worst value that lasted as long in 2,000 steps of
+configs/digits.py with three seeds (benchmarks/results/monitor.txt; docs/reliability.md
+also has the runs that do diverge):
 
-  saturated logits, 50 steps               0.98    0.20
-  mean logit, 1 step                       1000    7.3
-  diversity of fakes over reals, 20 steps  0.1     0.82
-  gradient norm over median, 3 steps       100     4.7
-  gradient norm, 20 steps                  1e-6    0.59
-  error of sigma, 2 looks                  0.5     0.18
+  share of saturated logits, 50 steps                0.98    0.20
+  mean logit, 1 step                                 1000    7.3
+  diversity of fakes over that of reals, 20 steps    0.1     0.82
+  gradient norm over its running median, 3 steps     100     4.7
+  gradient norm, 20 steps                            1e-6    0.59
+  relative error of sigma, 2 measurements            0.5     0.18
 """
 
 from __future__ import annotations
 
+import collections
 import functools
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
-
-from sagan.training.logger import PLAYERS
+from typing import NamedTuple, final
 
 Values = Mapping[str, float]
 Past = Mapping[str, Sequence[float]]
 
-WON = 0.98  # share of saturated logits
-LOUD = 1000.0  # mean logit, up or down
-ALIKE = 0.1  # diversity of generated images over that of real ones
-EXPLODED = 100.0  # gradient norm over its running median
-SMALL = 0.01  # gradient norm: a median below counts as this
-STILL = 1e-6  # gradient norm
-SIGMA_OFF = 0.5  # true top singular value over the estimate, minus 1
-MEMORY = 100  # steps of a running median
+PLAYERS = {"d": "the discriminator", "g": "the generator"}
+MUST_BE_FINITE = tuple(
+    f"{player}_{value}"
+    for value in ("loss", "grad_norm", "weight_norm")
+    for player in PLAYERS
+)
+# indices of the first non-finite leaf, -1 if there is none
+NONFINITE_LEAF = ("nonfinite/state", "nonfinite/d_gradient", "nonfinite/g_gradient")
+# the scalars needed at every step, logged or not
+NEEDED = (
+    *MUST_BE_FINITE,
+    *NONFINITE_LEAF,
+    *("d_real", "d_fake", "d_saturated", "real_diversity", "fake_diversity"),
+)
+
+SATURATION = 0.98  # share of saturated logits
+LARGE_LOGIT = 1000.0  # mean logit, of either sign
+COLLAPSE = 0.1  # diversity of generated images over that of real ones
+EXPLOSION = 100.0  # gradient norm over its running median
+SMALL_NORM = 0.01  # a smaller median counts as this
+VANISHED = 1e-6  # gradient norm
+SIGMA_ERROR = 0.5  # true top singular value over the estimate, minus 1
+MEMORY = 100  # steps of the running median
 
 
-class Symptom(NamedTuple):
-    """Something that a step may show.
+class Diverged(FloatingPointError):
+    """Training cannot go on: a value is not finite, or all rollbacks are used up.
 
     Attributes:
-      needs: values without which a step speaks neither for it nor against it.
-      lasts: how many such steps in a row make it a finding.
-      sign: (values, values of the steps before) -> what is wrong, or None.
-      goes_back: whether `run.on_divergence rollback` goes back for it.
+      step: The first step that shows it.
+      name: One of MUST_BE_FINITE, or a finding's name.
+    """
+
+    def __init__(self, step: int, name: str, message: str):
+        super().__init__(f"step {step}: {message}")
+        self.step = step
+        self.name = name
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong, in one line.
+
+    Attributes:
+      name: A name in CHECKS, or "nonfinite".
+      since: The first step that shows it.
+      message: The value, what is normal, and what may help.
+    """
+
+    name: str
+    since: int
+    message: str
+
+
+class Check(NamedTuple):
+    """A way in which a GAN's training fails.
+
+    Attributes:
+      needs: Scalars without which a step says nothing either way.
+      lasts: Number of such steps in a row that make a finding.
+      message: (values, values of earlier steps) -> what is wrong, or None.
+      rolls_back: Whether `run.on_divergence rollback` goes back for it.
     """
 
     needs: tuple[str, ...]
     lasts: int
-    sign: Callable[[Values, Past], str | None]
-    goes_back: bool = True
+    message: Callable[[Values, Past], str | None]
+    rolls_back: bool = True
 
 
-def _won(values: Values, past: Past) -> str | None:
-    if not values["d_saturated"] >= WON:
+def first_not_finite(values: Values) -> tuple[str, str] | None:
+    """The first of MUST_BE_FINITE that is not, and a message; None if all are."""
+    for name in MUST_BE_FINITE:
+        if not math.isfinite(values.get(name, 0.0)):
+            return name, f"{name} is {values[name]}: {PLAYERS[name[0]]} diverged"
+    return None
+
+
+@final
+class Detector:
+    """Turns the scalars of every step into findings.
+
+    They depend on the scalars seen so far alone, which are equal in every process, so
+    all processes find the same.
+    """
+
+    def __init__(self, leaf_names: Mapping[str, list[str]]):
+        """Starts with an empty memory.
+
+        Args:
+          leaf_names: For each of NONFINITE_LEAF the paths that it is an index into.
+        """
+        self._leaf_names = leaf_names
+        self._past = collections.defaultdict[str, collections.deque[float]](
+            lambda: collections.deque(maxlen=MEMORY)
+        )
+        self._streaks: dict[str, tuple[int, int]] = {}  # first step, and length
+
+    def examine(self, step: int, values: Values) -> list[Finding]:
+        """Findings that this step completes.
+
+        Args:
+          step: Rises by one from call to call.
+          values: Those in NEEDED, and at some steps the errors of sigma.
+        """
+        results = [("nonfinite", self._nonfinite(values), 1)]
+        for name, check in CHECKS.items():
+            if all(need in values for need in check.needs):
+                results.append((name, check.message(values, self._past), check.lasts))
+        findings = []
+        for name, message, lasts in results:
+            if message is None:
+                self._streaks.pop(name, None)
+                continue
+            since, length = self._streaks.get(name, (step, 0))
+            self._streaks[name] = since, length + 1
+            if length + 1 == lasts:
+                findings.append(Finding(name, since, message))
+        for player in PLAYERS:
+            if (name := f"{player}_grad_norm") in values:
+                self._past[name].append(values[name])
+        return findings
+
+    def _nonfinite(self, values: Values) -> str | None:
+        parts = []
+        if bad := first_not_finite(values):
+            parts.append(bad[1])
+        for name in NONFINITE_LEAF:
+            if (index := int(values.get(name, -1))) >= 0:
+                leaf = self._leaf_names[name][index]
+                parts.append(f"the first leaf that is not finite is {leaf}")
+                break
+        return "; ".join(parts) or None
+
+
+def growth(player: str, values: Values, past: Past) -> float | None:
+    """A gradient norm over its running median; None while there are too few."""
+    name = f"{player}_grad_norm"
+    if len(past[name]) < MEMORY // 2:
+        return None
+    return values[name] / max(statistics.median(past[name]), SMALL_NORM)
+
+
+def _saturation(values: Values, past: Past) -> str | None:
+    if not values["d_saturated"] >= SATURATION:
         return None
     gap = values["d_real"] - values["d_fake"]
     return (
         f"the discriminator has won: {values['d_saturated']:.0%} of its logits are"
-        f" saturated (finding from {WON:.0%}), reals {gap:.3g} above fakes; lower"
-        " optim.d_lr"
+        f" saturated (finding from {SATURATION:.0%}), reals {gap:.3g} above fakes;"
+        " lower optim.d_lr"
     )
 
 
-def _loud(values: Values, past: Past) -> str | None:
+def _diverging_logits(values: Values, past: Past) -> str | None:
     real, fake = values["d_real"], values["d_fake"]
-    if not max(abs(real), abs(fake)) > LOUD:
+    if not max(abs(real), abs(fake)) > LARGE_LOGIT:
         return None
     return (
-        f"the discriminator diverges: its mean logits are {real:.3g} of reals and"
-        f" {fake:.3g} of fakes (finding from {LOUD:g}); lower optim.d_lr"
+        f"the discriminator diverges: its mean logits are {real:.3g} for reals and"
+        f" {fake:.3g} for fakes (finding from {LARGE_LOGIT:g}); lower optim.d_lr"
     )
 
 
-def _collapsed(values: Values, past: Past) -> str | None:
+def _mode_collapse(values: Values, past: Past) -> str | None:
     fake, real = values["fake_diversity"], values["real_diversity"]
-    if not fake < ALIKE * real:
+    if not fake < COLLAPSE * real:
         return None
     return (
-        f"the generator has collapsed: its images differ by {fake:.2g} a pixel, real"
-        f" ones by {real:.2g} (finding below {ALIKE:.0%} of it); lower optim.g_lr, or"
-        " optim.d_lr if the discriminator has won"
+        f"the generator has collapsed: its pixels vary by {fake:.2g} over a batch, real"
+        f" ones by {real:.2g} (finding below {COLLAPSE:.0%} of that); lower optim.g_lr,"
+        " or optim.d_lr if the discriminator has won"
     )
 
 
-def growth(player: str, values: Values, past: Past) -> float | None:
-    """A gradient norm over the median of those before; None: they are too few."""
-    name = f"{player}_grad_norm"
-    if len(past[name]) < MEMORY // 2:
-        return None
-    return values[name] / max(statistics.median(past[name]), SMALL)
-
-
-def _exploded(player: str, values: Values, past: Past) -> str | None:
+def _exploding_gradients(player: str, values: Values, past: Past) -> str | None:
     ratio = growth(player, values, past)
-    if ratio is None or not ratio > EXPLODED:
+    if ratio is None or not ratio > EXPLOSION:
         return None
     name = f"{player}_grad_norm"
     median = statistics.median(past[name])
     return (
         f"the gradient of {PLAYERS[player]} explodes: its norm is {values[name]:.3g},"
-        f" {median:.3g} before (finding from {EXPLODED:g} times that); lower"
+        f" {median:.3g} before (finding from {EXPLOSION:g} times that); lower"
         f" optim.{player}_lr, or set optim.clip"
     )
 
 
-def _still(player: str, values: Values, past: Past) -> str | None:
-    name = f"{player}_grad_norm"
-    if not values[name] <= STILL:
+def _vanishing_gradients(player: str, values: Values, past: Past) -> str | None:
+    norm = values[f"{player}_grad_norm"]
+    if not norm <= VANISHED:
         return None
     return (
-        f"{PLAYERS[player]} stands still: the norm of its gradient is"
-        f" {values[name]:.2g} (finding up to {STILL:g}); its units are dead, or the"
-        " other player gives it nothing to learn: lower both rates"
+        f"the gradient of {PLAYERS[player]} has vanished: its norm is {norm:.2g}"
+        f" (finding up to {VANISHED:g}); its units are dead, or the other player leaves"
+        " it nothing to learn: lower both rates"
     )
 
 
-def _sigma_off(player: str, values: Values, past: Past) -> str | None:
+def _spectral_norm_lag(player: str, values: Values, past: Past) -> str | None:
     top = f"sigma_error/{player}_max"
-    if not values[top] >= SIGMA_OFF:
+    if not values[top] >= SIGMA_ERROR:
         return None
     inner = {n: v for n, v in values.items() if n.startswith(f"sigma_error/{player}/")}
     layer = max(inner, key=lambda name: inner[name], default=top)
     return (
-        f"spectral normalisation of {layer.removeprefix('sigma_error/')} is off: the"
+        f"spectral normalisation of {layer.removeprefix('sigma_error/')} lags: the"
         f" top singular value is {1 + values[top]:.3g} times its estimate (finding from"
-        f" {1 + SIGMA_OFF:g}); weights move faster than one power iteration a step"
-        f" follows: lower optim.{player}_lr"
+        f" {1 + SIGMA_ERROR:g}); weights move faster than one power iteration a step"
+        f" can follow: lower optim.{player}_lr"
     )
 
 
-def _symptoms() -> dict[str, Symptom]:
-    every = {
-        "d_won": Symptom(("d_saturated", "d_real", "d_fake"), 50, _won),
-        "d_loud": Symptom(("d_real", "d_fake"), 1, _loud),
-        "g_collapsed": Symptom(("fake_diversity", "real_diversity"), 20, _collapsed),
+def _checks() -> dict[str, Check]:
+    checks = {
+        "discriminator_saturation": Check(
+            ("d_saturated", "d_real", "d_fake"), 50, _saturation
+        ),
+        "diverging_logits": Check(("d_real", "d_fake"), 1, _diverging_logits),
+        "mode_collapse": Check(
+            ("fake_diversity", "real_diversity"), 20, _mode_collapse
+        ),
     }
     for player in PLAYERS:
         norm, error = (f"{player}_grad_norm",), (f"sigma_error/{player}_max",)
-        for name, lasts, needs, sign in (
-            ("exploded", 3, norm, _exploded),
-            ("still", 20, norm, _still),
-            ("sigma", 2, error, _sigma_off),
-        ):
-            sign = functools.partial(sign, player)
-            back = sign.func is not _sigma_off
-            every[f"{player}_{name}"] = Symptom(needs, lasts, sign, goes_back=back)
-    return every
+        exploding, vanishing, lag = (
+            functools.partial(message, player)
+            for message in (
+                _exploding_gradients,
+                _vanishing_gradients,
+                _spectral_norm_lag,
+            )
+        )
+        checks |= {
+            f"{player}_exploding_gradients": Check(norm, 3, exploding),
+            f"{player}_vanishing_gradients": Check(norm, 20, vanishing),
+            f"{player}_spectral_norm_lag": Check(error, 2, lag, rolls_back=False),
+        }
+    return checks
 
 
-SYMPTOMS = _symptoms()
+CHECKS = _checks()

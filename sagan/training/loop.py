@@ -1,54 +1,37 @@
 """Training: order and cadence. The only file that reads the clock."""
 
 import contextlib
-import dataclasses
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from sagan.checkpoints import workdir as workdir_lib
-from sagan.checkpoints.manager import Checkpoints
-from sagan.config.fields import replace
 from sagan.config.schema import Config, ConfigError
-from sagan.config.validation import check, check_batch
 from sagan.data import pipeline
 from sagan.runtime import devices, processes
 from sagan.runtime.signals import Interrupt
 from sagan.sampling import attention_maps
-from sagan.sampling import sampler as sampler_lib
 from sagan.sampling.grid import grid
+from sagan.sampling.sampler import fixed_inputs, make_sampler
 from sagan.state import (
     GANState,
-    abstract,
-    count,
-    create,
     generator_variables,
-    make_game,
 )
-from sagan.training import monitor, parallel
-from sagan.training.logger import Writer
+from sagan.training.experiment import Experiment
+from sagan.training.feedback import Feedback, Rollback
+from sagan.training.logger import Logger
+from sagan.training.monitor import Monitor, measure_sigma
+from sagan.training.start import Started, roll_back, start
 
 Report = Callable[[str], None]
 Measure = Callable[[GANState], Mapping[str, float]]
-Evaluate = Callable[[Config], Measure]
-
-
-class Started(NamedTuple):
-    """A run that is ready for its next step; process 0 has its checkpoints."""
-
-    config: Config
-    source: pipeline.Source
-    mapped: parallel.Mapped
-    checkpoints: Checkpoints | None
-    state: GANState
-    step: int
+Evaluate = Callable[[Experiment], Measure]
 
 
 def train(
@@ -60,24 +43,25 @@ def train(
 ) -> GANState:
     """Trains until config.run.steps, or until SIGINT or SIGTERM; then saves.
 
-    The same call goes on where an earlier one stopped: the state after step n is the
-    same, bit for bit on one CPU, however often training was stopped before it. Several
-    processes (see processes.py) all make this call; the first alone uses the workdir,
-    reports and evaluates.
+    The same call resumes a run that was stopped: the state after step n is the same,
+    bit for bit on one CPU, however often training was stopped before it. With several
+    processes (see runtime/processes.py) all of them make this call; only the first uses
+    the workdir, reports and evaluates.
 
     Args:
-      config: of the experiment.
-      workdir: where config.json, checkpoints, metrics and pictures go.
-      evaluate: called once before the first step; what it gives is called before each
-        checkpoint, and its value `metric`, lower is better, decides which is the best.
-      report: takes the lines for the user.
+      config: The experiment.
+      workdir: Directory of config.json, checkpoints, metrics and pictures.
+      evaluate: Called once before the first step. The function that it returns is
+        called before each checkpoint; its value `metric`, lower is better, decides
+        which checkpoint is the best.
+      report: Takes the lines for the user.
 
     Returns:
       The state that was saved last.
 
     Raises:
-      ConfigError: the config, the data or the workdir is wrong.
-      Diverged: a loss or gradient is not finite; the last good checkpoint stays. With
+      ConfigError: The config, the data or the workdir is wrong.
+      Diverged: A loss or gradient is not finite; the last good checkpoint stays. With
         run.on_divergence = "rollback": it was restored run.rollbacks times.
     """
     workdir = Path(workdir)
@@ -85,7 +69,8 @@ def train(
     report = report if main else lambda line: None
     with workdir_lib.locked(workdir) if main else contextlib.nullcontext():
         run = start(config, workdir, report)
-        measure = evaluate(run.config) if evaluate and main else None
+        config = run.experiment.config
+        measure = evaluate(run.experiment) if evaluate and main else None
         # closing waits for a checkpoint that is being written, whatever happened
         with (
             Interrupt(several=jax.process_count() > 1) as interrupt,
@@ -94,17 +79,16 @@ def train(
             else contextlib.nullcontext(),
         ):
             while True:
-                watch = monitor.Watch(workdir, run.config, run.state, report, main)
-                log = Writer(workdir, run.config, run.step, active=main, watch=watch)
-                try:
-                    with log as writer:
-                        state, step = _steps(run, writer, interrupt, measure, report)
+                monitor = Monitor(workdir, config, run.state, active=main)
+                with Logger(workdir, config, run.step, active=main) as logger:
+                    feedback = Feedback(monitor, logger, report)
+                    end = _steps(run, feedback, logger, interrupt, measure, report)
+                if not isinstance(end, Rollback):
                     break
-                except monitor.GoBack as error:
-                    reason = error.with_traceback(None)  # it holds the state
-                run = _go_back(run, watch, reason, report)
+                run = roll_back(run, monitor, end, report)
     processes.meet()
-    report(_last_line(step, run.config, workdir))
+    state, step = end
+    report(_last_line(step, config, workdir))
     return state
 
 
@@ -117,95 +101,32 @@ def _last_line(step: int, config: Config, workdir: Path) -> str:
     return f"stopped before the first step; this starts again:\n{command}"
 
 
-def start(config: Config, workdir: Path, report: Report) -> Started:
-    """Checks everything that can be wrong, cheapest first; creates or restores."""
-    check(config)
-    make_game(replace(config, {"data.classes": config.data.classes or 0}))
-    check_batch(config, len(jax.devices()))
-    main = processes.is_main()
-    if main:
-        config = workdir_lib.usable(workdir, config)
-    config = processes.same_config(config)
-    source = pipeline.open_source(config)
-    for note in source.notes:
-        report(note)
-    config = pipeline.resolve(config, source)
-    processes.same_data(len(source), source.class_names)
-    checkpoints = None
-    mapped = parallel.map_step(config)
-    devices.connect()
-    if main:
-        for note in workdir_lib.claim(workdir, config, len(source), source.class_names):
-            report(note)
-        checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep, report)
-    state = _newest(config, checkpoints)
-    step = int(state.step)
-    state = mapped.place_state(state)
-    if step:
-        report(f"resuming from step {step}")
-    if step > config.run.steps:
-        report(f"run.steps = {config.run.steps}: the run is already at step {step}")
-    kinds = sorted({device.device_kind for device in jax.devices()})
-    report(
-        f"{len(jax.devices())} x {', '.join(kinds)} by {config.run.parallel};"
-        f" {len(source)} images of {config.data.classes} classes;"
-        f" parameters: {count(state.g.params):,} in G, {count(state.d.params):,} in D;"
-        f" files: {workdir}"
-    )
-    return Started(config, source, mapped, checkpoints, state, step)
-
-
-def _go_back(
-    run: Started, watch: monitor.Watch, reason: monitor.GoBack, report: Report
-) -> Started:
-    """The run at the newest checkpoint from before a finding, with D's rate lowered."""
-    # The first step that shows it began at a state that has it: from there the same
-    # latents and images would lead to it again.
-    if run.checkpoints is not None:
-        run.checkpoints.set_aside_from(reason.finding.since - 1)
-    times = watch.rollbacks + 1
-    state = _newest(run.config, run.checkpoints)
-    state = dataclasses.replace(state, rollbacks=np.array(times, np.int32))
-    step = int(state.step)
-    rate = run.config.run.rollback_factor**times
-    said = f"back to step {step}, with {rate:g} of optim.d_lr"
-    watch.record(reason.step, monitor.Finding("rollback", step, said))
-    report(f"step {reason.step}: {reason.finding.message}; {said}")
-    return run._replace(state=run.mapped.place_state(state), step=step)
-
-
-def _newest(config: Config, checkpoints: Checkpoints | None) -> GANState:
-    """The state of the newest good checkpoint of process 0, or the first one."""
-    target = abstract(config)
-    if checkpoints is None:  # only the shapes count: the values come from process 0
-        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
-        return processes.from_main(zeros)
-    restored = checkpoints.restore(target)
-    return processes.from_main(restored[0] if restored else create(config))
-
-
 def _steps(
     run: Started,
-    writer: Writer,
+    feedback: Feedback,
+    logger: Logger,
     interrupt: Interrupt,
     measure: Measure | None,
     report: Report,
-) -> tuple[GANState, int]:
-    config, mapped, state, step = run.config, run.mapped, run.state, run.step
+) -> tuple[GANState, int] | Rollback:
+    """Trains from a state to the end of the run, a signal, or a reason to go back."""
+    experiment, mapped, _, state, step = run
+    config, source = experiment.config, experiment.source
     if step >= config.run.steps:
         return state, step
-    draw, looks = _pictures(config, writer), _looks(config, run.source)
+    draw, measure_slowly = _pictures(config, logger), _slow_scalars(config, source)
     if step == 0:
         draw(state, step)
 
-    def save() -> None:
-        writer.flush()  # raises where the state is not worth keeping
-        if run.checkpoints is not None:
+    def save() -> Rollback | None:
+        rollback = feedback.flush()  # or raises: the state is not worth keeping
+        if rollback is None and run.checkpoints is not None:
             metrics = measure(devices.local(state)) if measure else {}
-            writer.scalars(step, {f"eval/{k}": v for k, v in metrics.items()})
+            logger.curves(step, {f"eval/{k}": v for k, v in metrics.items()})
             run.checkpoints.save(step, devices.local(state), metrics)
+        return rollback
 
-    batches = pipeline.batches(config, run.source, step, *processes.place())
+    batches = pipeline.batches(config, source, step, *processes.place())
     bar = tqdm(total=config.run.steps, initial=step, disable=None, unit="step")
     clock = _Clock()
     saved = step
@@ -214,64 +135,69 @@ def _steps(
             while step < config.run.steps and not interrupt.agreed:
                 # while the devices work
                 batch = mapped.place_batch(next(batches), interrupt.requested)
-                state, metrics = mapped.step(state, batch)
+                state, scalars = mapped.step(state, batch)
                 step += 1
                 if clock.step is None:
                     jax.block_until_ready(state)
                     seconds = clock.lap(step)
                     report(f"first step: {seconds:.0f} s, compiling included")
                 rates = _rates(clock, config, step)
-                stop = metrics.pop("stop", 0.0)
-                writer.write(step, metrics, rates, looks(state, step))
+                stop = scalars.pop("stop", 0.0)
+                slow = measure_slowly(state, step)
+                logged = bool(slow) or step % config.run.log_every == 0
+                values = {**scalars, **slow, **rates}
+                rollback = feedback.put(step, values, logged=logged)
                 interrupt.hear(stop)
-                _tell(bar, writer, step, rates, report)
+                rollback = rollback or _tell(bar, feedback, step, rates, report)
                 if step % config.run.sample_every == 0 or step == config.run.steps:
-                    writer.flush()
-                    draw(state, step)
-                if step % config.run.checkpoint_every == 0:
-                    save()
+                    rollback = rollback or feedback.flush()
+                    if rollback is None:
+                        draw(state, step)
+                if rollback is None and step % config.run.checkpoint_every == 0:
+                    rollback = save()
                     saved = step
+                if rollback is not None:
+                    return rollback
         except ConfigError:  # an image that broke since the check
             if saved < step:
                 save()
             raise
-        if saved < step:
-            save()
-    return state, step
+        rollback = save() if saved < step else None
+    return rollback or (state, step)
 
 
-def _pictures(config: Config, writer: Writer) -> Callable[[GANState, int], None]:
+def _pictures(config: Config, logger: Logger) -> Callable[[GANState, int], None]:
     """Draws grids of fixed latents, a row for each class: raw and averaged weights."""
     if not processes.is_main():
         return lambda state, step: None
-    sampler = sampler_lib.make_sampler(config)
-    z, y, columns = sampler_lib.fixed_inputs(config)
+    sampler = make_sampler(config)
+    z, y, columns = fixed_inputs(config)
 
     def draw(state: GANState, step: int) -> None:
         averages = {"raw": None} | ({"ema": 0} if state.ema else {})
         for name, average in averages.items():
             variables = generator_variables(devices.local(state), average)
             images = sampler(variables, z, y)
-            writer.image(step, name, grid(np.asarray(images), columns))
+            logger.image(step, name, grid(np.asarray(images), columns))
 
     return draw
 
 
-def _looks(
+def _slow_scalars(
     config: Config, source: pipeline.Source
 ) -> Callable[..., dict[str, jax.Array]]:
-    """What is looked at now and then: by the doctor, and what attention does."""
+    """Measures now and then what is too slow for every step: sigmas, and attention."""
     history = (
         attention_maps.make_history(config, source) if processes.is_main() else None
     )
 
-    def look(state: GANState, step: int) -> dict[str, jax.Array]:
-        values = monitor.look(config, step, state)
+    def measure(state: GANState, step: int) -> dict[str, jax.Array]:
+        values = measure_sigma(config, step, state)
         if history and step % config.run.sample_every == 0:
             values = values | history(devices.local(state))
         return values
 
-    return look
+    return measure
 
 
 class _Clock:
@@ -296,15 +222,17 @@ def _rates(clock: _Clock, config: Config, step: int) -> dict[str, float]:
 
 
 def _tell(
-    bar: tqdm, writer: Writer, step: int, rates: dict[str, float], report: Report
-) -> None:
-    """Moves the bar; where there is no terminal, a line at every logged step."""
-    if bar.disable and rates:
-        writer.flush()  # else the losses are those of the step before
-    told = {k: f"{v:.3f}" for k, v in writer.latest.items() if k.endswith("loss")}
+    bar: tqdm, feedback: Feedback, step: int, rates: dict[str, float], report: Report
+) -> Rollback | None:
+    """Moves the bar; without a terminal, reports a line at every logged step."""
+    lines = bar.disable and rates
+    if lines and (rollback := feedback.flush()):  # else the losses are a step old
+        return rollback
+    told = {k: f"{v:.3f}" for k, v in feedback.latest.items() if k.endswith("loss")}
     told |= {name: f"{value:.0f}" for name, value in rates.items()}
     bar.set_postfix(told, refresh=False)
     bar.update()
-    if bar.disable and rates:
+    if lines:
         values = ", ".join(f"{name} {value}" for name, value in told.items())
         report(f"step {step} of {bar.total}: {values}")
+    return None

@@ -9,25 +9,25 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sagan.config.schema import Config
-from sagan.config.validation import check_batch
 from sagan.data.pipeline import Batch
+from sagan.diagnostics import Metrics
 from sagan.runtime.compilation import cpu_compiler_options
 from sagan.runtime.devices import AXIS, device_mesh, in_order
-from sagan.state import Game, GANState, abstract, make_game
-from sagan.step import Metrics, train_step
+from sagan.state import Game, GANState, abstract_state
+from sagan.step import train_step
 
 
 class Mapped(NamedTuple):
     """A train step on several devices, and how its arguments get there.
 
     Attributes:
-      step: (state, batch) -> (state, metrics), compiled at the first call; the state
-        that goes in is gone after the call.
-      place_state: puts a state on every device; may take over its buffers.
-      place_batch: gives this process's devices their shares of its part of a batch.
-        Of several processes each also says whether it wants to stop: the metrics of
-        the step then have `stop`, more than 0 where any of them did.
-      lower: (state, batch) -> the lowered step, to look at.
+      step: (state, batch) -> (state, metrics), compiled at the first call. The state
+        that goes in is donated.
+      place_state: Puts a state on every device; may take over its buffers.
+      place_batch: Gives this process's devices their shares of its part of a batch.
+        With several processes each also says whether it wants to stop: the step's
+        metrics then have `stop`, more than 0 if any of them does.
+      lower: (state, batch) -> the lowered step, for inspection.
     """
 
     step: Callable[[GANState, Any], tuple[GANState, Metrics]]
@@ -36,23 +36,20 @@ class Mapped(NamedTuple):
     lower: Callable[[GANState, Any], Any]
 
 
-def map_step(config: Config, devices: Sequence[Any] | None = None) -> Mapped:
-    """The train step of a config, by config.run.parallel, on all devices.
+def map_step(game: Game, devices: Sequence[Any] | None = None) -> Mapped:
+    """Spreads the train step over devices (all of them), as config.run.parallel says.
 
-    Both ways give the same update on any number of devices.
-
-    Raises:
-      ConfigError: the batch does not divide.
+    Both ways give the same update on any number of devices. The batch must divide: see
+    config.validation.check_batch.
     """
-    devices = devices or in_order()
-    check_batch(config, len(devices))
+    config, devices = game.config, devices or in_order()
     mesh = device_mesh(devices)
     replicated = NamedSharding(mesh, PartitionSpec())
     by_image = NamedSharding(mesh, _by_image(config))
     several = jax.process_count() > 1
     body = _step_and_stop if several else train_step
     if config.run.parallel == "jit":
-        game = make_game(config, sharding=NamedSharding(mesh, PartitionSpec(AXIS)))
+        game = game._replace(sharding=NamedSharding(mesh, PartitionSpec(AXIS)))
         step = jax.jit(
             partial(body, game),
             in_shardings=(replicated, by_image),
@@ -60,7 +57,7 @@ def map_step(config: Config, devices: Sequence[Any] | None = None) -> Mapped:
             donate_argnums=0,
         )
     else:
-        game = make_game(config, axis_name=AXIS)
+        game = game._replace(g=game.g.clone(axis_name=AXIS), axis_name=AXIS)
         step = jax.pmap(
             partial(body, game),
             axis_name=AXIS,
@@ -91,7 +88,7 @@ def map_step(config: Config, devices: Sequence[Any] | None = None) -> Mapped:
 
 
 def _by_image(config: Config) -> PartitionSpec:
-    """[d n ...] by n under jit; [devices d n ...] under pmap."""
+    """Axis n of [d n ...] under jit; the first of [devices d n ...] under pmap."""
     return PartitionSpec(*[None] * (config.run.parallel == "jit"), AXIS)
 
 
@@ -110,11 +107,9 @@ def _by_device(x: np.ndarray, devices: int) -> np.ndarray:
     return np.moveaxis(shares, 1, 0)
 
 
-def abstract_arguments(
-    config: Config, devices: Sequence[Any]
-) -> tuple[GANState, Batch]:
-    """Shapes and places of the step's arguments, for `lower` on devices not here."""
-    mesh = device_mesh(devices)
+def abstract_arguments(game: Game, devices: Sequence[Any]) -> tuple[GANState, Batch]:
+    """Shapes and shardings of the step's arguments, for `lower` on absent devices."""
+    config, mesh = game.config, device_mesh(devices)
     data, d_steps = config.data, config.optim.d_steps
     if config.run.parallel == "jit":
         lead = (d_steps, data.batch)
@@ -127,14 +122,15 @@ def abstract_arguments(
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     state = jax.tree.map(
-        lambda leaf: placed(leaf.shape, leaf.dtype, PartitionSpec()), abstract(config)
+        lambda leaf: placed(leaf.shape, leaf.dtype, PartitionSpec()),
+        abstract_state(game),
     )
     image = placed((*lead, data.size, data.size, data.channels), np.uint8, by_image)
     return state, Batch(image, placed(lead, np.int32, by_image))
 
 
 def _compiled_once(step: Any) -> Callable[[GANState, Any], Any]:
-    """The step, compiled at its first call with the options that pay here."""
+    """Compiles the step at its first call, with options measured for this backend."""
     compiled = None
 
     def call(state: GANState, batch: Any) -> tuple[GANState, Metrics]:

@@ -32,7 +32,7 @@ class Record(NamedTuple):
 
     Attributes:
       metrics: the lines of metrics.jsonl, each with a "step"; values are floats.
-      findings: the lines of doctor.jsonl, each with "step" and "message".
+      findings: the lines of monitor.jsonl, each with "step" and "message".
       results: evaluations comparable with the newest, by step.
       class_names: by label; empty if the run is unconditional or they are unknown.
       notes: what was left out.
@@ -62,7 +62,7 @@ def read_record(workdir: Path, config: Config) -> Record:
         metrics=_metrics(workdir / "metrics.jsonl"),
         findings=[
             row
-            for row in _lines(workdir / "doctor.jsonl")
+            for row in _lines(workdir / "monitor.jsonl")
             if isinstance(row.get("message"), str)
         ],
         results=results,

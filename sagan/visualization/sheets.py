@@ -12,9 +12,7 @@ import numpy as np
 
 from sagan.checkpoints.restore import (
     Opened,
-    checkpoint_steps,
     labels_to_draw,
-    load_state,
     open_run,
 )
 from sagan.config.schema import ConfigError
@@ -94,7 +92,7 @@ def truncation(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> S
 def progress(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> Sheet:
     """Rows are the checkpoints of the run, columns latents."""
     y, z = draw.in_turn(opened, classes), draw.latents(opened, seed, draw.COLUMNS)
-    steps = checkpoint_steps(opened.workdir, opened.config, "all")
+    steps = opened.saved.steps("all")
     places = np.linspace(0, len(steps) - 1, min(len(steps), _CHECKPOINTS)).round()
     chosen = [steps[int(place)] for place in places]
     notes = []
@@ -103,7 +101,7 @@ def progress(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> She
     rows, names = [], []
     for step in chosen:
         try:
-            state, _ = load_state(opened.workdir, opened.config, step)
+            state, _ = opened.saved.load(step)
         except ConfigError as error:
             notes.append(f"passed over: {error}")
             continue

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from sagan.checkpoints.manager import Checkpoints
-from sagan.checkpoints.restore import load_state
+from sagan.checkpoints.restore import SavedRun
 from sagan.checkpoints.workdir import claim, read_config
 from sagan.config import Config, ConfigError, replace
 from sagan.runtime import files
-from sagan.training.logger import CHECKED, Writer
+from sagan.training.divergence import MUST_BE_FINITE
+from sagan.training.logger import Logger
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -47,11 +48,11 @@ def fill(folder, *, but=0):
     (folder / "filler").write_bytes(bytes(room.f_bavail * room.f_frsize - but))
 
 
-def log(writer, steps):
+def log(logger, steps):
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     for step in steps:
-        writer.write(step, {name: jnp.float32(1) for name in CHECKED})
-        writer.image(step, "raw", picture)
+        logger.log(step, dict.fromkeys(MUST_BE_FINITE, 1.0))
+        logger.image(step, "raw", picture)
 
 
 @pytest.mark.parametrize("tensorboard", [True, False])
@@ -61,16 +62,16 @@ def test_logs_of_a_full_disk_end_with_one_error_that_names_a_file(
 ):
     folder = mount("1m")
     values = {"run.log_every": 1, "run.tensorboard": tensorboard}
-    writer = Writer(folder, replace(Config(), values), 0)
+    logger = Logger(folder, replace(Config(), values), 0)
     with pytest.raises(OSError, match="No space left on device: .*small/"):
-        with writer:
-            log(writer, range(1, 3))
+        with logger:
+            log(logger, range(1, 3))
             fill(folder, but=room)
-            log(writer, range(3, 1000))
+            log(logger, range(3, 1000))
     assert capfd.readouterr() == ("", "")
     (folder / "filler").unlink()
-    with Writer(folder, replace(Config(), values), 2) as writer:
-        log(writer, range(3, 6))
+    with Logger(folder, replace(Config(), values), 2) as logger:
+        log(logger, range(3, 6))
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
 
@@ -157,7 +158,7 @@ def test_a_run_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(mount, tmp
     assert f"resuming from step {newest}" in again.stdout
     assert train(tmp_path / "roomy").returncode == 0
     runs = [folder / "run", tmp_path / "roomy"]
-    states = [load_state(run, read_config(run)) for run in runs]
+    states = [SavedRun(run, read_config(run)).load() for run in runs]
     assert states[0][1] == states[1][1] == 60
     metrics = [(run / "metrics.jsonl").read_text().splitlines() for run in runs]
     steps = [[json.loads(line)["step"] for line in lines] for lines in metrics]

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from sagan.checkpoints import workdir as workdir_lib
-from sagan.checkpoints.workdir import locked, read_config, usable
+from sagan.checkpoints.workdir import check_workdir, locked, read_config
 from sagan.config import Config, ConfigError, fields, replace, to_json
 
 MINE = replace(Config(), {"data.size": 16, "g.attention": (), "d.attention": ()})
@@ -15,6 +15,7 @@ def other(**values):
 
 
 def claim(workdir, config, images=10, class_names=("a", "b")):
+    check_workdir(workdir, config)
     return workdir_lib.claim(workdir, config, images, class_names)
 
 
@@ -60,10 +61,10 @@ def test_a_checkpoint_that_was_never_whole_holds_nothing(tmp_path):
     claim(tmp_path, other(data__batch=32, g__bn_group=32))
 
 
-def test_usable_takes_the_classes_of_the_run(tmp_path):
-    assert usable(tmp_path, MINE).data.classes is None
+def test_check_takes_the_classes_of_the_run(tmp_path):
+    assert check_workdir(tmp_path, MINE).data.classes is None
     claim(tmp_path, other(data__classes=7))
-    assert usable(tmp_path, MINE).data.classes == 7
+    assert check_workdir(tmp_path, MINE).data.classes == 7
 
 
 def test_changed_data_are_told_and_other_classes_refused(tmp_path):

@@ -33,6 +33,7 @@ from sagan.metrics import METRICS, MetricError, classifier
 from sagan.metrics.features import of_callable
 from sagan.sampling import sampler
 from sagan.state import create, generator_variables
+from sagan.training.experiment import open_experiment
 
 METRIC_NAMES = "fid,kid,prdc,ifid"
 PROTOCOL = Protocol(metrics=METRIC_NAMES, samples=40, reals=60, batch_norm="all")
@@ -282,8 +283,8 @@ def test_the_best_checkpoint_is_that_of_the_lowest_metric(tiny, tmp_path):
     for step, metric in enumerate([3.0, 1.0, 2.0], start=1):
         checkpoints.save(step, state, {"metric": metric, "fd_classifier": metric})
     checkpoints.close()
-    assert restore.checkpoint_steps(tmp_path, tiny(), "best") == [2]
-    assert restore.checkpoint_steps(tmp_path, tiny(), "all") == [2, 3]
+    assert restore.SavedRun(tmp_path, tiny()).steps("best") == [2]
+    assert restore.SavedRun(tmp_path, tiny()).steps("all") == [2, 3]
 
 
 def test_while_training_the_distance_decides(tiny, tmp_path, monkeypatch):
@@ -291,7 +292,7 @@ def test_while_training_the_distance_decides(tiny, tmp_path, monkeypatch):
     config = tiny(run__evaluate_every=2, run__evaluate_samples=30)
     state = create(config)
     start = run.while_training(tmp_path / "run", report=quiet)
-    measure = start(config)
+    measure = start(open_experiment(config))
     assert measure(state.replace(step=state.step + 1)) == {}
     values = measure(state.replace(step=state.step + 2))
     result = results.read(tmp_path / "run" / "eval" / "step_2" / "results.json")
@@ -302,14 +303,13 @@ def test_while_training_the_distance_decides(tiny, tmp_path, monkeypatch):
     assert {"accuracy_classifier", "kid_classifier", "is_classifier"} <= set(rows)
     too_many = replace(config, {"run.evaluate_samples": 2000})
     with pytest.raises(ConfigError, match="--samples 2000"):  # before the first step
-        start(too_many)
+        start(open_experiment(too_many))
 
 
 def test_while_training_other_features_leave_out_what_they_cannot(tiny, tmp_path):
     start = run.while_training(tmp_path, features=features, report=quiet)
-    values = start(tiny(run__evaluate_every=1, run__evaluate_samples=30))(
-        create(tiny())
-    )
+    config = tiny(run__evaluate_every=1, run__evaluate_samples=30)
+    values = start(open_experiment(config))(create(tiny()))
     assert values["metric"] == values["fd_features"]
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from sagan.checkpoints.restore import load_state
+from sagan.checkpoints.restore import SavedRun
 from sagan.checkpoints.workdir import read_config
 from tests.support.runs import rows
 
@@ -88,7 +88,7 @@ def python_below(process):
 
 
 def state_of(workdir, step=None):
-    state, step = load_state(workdir, read_config(workdir), step)
+    state, step = SavedRun(workdir, read_config(workdir)).load(step)
     return jax.device_get(state), step
 
 
@@ -169,7 +169,7 @@ def test_processes_go_back_together(tmp_path):
     assert "back to step" in said
     assert "went back run.rollbacks = 1 times, and no more" in said
     assert "Traceback" not in said + other
-    lines = (tmp_path / "run" / "doctor.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run" / "monitor.jsonl").read_text().splitlines()
     assert [json.loads(line)["finding"] for line in lines].count("rollback") == 1
 
 

@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 
-from sagan.checkpoints.restore import Opened
+from sagan.checkpoints.restore import Opened, SavedRun
 from sagan.config import Config, replace
 from sagan.sampling.attention_maps import Grid, Read
 from sagan.visualization import explorer
@@ -49,7 +49,7 @@ def run(tmp_path, parts=None, name="planted", metrics=(), seed=0, **changes):
     """A Run with one planted layer where there are no parts."""
     player = types.SimpleNamespace(params={"w": np.zeros(3)})
     state = types.SimpleNamespace(g=player, d=player)
-    opened = Opened(tmp_path / name, config(**changes), state, 7, None)
+    opened = Opened(SavedRun(tmp_path / name, config(**changes)), state, 7, None)
     if parts is None:
         grid = Grid(16, 8)
         layers = [("attention8", grid, focused(grid, np.zeros(64, int)))]

@@ -12,7 +12,11 @@ from tensorboardX.proto import event_pb2
 
 from sagan.config import Config, ConfigError, replace
 from sagan.sampling.grid import grid
-from sagan.training.logger import CHECKED, Diverged, Writer
+from sagan.state import GANState, Player
+from sagan.training.divergence import MUST_BE_FINITE, Diverged
+from sagan.training.feedback import Feedback
+from sagan.training.logger import Logger
+from sagan.training.monitor import Monitor
 
 
 def make_config(**run):
@@ -27,11 +31,45 @@ def metrics_of(step, **values):
     return {k: jnp.float32(v) for k, v in {**finite, **values}.items()}
 
 
+class Logs:
+    """A logger with the feedback that fills it, as the loop has them."""
+
+    def __init__(self, workdir, config, start, *, active=True):
+        self.every = config.run.log_every
+        self.logger = Logger(workdir, config, start, active=active)
+        monitor = Monitor(workdir, config, NOTHING, active=active)
+        self.feedback = Feedback(monitor, self.logger, print)
+
+    def __enter__(self):
+        self.logger.__enter__()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        try:
+            if error is None:
+                self.feedback.flush()
+        except Diverged as late:
+            self.logger.__exit__(type(late), late, None)
+            raise
+        self.logger.__exit__(kind, error, trace)
+
+    def write(self, step, values):
+        self.feedback.put(step, values, logged=step % self.every == 0)
+
+    @property
+    def latest(self):
+        return self.feedback.latest
+
+
+PLAYER = Player(params={}, stats={}, opt_state=())
+NOTHING = GANState(step=0, g=PLAYER, d=PLAYER, ema=(), rollbacks=0)
+
+
 def run(workdir, start, stop, config=None, **kwargs):
-    with Writer(workdir, config or make_config(), start, **kwargs) as writer:
+    with Logs(workdir, config or make_config(), start, **kwargs) as logs:
         for step in range(start + 1, stop + 1):
-            writer.write(step, metrics_of(step), {"images_per_s": 64.0})
-    return writer
+            logs.write(step, {**metrics_of(step), "images_per_s": 64.0})
+    return logs
 
 
 def lines(workdir):
@@ -55,17 +93,17 @@ def test_only_every_nth_step_is_logged(tmp_path):
 
 
 def test_write_deals_with_the_step_before(tmp_path):
-    with Writer(tmp_path, make_config(log_every=1), 0) as writer:
-        assert writer.latest == {}
-        writer.write(1, metrics_of(1))
-        assert writer.latest == {} and lines(tmp_path) == []
-        writer.write(2, metrics_of(2))
-        assert writer.latest["d_loss"] == 1.5 and len(lines(tmp_path)) == 1
-        writer.flush()
-        assert writer.latest["d_loss"] == 2.5 and len(lines(tmp_path)) == 2
-        writer.flush()
+    with Logs(tmp_path, make_config(log_every=1), 0) as logs:
+        assert logs.latest == {}
+        logs.write(1, metrics_of(1))
+        assert logs.latest == {} and lines(tmp_path) == []
+        logs.write(2, metrics_of(2))
+        assert logs.latest["d_loss"] == 1.5 and len(lines(tmp_path)) == 1
+        logs.feedback.flush()
+        assert logs.latest["d_loss"] == 2.5 and len(lines(tmp_path)) == 2
+        logs.feedback.flush()
     assert len(lines(tmp_path)) == 2
-    assert set(writer.latest) == set(CHECKED)
+    assert set(logs.latest) == set(MUST_BE_FINITE)
 
 
 def test_resumed_run_leaves_the_lines_of_an_unbroken_one(tmp_path):
@@ -98,45 +136,45 @@ def test_run_that_starts_again_from_nothing_drops_all_lines(tmp_path):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
     ("name", "player"),
-    [(name, ("discriminator", "generator")[name[0] == "g"]) for name in CHECKED],
+    [(name, ("discriminator", "generator")[name[0] == "g"]) for name in MUST_BE_FINITE],
 )
 def test_first_value_that_is_not_finite_stops_the_run(
     tmp_path, name, player, bad, active
 ):
     config = make_config(log_every=100)  # unlogged steps are checked too
     with pytest.raises(Diverged, match=f"step 3: {name} is .*the {player}") as error:
-        with Writer(tmp_path, config, 0, active=active) as writer:
+        with Logs(tmp_path, config, 0, active=active) as logs:
             for step in range(1, 9):
-                writer.write(step, metrics_of(step, **{name: bad if step > 2 else 1}))
+                logs.write(step, metrics_of(step, **{name: bad if step > 2 else 1}))
     assert (error.value.step, error.value.name) == (3, name)
     assert isinstance(error.value, ArithmeticError)
 
 
 def test_flush_finds_the_last_step(tmp_path):
-    writer = Writer(tmp_path, make_config(), 0)
-    writer.write(1, metrics_of(1, g_loss=float("nan")))
+    logs = Logs(tmp_path, make_config(), 0)
+    logs.write(1, metrics_of(1, g_loss=float("nan")))
     with pytest.raises(Diverged, match="step 1: g_loss is nan"):
-        writer.flush()
-    writer.__exit__(None, None, None)
+        logs.feedback.flush()
+    logs.logger.__exit__(None, None, None)
 
 
 def test_clean_exit_checks_the_last_step(tmp_path):
     with pytest.raises(Diverged, match="step 1"):
-        with Writer(tmp_path, make_config(), 0) as writer:
-            writer.write(1, metrics_of(1, d_loss=float("nan")))
+        with Logs(tmp_path, make_config(), 0) as logs:
+            logs.write(1, metrics_of(1, d_loss=float("nan")))
 
 
 def test_error_of_the_loop_is_not_hidden_by_the_last_step(tmp_path):
     with pytest.raises(KeyError):
-        with Writer(tmp_path, make_config(), 0) as writer:
-            writer.write(1, metrics_of(1, d_loss=float("nan")))
+        with Logs(tmp_path, make_config(), 0) as logs:
+            logs.write(1, metrics_of(1, d_loss=float("nan")))
             raise KeyError
 
 
 def test_other_values_may_be_infinite_and_the_line_is_still_json(tmp_path):
     odd = {"a": float("nan"), "b": float("inf"), "c": -float("inf")}
-    with Writer(tmp_path, make_config(log_every=1), 0) as writer:
-        writer.write(1, metrics_of(1, **odd))
+    with Logs(tmp_path, make_config(log_every=1), 0) as logs:
+        logs.write(1, metrics_of(1, **odd))
 
     def refuse(name):
         raise ValueError(name)
@@ -147,17 +185,17 @@ def test_other_values_may_be_infinite_and_the_line_is_still_json(tmp_path):
 
 def test_inactive_writer_leaves_nothing(tmp_path):
     config = make_config(tensorboard=True, wandb=True)
-    writer = run(tmp_path, 0, 4, config, active=False)
-    writer.image(4, "fake", np.zeros((2, 2, 3), np.uint8))
+    logs = run(tmp_path, 0, 4, config, active=False)
+    logs.logger.image(4, "fake", np.zeros((2, 2, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
-    assert writer.latest["d_loss"] == 4.5
+    assert logs.latest["d_loss"] == 4.5
 
 
 def test_metrics_may_live_on_several_devices(tmp_path):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    with Writer(tmp_path, make_config(), 0) as writer:
-        writer.write(2, jax.device_put(metrics_of(2), everywhere))
+    with Logs(tmp_path, make_config(), 0) as logs:
+        logs.write(2, jax.device_put(metrics_of(2), everywhere))
     assert json.loads(lines(tmp_path)[0])["d_loss"] == 2.5
 
 
@@ -173,8 +211,8 @@ def tensorboard_events(workdir):
 def test_tensorboard_has_the_scalars_and_forgets_what_is_done_again(tmp_path):
     config = make_config(tensorboard=True)
     run(tmp_path, 0, 4, config)
-    with Writer(tmp_path, config, 2) as writer:
-        writer.image(3, "fake", np.full((4, 6, 3), 9, np.uint8))
+    with Logs(tmp_path, config, 2) as logs:
+        logs.logger.image(3, "fake", np.full((4, 6, 3), 9, np.uint8))
     events = list(tensorboard_events(tmp_path))
     scalars = [
         (event.step, value.simple_value)
@@ -216,8 +254,8 @@ def test_wandb_goes_on_in_the_same_run(tmp_path, wandb):
 
 def test_wandb_learns_that_a_run_failed(tmp_path, wandb):
     with pytest.raises(Diverged):
-        with Writer(tmp_path, make_config(wandb=True), 0) as writer:
-            writer.write(1, metrics_of(1, d_loss=float("nan")))
+        with Logs(tmp_path, make_config(wandb=True), 0) as logs:
+            logs.write(1, metrics_of(1, d_loss=float("nan")))
     assert wandb[-1] == ("finish", 1)
 
 
@@ -225,7 +263,7 @@ def test_wandb_learns_that_a_run_failed(tmp_path, wandb):
 def test_wandb_that_is_not_installed_is_one_line(tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, "wandb", module)
     with pytest.raises(ConfigError) as error:
-        Writer(tmp_path, make_config(wandb=True), 0)
+        Logs(tmp_path, make_config(wandb=True), 0)
     assert str(error.value) == "run.wandb: needs W&B: pip install 'sagan[wandb]'"
     assert list(tmp_path.iterdir()) == []
 
@@ -233,8 +271,8 @@ def test_wandb_that_is_not_installed_is_one_line(tmp_path, monkeypatch, module):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_picture_on_disk_is_the_picture(tmp_path, channels):
     picture = np.arange(4 * 5 * channels, dtype=np.uint8).reshape(4, 5, channels)
-    with Writer(tmp_path, make_config(), 0) as writer:
-        writer.image(12, "ema", picture)
+    with Logs(tmp_path, make_config(), 0) as logs:
+        logs.logger.image(12, "ema", picture)
     assert [p.name for p in (tmp_path / "samples").iterdir()] == ["ema_00000012.png"]
     read = np.asarray(Image.open(tmp_path / "samples" / "ema_00000012.png"))
     np.testing.assert_array_equal(read.reshape(picture.shape), picture)

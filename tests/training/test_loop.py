@@ -14,7 +14,7 @@ from sagan.config import ConfigError, from_json
 from sagan.data import pipeline
 from sagan.runtime.signals import Interrupt
 from sagan.training import parallel
-from sagan.training.logger import Diverged
+from sagan.training.divergence import Diverged
 from tests.support.runs import rows, train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -118,8 +118,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_good_checkpoint(
 ):
     map_step = parallel.map_step
 
-    def poisoned(config):
-        mapped = map_step(config)
+    def poisoned(game):
+        mapped = map_step(game)
 
         def step(state, batch):
             if int(state.step) == 4:
@@ -189,7 +189,7 @@ def test_the_best_checkpoint_by_the_callers_metric_is_kept(tiny, tmp_path):
     train(
         config,
         tmp_path / "run",
-        evaluate=lambda config: lambda state: {"metric": next(scores)},
+        evaluate=lambda experiment: lambda state: {"metric": next(scores)},
     )
     kept = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
     assert kept == {"2", "6"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sagan.checkpoints.restore import Opened, open_run
+from sagan.checkpoints.restore import Opened, SavedRun, open_run
 from sagan.config import ConfigError, replace
 from sagan.sampling import attention_maps
 from sagan.sampling.attention_maps import Grid, Read
@@ -153,7 +153,7 @@ def test_logs_that_cannot_be_trusted_are_read_as_far_as_they_are_right(tmp_path)
     (tmp_path / "metrics.jsonl").write_text(f'[]\n{{"step": "3"}}\n{good}\n{{"step": 7')
     deep = "[" * 100_000
     found = {"step": 6, "message": EVIL}
-    (tmp_path / "doctor.jsonl").write_text(
+    (tmp_path / "monitor.jsonl").write_text(
         f'{deep}\n{{"step": 1}}\n{json.dumps(found)}'
     )
     (tmp_path / "data.json").write_text('{"classes": 3}')
@@ -394,7 +394,7 @@ def test_a_network_that_cannot_be_shown_is_a_note(tmp_path):
     read = record.read_record(tmp_path, without)
 
     def part(config, player, budget=10**6):
-        opened = Opened(tmp_path, config, None, 1, None)
+        opened = Opened(SavedRun(tmp_path, config), None, 1, None)
         return report.part(opened, player, read, 0, budget)
 
     assert part(without, "g") == Part(

@@ -9,7 +9,7 @@ import pytest
 from jax.tree_util import tree_map_with_path
 from PIL import Image
 
-from sagan.checkpoints.restore import open_run
+from sagan.checkpoints.restore import SavedRun, open_run
 from sagan.checkpoints.workdir import read_config, to_json
 from sagan.cli import main
 from sagan.cli.visualize import sheets_command
@@ -174,7 +174,7 @@ def test_truncation_shows_the_same_sample_numbers(opened, plain):
 def test_progress_shows_every_checkpoint_that_can_be_read(on_disk, plain, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(on_disk.workdir, workdir)
-    opened = on_disk._replace(workdir=workdir)
+    opened = on_disk._replace(saved=SavedRun(workdir, on_disk.config))
     (panel,) = panels("progress", opened)
     assert panel.rows == ["step 1", "step 2"]
     for state, row in zip([open_run(workdir, 1), opened], panel.images, strict=True):
@@ -256,7 +256,7 @@ def test_a_generator_of_copies_is_at_distance_zero(
     copies = source.images(indices)[:, :, ::-1]  # mirrored, as training sees them
     monkeypatch.setattr(nearest.sampler, "samples", lambda *_, **__: [copies])
     numbers = sheets_lib.SHEETS["neighbours"](
-        opened._replace(config=config), seed=SEED, classes=None
+        opened._replace(saved=SavedRun(opened.workdir, config)), seed=SEED, classes=None
     ).numbers
     assert numbers["samples"]["pixels"]["median"] < 1e-2
     assert numbers["samples"]["features"]["median"] < 1e-2

@@ -1,12 +1,12 @@
-"""What the doctor says of healthy and of sick runs of configs/digits.py.
+"""Runs the monitor over healthy and diverging runs of configs/digits.py.
 
-python benchmarks/doctor.py [--cases healthy0 lr10 ...] [--workdir runs/doctor]
+python benchmarks/monitor.py [--cases healthy0 lr10 ...] [--workdir runs/monitor]
 
 Trains each case with every step logged (four minutes for a healthy one on two quiet
-cores; a finished case is not trained again), and lets a fresh doctor read its
-metrics.jsonl. Prints the findings, and for each symptom how near the run came to its
-threshold: the worst value that held for as many steps as make a finding. The exit code
-is 0 if the healthy ones pass in silence and every sick one is found.
+cores; a finished case is not trained again), and feeds its metrics.jsonl to a fresh
+detector. Prints the findings and, for each check, how near the run came to its
+threshold: the worst value that lasted for as many steps as make a finding. The exit
+code is 0 if the healthy runs have no finding and every diverging one has.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from sagan import config as config_lib
-from sagan.state import GANState
-from sagan.training import divergence, loop, monitor, parallel
+from sagan.state import Game, GANState
+from sagan.training import divergence, loop, parallel
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EVERY = {"run.log_every": 1, "run.watch_every": 25, "run.tensorboard": False}
@@ -30,15 +30,15 @@ COLLAPSE = 20  # the step after which the generator of "collapsed" gives one ima
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A run: what it changes, for how long, and whether it should be found sick."""
+    """A run: its length, the values it changes, and whether it should have findings."""
 
     steps: int
     values: dict[str, object]
-    sick: bool = True
+    diverges: bool = True
     collapse: bool = False
 
 
-CASES = {f"healthy{s}": Case(2000, {"run.seed": s}, sick=False) for s in range(3)} | {
+CASES = {f"healthy{s}": Case(2000, {"run.seed": s}, diverges=False) for s in range(3)} | {
     "lr10": Case(60, {"optim.g_lr": 10.0, "optim.d_lr": 10.0}),
     "lr10_d": Case(60, {"optim.d_lr": 10.0}),
     "lr10_g": Case(60, {"optim.g_lr": 10.0}),
@@ -54,8 +54,8 @@ def collapse(state: GANState) -> GANState:
     return dataclasses.replace(state, g=dataclasses.replace(state.g, params=params))
 
 
-def collapsing(map_step, config: config_lib.Config) -> parallel.Mapped:
-    mapped = map_step(config)
+def collapsing(map_step, game: Game) -> parallel.Mapped:
+    mapped = map_step(game)
 
     def step(state, batch):
         if int(state.step) == COLLAPSE:
@@ -78,40 +78,42 @@ def train(case: Case, workdir: Path) -> None:
 
 
 def margins(rows: list[dict[str, float]]) -> dict[str, float]:
-    """By symptom: the worst value that held as long as makes a finding."""
+    """By finding: the worst value that held as long as makes a finding."""
     past = collections.defaultdict(lambda: collections.deque(maxlen=divergence.MEMORY))
     series = collections.defaultdict(list)
     for row in rows:
-        series["d_won"].append(row["d_saturated"])
-        series["d_loud"].append(max(abs(row["d_real"]), abs(row["d_fake"])))
-        series["g_collapsed"].append(-row["fake_diversity"] / row["real_diversity"])
+        series["discriminator_saturation"].append(row["d_saturated"])
+        series["diverging_logits"].append(max(abs(row["d_real"]), abs(row["d_fake"])))
+        series["mode_collapse"].append(-row["fake_diversity"] / row["real_diversity"])
         for player in "dg":
             norm = f"{player}_grad_norm"
-            series[f"{player}_still"].append(-row[norm])
+            series[f"{player}_vanishing_gradients"].append(-row[norm])
             if (ratio := divergence.growth(player, row, past)) is not None:
-                series[f"{player}_exploded"].append(ratio)
+                series[f"{player}_exploding_gradients"].append(ratio)
             past[norm].append(row[norm])
             if (name := f"sigma_error/{player}_max") in row:
-                series[f"{player}_sigma"].append(row[name])
+                series[f"{player}_spectral_norm_lag"].append(row[name])
     worst = {}
     for name, values in series.items():
-        lasts = divergence.SYMPTOMS[name].lasts
+        lasts = divergence.CHECKS[name].lasts
         held = [min(values[i : i + lasts]) for i in range(len(values) - lasts + 1)]
         worst[name] = abs(max(held, default=float("nan")))
     return worst
 
 
-def judge(workdir: Path) -> tuple[list[tuple[int, monitor.Finding]], dict[str, float]]:
+def examine(
+    workdir: Path,
+) -> tuple[list[tuple[int, divergence.Finding]], dict[str, float]]:
     text = (workdir / "metrics.jsonl").read_text()
     rows = [
         {name: float(value) for name, value in json.loads(line).items()}
         for line in text.splitlines()
     ]
-    patient = monitor.Doctor({})
+    detector = divergence.Detector({})
     found = [
         (int(row["step"]), finding)
         for row in rows
-        for finding in patient.examine(int(row["step"]), row)
+        for finding in detector.examine(int(row["step"]), row)
     ]
     return found, margins(rows)
 
@@ -119,21 +121,21 @@ def judge(workdir: Path) -> tuple[list[tuple[int, monitor.Finding]], dict[str, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--workdir", type=Path, default=Path("runs/doctor"))
+    parser.add_argument("--workdir", type=Path, default=Path("runs/monitor"))
     known = parser.parse_args()
     wrong = []
     for name in known.cases:
         case, workdir = CASES[name], known.workdir / name
         if not any(workdir.glob(f"checkpoints/{case.steps}")):
             train(case, workdir)
-        found, worst = judge(workdir)
+        found, worst = examine(workdir)
         print(f"{name}: " + ", ".join(f"{k} {v:.3g}" for k, v in worst.items()))
         for step, finding in found:
             print(f"  step {step} (since {finding.since}), {finding.name}:")
             print(f"    {finding.message}")
-        if case.sick != bool(found):
+        if case.diverges != bool(found):
             wrong.append(name)
-    print(f"judged wrongly: {', '.join(wrong) or 'none'}")
+    print(f"wrong: {', '.join(wrong) or 'none'}")
     raise SystemExit(bool(wrong))
 
 

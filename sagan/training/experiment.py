@@ -1,0 +1,34 @@
+"""What a start builds once and hands on: the config, the game and the data."""
+
+from typing import NamedTuple
+
+from sagan.config.schema import Config
+from sagan.data.pipeline import open_source, resolve
+from sagan.data.source import Source
+from sagan.state import Game, check_names, make_game
+
+
+class Experiment(NamedTuple):
+    """One experiment, complete.
+
+    Attributes:
+      config: The config; data.classes is a number.
+      game: The networks, the loss and the optimizers.
+      source: The training images.
+    """
+
+    config: Config
+    game: Game
+    source: Source
+
+
+def open_experiment(config: Config) -> Experiment:
+    """Opens the data of a config, checked, and builds the rest from both.
+
+    Raises:
+      ConfigError: A name is unknown, or the data cannot be trained on.
+    """
+    check_names(config)  # before the data, which may take minutes to check
+    source = open_source(config)
+    config = resolve(config, source)
+    return Experiment(config, make_game(config), source)

@@ -1,0 +1,111 @@
+"""From a config and a workdir to a run that is ready for its next step."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from sagan.checkpoints import workdir as workdir_lib
+from sagan.checkpoints.manager import Checkpoints
+from sagan.config.schema import Config
+from sagan.config.validation import check, check_batch
+from sagan.runtime import devices, processes
+from sagan.state import (
+    Game,
+    GANState,
+    abstract_state,
+    after_rollbacks,
+    check_names,
+    count,
+    create_state,
+)
+from sagan.training import parallel
+from sagan.training.divergence import Finding
+from sagan.training.experiment import Experiment, open_experiment
+from sagan.training.feedback import Rollback
+from sagan.training.monitor import Monitor
+
+Report = Callable[[str], None]
+
+
+class Started(NamedTuple):
+    """A run that is ready for its next step; process 0 has its checkpoints."""
+
+    experiment: Experiment
+    mapped: parallel.Mapped
+    checkpoints: Checkpoints | None
+    state: GANState
+    step: int
+
+
+def start(config: Config, workdir: Path, report: Report) -> Started:
+    """Checks everything that can be wrong, cheapest first; creates or restores."""
+    check(config)
+    check_names(config)
+    check_batch(config, len(jax.devices()))
+    main = processes.is_main()
+    if main:
+        config = workdir_lib.check_workdir(workdir, config)
+    config = processes.same_config(config)
+    experiment = open_experiment(config)
+    config, game, source = experiment
+    for note in source.notes:
+        report(note)
+    processes.same_data(len(source), source.class_names)
+    devices.connect()
+    checkpoints = None
+    if main:
+        for note in workdir_lib.claim(workdir, config, len(source), source.class_names):
+            report(note)
+        checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep, report)
+    state = _newest(game, checkpoints)
+    step = int(state.step)
+    mapped = parallel.map_step(after_rollbacks(game, int(state.rollbacks)))
+    state = mapped.place_state(state)
+    if step:
+        report(f"resuming from step {step}")
+    if step > config.run.steps:
+        report(f"run.steps = {config.run.steps}: the run is already at step {step}")
+    kinds = sorted({device.device_kind for device in jax.devices()})
+    report(
+        f"{len(jax.devices())} x {', '.join(kinds)} by {config.run.parallel};"
+        f" {len(source)} images of {config.data.classes} classes;"
+        f" parameters: {count(state.g.params):,} in G, {count(state.d.params):,} in D;"
+        f" files: {workdir}"
+    )
+    return Started(experiment, mapped, checkpoints, state, step)
+
+
+def roll_back(
+    run: Started, monitor: Monitor, reason: Rollback, report: Report
+) -> Started:
+    """The run at the newest checkpoint from before a finding, with D's rate lowered."""
+    game, finding = run.experiment.game, reason.finding
+    # The first step that shows it began at a state that has it: from there the same
+    # latents and images would lead to it again.
+    if run.checkpoints is not None:
+        run.checkpoints.set_aside_from(finding.since - 1)
+    times = monitor.rollbacks + 1
+    state = _newest(game, run.checkpoints)
+    state = dataclasses.replace(state, rollbacks=np.array(times, np.int32))
+    step = int(state.step)
+    rate = game.config.run.rollback_factor**times
+    line = f"back to step {step}, with {rate:g} of optim.d_lr"
+    monitor.record(reason.step, Finding("rollback", step, line))
+    report(f"step {reason.step}: {finding.message}; {line}")
+    mapped = parallel.map_step(after_rollbacks(game, times))
+    state = mapped.place_state(state)
+    return run._replace(mapped=mapped, state=state, step=step)
+
+
+def _newest(game: Game, checkpoints: Checkpoints | None) -> GANState:
+    """The state of the newest good checkpoint of process 0, or the first one."""
+    target = abstract_state(game)
+    if checkpoints is None:  # only the shapes count: the values come from process 0
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
+        return processes.from_main(zeros)
+    restored = checkpoints.restore(target)
+    return processes.from_main(restored[0] if restored else create_state(game))
