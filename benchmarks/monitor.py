@@ -30,7 +30,7 @@ COLLAPSE = 20  # the step after which the generator of "collapsed" gives one ima
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A run: its length, the values it changes, and whether it should have findings."""
+    """A run: its length, the values it changes, and whether it diverges."""
 
     steps: int
     values: dict[str, object]
@@ -38,7 +38,8 @@ class Case:
     collapse: bool = False
 
 
-CASES = {f"healthy{s}": Case(2000, {"run.seed": s}, diverges=False) for s in range(3)} | {
+CASES = {
+    **{f"healthy{s}": Case(2000, {"run.seed": s}, diverges=False) for s in range(3)},
     "lr10": Case(60, {"optim.g_lr": 10.0, "optim.d_lr": 10.0}),
     "lr10_d": Case(60, {"optim.d_lr": 10.0}),
     "lr10_g": Case(60, {"optim.g_lr": 10.0}),
