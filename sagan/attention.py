@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sagan.layers import SNConv, SpectralModule
+from sagan.layers import FULL, SNConv, SpectralModule
 
 
 class SelfAttention(SpectralModule):
@@ -15,22 +15,26 @@ class SelfAttention(SpectralModule):
 
     Names follow the paper: f gives the keys, g the queries, h the values, and
     beta[j, i] is how much position j draws from position i (rows sum to one). Each of
-    the four maps is a 1x1 convolution, which is one linear layer applied to every
-    position by itself. gamma starts at zero, so a fresh layer is the identity.
+    the four maps is a 1x1 convolution: one linear layer, applied to every position by
+    itself. gamma starts at zero, so a fresh layer is the identity.
 
     Follows the official code: keys and values are max-pooled to a quarter of the
-    positions and no map has a bias (the paper's text is silent), values have C/2
-    channels (the text says C/8), and the scores are not divided by a root. Scores and
-    softmax are in float32.
+    positions and no map has a bias (the paper does not say), values have C/2 channels
+    (the paper says C/8), and scores are not divided by the root of the channels.
 
-    With model.attention_chunks the queries go in that many parts, one after another, so
-    that only a part of beta exists at a time: the same values and gradients. Whoever
-    asks for the intermediate `beta` gets all of it, [n, positions j, positions i]. The
-    other intermediates are x and `drawn`, gamma * v(...): see maps.py.
+    f, g, h and v compute in model.dtype. Scores are multiplied at full precision and
+    summed in float32, on accelerators too, and so is the softmax; then beta is rounded
+    to model.dtype to weigh the values.
+
+    With model.attention_chunks the queries are processed in that many parts, one after
+    another, so that only a part of beta exists at a time, with the same values and
+    gradients. If the collection `intermediates` is mutable, it gets all of beta
+    [n, positions j, positions i], x, and `drawn`, which is gamma * v(...): see
+    sampling/attention_maps.py.
 
     Attributes:
-      reduction: C over the channels of keys and queries.
-      value_reduction: C over the channels of the values.
+      reduction: C over the number of channels of keys and queries.
+      value_reduction: C over the number of channels of the values.
 
     Source: arXiv:1805.08318, section 3; official non_local.py:48-81, whose phi, theta
     and g are f, g and h here.
@@ -73,7 +77,9 @@ class SelfAttention(SpectralModule):
         return drawn + x.astype(o.dtype)
 
     def _conv(self, name: str, channels: int) -> SNConv:
-        return SNConv(self.model, channels, width=1, use_bias=False, name=name)
+        return SNConv(
+            self.model, features=channels, kernel_size=1, use_bias=False, name=name
+        )
 
 
 def attend(
@@ -81,8 +87,8 @@ def attend(
     keys: Float[Array, "n i c"],
     values: Float[Array, "n i o"],
 ) -> tuple[Float[Array, "n j o"], Float[Array, "n j i"]]:
-    """What every query draws from the values, and beta: its share of each of them."""
-    full = {"preferred_element_type": jnp.float32}
+    """The values that each query draws, weighted by beta, and beta itself."""
+    full = {"precision": FULL, "preferred_element_type": jnp.float32}
     s = jnp.einsum("njc,nic->nji", queries, keys, **full)
     beta = jax.nn.softmax(s, axis=-1)  # over the keys i
     return jnp.einsum("nji,nic->njc", beta.astype(values.dtype), values), beta
@@ -95,10 +101,10 @@ def attend_in_chunks(
     *,
     chunks: int,
 ) -> Float[Array, "n j o"]:
-    """`attend` without beta: a part of the queries at a time, and again for gradients.
+    """`attend` without beta: a part of the queries at a time, recomputed for gradients.
 
     Raises:
-      ValueError: the number of queries does not divide by `chunks`.
+      ValueError: The number of queries does not divide by `chunks`.
     """
     n, positions, c = queries.shape
     if positions % chunks:
@@ -113,5 +119,5 @@ def attend_in_chunks(
 
 
 def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww c"]:
-    """The largest of each 2x2 positions; an odd last row or column is left out."""
+    """The maximum of each 2x2 positions; an odd last row or column is dropped."""
     return nn.max_pool(x, (2, 2), strides=(2, 2))

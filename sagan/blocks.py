@@ -1,4 +1,4 @@
-"""Residual blocks of both networks, and what may fill the slot between them."""
+"""Residual blocks of both networks, and BLOCKS: what fills the slot between them."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ class GeneratorBlock(nn.Module):
     """Doubles the image: BN, ReLU, up, 3x3, BN, ReLU, 3x3, plus an upsampled 1x1.
 
     Attributes:
-      features: channels of the output.
-      classes: of the conditional batch norms; 0: unconditional.
-      g: batch-norm settings.
-      model: settings of the normalised layers.
-      axis_name: of the mapped axis, or None.
+      features: Number of channels of the output.
+      classes: Number of classes of the batch norms; 0: unconditional.
+      g: Batch-norm settings.
+      model: Settings of the normalised layers.
+      axis_name: Name of the mapped axis, or None.
 
     Source: official generator.py:78-92; the shortcut is always learned.
     """
@@ -46,21 +46,25 @@ class GeneratorBlock(nn.Module):
             )(x, y, train=train)
 
         shortcut = SNConv(
-            self.model, self.features, width=1, resample="up", name="shortcut"
+            self.model,
+            features=self.features,
+            kernel_size=1,
+            resample="up",
+            name="shortcut",
         )(x)
         x = jax.nn.relu(norm("bn1", x))
-        x = SNConv(self.model, self.features, resample="up", name="conv1")(x)
+        x = SNConv(self.model, features=self.features, resample="up", name="conv1")(x)
         x = jax.nn.relu(norm("bn2", x))
-        x = SNConv(self.model, self.features, name="conv2")(x)
+        x = SNConv(self.model, features=self.features, name="conv2")(x)
         return x + shortcut
 
 
 class DiscriminatorBlock(nn.Module):
-    """ReLU, 3x3, ReLU, 3x3 and a 1x1 shortcut, both halved where `down`.
+    """ReLU, 3x3, ReLU, 3x3, plus a 1x1 shortcut; with `down` both are halved.
 
-    The first block sees the image, without a ReLU before its first convolution. The
-    shortcut is the identity where neither size nor channels change. The hidden
-    channels are those of the output.
+    The first block sees the image, and has no ReLU before its first convolution. The
+    shortcut is the identity if neither size nor channels change. Hidden and output
+    channels are equal.
 
     Source: official discriminator.py:46-62 and, for the first, 82-93. The shortcut of
     the official code starts from x itself: an in-place ReLU (StudioGAN) changes it.
@@ -77,12 +81,18 @@ class DiscriminatorBlock(nn.Module):
         shortcut = x
         if self.down or x.shape[-1] != self.features:
             shortcut = SNConv(
-                self.model, self.features, width=1, resample=resample, name="shortcut"
+                self.model,
+                features=self.features,
+                kernel_size=1,
+                resample=resample,
+                name="shortcut",
             )(x)
         x = x if self.is_first else jax.nn.relu(x)
-        x = SNConv(self.model, self.features, name="conv1")(x)
+        x = SNConv(self.model, features=self.features, name="conv1")(x)
         x = jax.nn.relu(x)
-        x = SNConv(self.model, self.features, resample=resample, name="conv2")(x)
+        x = SNConv(self.model, features=self.features, resample=resample, name="conv2")(
+            x
+        )
         return x + shortcut
 
 
@@ -97,29 +107,28 @@ class Residual(SpectralModule):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         c = x.shape[-1]
         hidden = max(1, round(1.25 * c / 18))  # 2 * 9 * c * hidden = 1.25 c^2
-        o = SNConv(self.model, hidden, name="conv1")(jax.nn.relu(x))
-        o = SNConv(self.model, c, name="conv2")(jax.nn.relu(o))
+        o = SNConv(self.model, features=hidden, name="conv1")(jax.nn.relu(x))
+        o = SNConv(self.model, features=c, name="conv2")(jax.nn.relu(o))
         return x + o
 
 
 class Identity(SpectralModule):
-    """Nothing: the baseline without attention."""
+    """Does nothing: the baseline without attention."""
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         return x
 
 
-def call(module: nn.Module, *args: Array, remat: bool, **static: Any) -> Array:
-    """The module's output; with `remat` only its inputs are kept for the gradient.
+def maybe_remat(module: nn.Module, *args: Array, remat: bool, **static: Any) -> Array:
+    """Calls a module; with `remat` only its inputs are kept for the backward pass.
 
-    Everything inside is then computed again on the way back. Collections move once, as
-    without.
+    Everything inside is then computed again. Collections move once all the same.
 
     Args:
-      module: a block, bound to its network.
-      *args: arrays.
+      module: A block, bound to its network.
+      *args: Arrays.
       remat: config.model.remat.
-      **static: keyword arguments that are no arrays.
+      **static: Keyword arguments that are not arrays.
     """
     if not remat:
         return module(*args, **static)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sagan.blocks import BLOCKS, DiscriminatorBlock, call
+from sagan.blocks import BLOCKS, DiscriminatorBlock, maybe_remat
 from sagan.config.architecture import discriminator_blocks
 from sagan.config.schema import Config
 from sagan.layers import SNDense, SNEmbed
@@ -18,10 +18,10 @@ class Discriminator(nn.Module):
 
     The features are summed over positions, not averaged; the class enters as their
     inner product with its embedding (Miyato and Koyama 2018, arXiv:1802.05637), left
-    out where config.data.classes is 0. Collections: `params` and `spectral`.
+    out if config.data.classes is 0. Collections: `params` and `spectral`.
 
     Attributes:
-      config: of the experiment; data.classes must be known (a number).
+      config: The experiment's config; data.classes must be a number.
 
     Source: official discriminator.py:170-206.
     """
@@ -42,14 +42,16 @@ class Discriminator(nn.Module):
                 model=model,
                 name=f"block{i}",
             )
-            x = call(module, x, remat=model.remat)
+            x = maybe_remat(module, x, remat=model.remat)
             if block.slot:
                 slot = BLOCKS[d.block](model, name=f"{d.block}{block.resolution}")
-                x = call(slot, x, remat=model.remat)
+                x = maybe_remat(slot, x, remat=model.remat)
         h = jax.nn.relu(x).astype(jnp.float32).sum(axis=(1, 2))
         head = dataclasses.replace(model, dtype="float32")
-        logits = SNDense(head, 1, name="logit")(h)[:, 0]
+        logits = SNDense(head, features=1, name="logit")(h)[:, 0]
         if config.data.classes:
-            embed = SNEmbed(head, config.data.classes, h.shape[-1], name="embed")(y)
+            embed = SNEmbed(
+                head, classes=config.data.classes, features=h.shape[-1], name="embed"
+            )(y)
             logits = logits + jnp.sum(h * embed, axis=-1)
         return logits

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sagan.blocks import BLOCKS, GeneratorBlock, call
+from sagan.blocks import BLOCKS, GeneratorBlock, maybe_remat
 from sagan.config.architecture import generator_blocks, generator_stem
 from sagan.config.schema import Config
 from sagan.layers import BatchNorm, SNConv, SNDense
@@ -14,14 +14,14 @@ from sagan.layers import BatchNorm, SNConv, SNDense
 class Generator(nn.Module):
     """Maps z [n, config.g.z] and y [n] to images [n, size, size, channels] in [-1, 1].
 
-    The layers follow from the config: see architecture.py. Collections: `params`;
-    `batch_stats`, used where `train` is False and moved where it is True and the
-    collection mutable; `spectral`, moved where it is mutable. Labels are ignored where
+    The layers follow from the config: see config/architecture.py. Collections:
+    `params`; `batch_stats`, used if `train` is False, and moved if it is True and the
+    collection is mutable; `spectral`, moved if it is mutable. Labels are ignored if
     config.data.classes is 0.
 
     Attributes:
-      config: of the experiment; data.classes must be known (a number).
-      axis_name: of the axis over which pmap spreads the batch, or None.
+      config: The experiment's config; data.classes must be a number.
+      axis_name: Name of the axis over which pmap spreads the batch, or None.
 
     Source: official generator.py:179-219.
     """
@@ -36,7 +36,7 @@ class Generator(nn.Module):
         config = self.config
         model, g = config.model, config.g
         channels, base = generator_stem(config)
-        x = SNDense(model, base * base * channels, name="stem")(z)
+        x = SNDense(model, features=base * base * channels, name="stem")(z)
         x = x.reshape(-1, base, base, channels)
         for i, block in enumerate(generator_blocks(config), start=1):
             module = GeneratorBlock(
@@ -47,10 +47,10 @@ class Generator(nn.Module):
                 axis_name=self.axis_name,
                 name=f"block{i}",
             )
-            x = call(module, x, y, train=train, remat=model.remat)
+            x = maybe_remat(module, x, y, train=train, remat=model.remat)
             if block.slot:
                 slot = BLOCKS[g.block](model, name=f"{g.block}{block.resolution}")
-                x = call(slot, x, remat=model.remat)
+                x = maybe_remat(slot, x, remat=model.remat)
         x = BatchNorm(  # unconditional: official generator.py:213
             group=g.bn_group,
             momentum=g.bn_momentum_out,
@@ -58,5 +58,5 @@ class Generator(nn.Module):
             axis_name=self.axis_name,
             name="bn_out",
         )(x, y, train=train)
-        x = SNConv(model, config.data.channels, name="out")(jax.nn.relu(x))
+        x = SNConv(model, features=config.data.channels, name="out")(jax.nn.relu(x))
         return jnp.tanh(x.astype(jnp.float32))

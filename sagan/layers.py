@@ -11,6 +11,12 @@ from jaxtyping import Array, Float, Int
 from sagan import conv
 from sagan.config.schema import ModelConfig
 
+# The precision policy. Accelerators multiply float32 with fewer bits than it has. What
+# must not lose them is computed in float32, and multiplied at this precision: power
+# iteration, attention scores and their softmax, batch moments, and the dense layers
+# (G's stem and D's logit, which are cheap). The rest follows model.dtype.
+FULL = "highest"
+
 INITIALIZERS = {
     "glorot_uniform": nn.initializers.glorot_uniform(),
     "orthogonal": nn.initializers.orthogonal(),
@@ -24,7 +30,7 @@ def spectral_normalise(
     eps: float,
     detach: bool,
 ) -> tuple[Float[Array, ""], Float[Array, "1 out"]]:
-    """One power iteration: the estimate of w's top singular value, and the next u.
+    """Estimates w's top singular value by one power iteration; returns it and u.
 
     v = l2n(u w^T), u' = l2n(v w), sigma = v w u'^T; no clamp and no gain. The gradient
     of sigma flows through the iteration unless `detach`.
@@ -32,8 +38,7 @@ def spectral_normalise(
     Source: official ops.py:120-175, which does not detach; Miyato et al. 2018
     (arXiv:1802.05957), algorithm 1, where u and v are constants.
     """
-    # accelerators would multiply with fewer bits than float32 has
-    dot = partial(jnp.dot, precision="highest")
+    dot = partial(jnp.dot, precision=FULL)
 
     def unit(x: Float[Array, "1 m"]) -> Float[Array, "1 m"]:
         return x / (jnp.sqrt(jnp.sum(x**2)) + eps)
@@ -46,14 +51,14 @@ def spectral_normalise(
 
 
 class SpectralModule(nn.Module):
-    """What the spectrally normalised layers share: where u and sigma live.
+    """Base of the spectrally normalised layers: keeps u and sigma.
 
     The collection `spectral` holds u and the last sigma of every layer. Each call does
-    one power iteration from the stored u; the result is stored where the collection is
-    mutable, so that the caller decides which passes move it (see step.py).
+    one power iteration from the stored u. The result is stored if the collection is
+    mutable, so the caller decides which passes move it (see step.py).
 
     Attributes:
-      model: initialiser, epsilon, detaching and precision, shared by all layers.
+      model: Initialiser, epsilon, detaching and precision, shared by all layers.
     """
 
     model: ModelConfig
@@ -61,10 +66,10 @@ class SpectralModule(nn.Module):
     def normalised(
         self, name: str, shape: Sequence[int], *, transposed: bool = False
     ) -> Float[Array, "..."]:
-        """The parameter `name` over its sigma, in the dtype of the activations.
+        """The parameter `name` divided by its sigma, in the dtype of the activations.
 
-        The weight is seen as [-1, out] (an embedding as its transpose): all of it in
-        float32, whatever the activations are.
+        sigma is that of the weight as a matrix [-1, out] (an embedding's transpose),
+        in float32 whatever the dtype of the activations.
         """
         w = self.param(name, INITIALIZERS[self.model.init], tuple(shape))
         matrix = w.T if transposed else w.reshape(-1, shape[-1])
@@ -83,27 +88,27 @@ class SpectralModule(nn.Module):
         return jax.random.truncated_normal(key, -2.0, 2.0, shape)
 
 
-class SNConv(SpectralModule):
+class SNConv(SpectralModule, kw_only=True):
     """A spectrally normalised convolution: 1x1 or 3x3, stride 1, same padding.
 
     Attributes:
-      features: channels of the output.
-      width: 1 or 3, of the kernel.
-      use_bias: the attention's convolutions have none.
+      features: Number of channels of the output.
+      kernel_size: 1 or 3.
+      use_bias: Whether to add a bias; attention's convolutions have none.
       resample: "up" doubles the image first (nearest neighbour), "down" halves the
         result (2x2 mean). With model.fast in an exact cheaper form; see conv.py.
 
     Source: official ops.py:180-215.
     """
 
-    features: int = 0
-    width: int = 3
+    features: int
+    kernel_size: int = 3
     use_bias: bool = True
     resample: str = ""
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww o"]:
-        shape = (self.width, self.width, x.shape[-1], self.features)
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.normalised("kernel", shape)
         form = {"": conv.conv, "up": conv.upsample_conv, "down": conv.conv_downsample}
         x = form[self.resample](x.astype(kernel.dtype), kernel, fast=self.model.fast)
@@ -113,28 +118,28 @@ class SNConv(SpectralModule):
         return x
 
 
-class SNDense(SpectralModule):
+class SNDense(SpectralModule, kw_only=True):
     """A spectrally normalised linear layer. Source: official ops.py:218-240."""
 
-    features: int = 0
+    features: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "n c"]) -> Float[Array, "n o"]:
         kernel = self.normalised("kernel", (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x = jnp.dot(x.astype(kernel.dtype), kernel, precision="highest")
+        x = jnp.dot(x.astype(kernel.dtype), kernel, precision=FULL)
         return x + bias.astype(kernel.dtype)[None]
 
 
-class SNEmbed(SpectralModule):
-    """A spectrally normalised table of one row per class.
+class SNEmbed(SpectralModule, kw_only=True):
+    """A spectrally normalised table with one row for each class.
 
     Source: official ops.py:243-265; normalised as its transpose, so u has one entry
     for each class.
     """
 
-    classes: int = 0
-    features: int = 0
+    classes: int
+    features: int
 
     @nn.compact
     def __call__(self, y: Int[Array, " n"]) -> Float[Array, "n o"]:
@@ -142,15 +147,15 @@ class SNEmbed(SpectralModule):
         return self.normalised("embedding", shape, transposed=True)[y]
 
 
-class SNTable(SpectralModule):
+class SNTable(SpectralModule, kw_only=True):
     """A batch-norm table under spectral normalisation: `offset` + table[y].
 
     Source: StudioGAN's variant (utils/ops.py:21-28), a normalised linear map of the
     one-hot label added to 1; the official code does not normalise its tables.
     """
 
-    classes: int = 0
-    features: int = 0
+    classes: int
+    features: int
     offset: float = 0.0
 
     @nn.compact
@@ -160,19 +165,19 @@ class SNTable(SpectralModule):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation, with scale and bias of the class where there are classes.
+    """Batch normalisation, with a scale and bias for each class if there are classes.
 
     Statistics are the biased moments over `group` contiguous images of the global
     batch (0: all of it), computed in float32; 64 gives the official code's statistics
     (64 images a GPU) on any machine. Running averages take the mean over the groups.
 
     Attributes:
-      group: images that share statistics, over all devices.
-      momentum: what the running averages keep.
-      eps: added to the variance.
-      classes: rows of the tables; 0: one scale and one bias.
-      sn_tables: the model whose spectral normalisation the tables get, or None.
-      axis_name: of the mapped axis if the batch is spread by pmap, else None.
+      group: Number of images that share statistics, over all devices.
+      momentum: Share of the running averages that an update keeps.
+      eps: Added to the variance.
+      classes: Number of rows of the tables; 0: one scale and one bias.
+      sn_tables: Settings to normalise the tables spectrally, or None.
+      axis_name: Name of the mapped axis if pmap spreads the batch, else None.
 
     Source: official ops.py:304-376.
     """
@@ -214,9 +219,17 @@ class BatchNorm(nn.Module):
         self, y: Int[Array, " n"], c: int
     ) -> tuple[Float[Array, "m c"], Float[Array, "m c"]]:
         if self.classes and self.sn_tables is not None:
-            table = (self.sn_tables, self.classes, c)
-            scale = SNTable(*table, offset=1.0, name="scale")(y)
-            return scale, SNTable(*table, name="bias")(y)
+            scale, bias = (
+                SNTable(
+                    self.sn_tables,
+                    classes=self.classes,
+                    features=c,
+                    offset=offset,
+                    name=name,
+                )(y)
+                for name, offset in (("scale", 1.0), ("bias", 0.0))
+            )
+            return scale, bias
         shape = (self.classes, c) if self.classes else (c,)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
@@ -234,9 +247,9 @@ def group_moments(
     devices of `axis_name`; then every one of these gets the same moments.
 
     Args:
-      x: the images of this device.
-      group: images of the global batch that share moments; 0: all.
-      axis_name: of the mapped axis, or None where x is the global batch.
+      x: The images of this device.
+      group: Number of images of the global batch that share moments; 0: all.
+      axis_name: Name of the mapped axis, or None if x is the global batch.
     """
     n = x.shape[0]
     spread = axis_name is not None and (group == 0 or group > n)
@@ -254,5 +267,5 @@ def group_moments(
         return by_group[mine][None]
 
     mean = average(x.mean(axis=1))
-    # two passes: E[x^2] - E[x]^2 cancels where the mean is large
+    # two passes: E[x^2] - E[x]^2 cancels if the mean is large
     return mean, average(jnp.square(x - mean[:, None]).mean(axis=1))

@@ -15,8 +15,8 @@ class GANLoss(NamedTuple):
     """The two halves of a loss.
 
     Attributes:
-      discriminator: of the logits of real and of generated images.
-      generator: of the logits of generated images.
+      discriminator: (logits of real images, logits of generated images) -> loss.
+      generator: (logits of generated images) -> loss.
     """
 
     discriminator: Callable[[Logits, Logits], Scalar]

@@ -37,7 +37,7 @@ class Player:
 
 @struct.dataclass
 class Average:
-    """Moving averages of the generator's weights and of its batch statistics."""
+    """Moving averages of the generator's weights and batch statistics."""
 
     params: PyTree
     batch_stats: PyTree
@@ -160,7 +160,7 @@ def create(config: Config) -> GANState:
     """The state before the first step, a function of config.run.seed.
 
     Raises:
-      ConfigError: as make_game.
+      ConfigError: A name is unknown, or data.classes is still None.
     """
     return create_state(make_game(config))
 
@@ -203,10 +203,10 @@ def _player(variables: dict[str, Any], tx: optax.GradientTransformation) -> Play
 
 
 def update_ema(game: Game, state: GANState) -> tuple[Average, ...]:
-    """The averages after the weights and statistics of `state`.
+    """Moves the averages towards the weights and statistics of `state`.
 
     Until config.ema.start they are copies. Spectral vectors are not averaged: they
-    belong to the weights of the moment, and one power iteration renews them.
+    belong to the current weights, and one power iteration renews them.
 
     Source: BigGAN-PyTorch (decay 0.9999 from a start step); MMGeneration averages the
     batch statistics too. The official code has no average.
@@ -221,17 +221,16 @@ def update_ema(game: Game, state: GANState) -> tuple[Average, ...]:
 
 
 def count(params: PyTree) -> int:
-    """The number of trainable parameters."""
+    """Number of trainable parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def generator_variables(
     state: GANState, average: int | None = None
 ) -> dict[str, PyTree[Array]]:
-    """The generator's collections: raw, or of the average at this index.
+    """The generator's collections: raw, or those of the average at an index.
 
-    The averaged weights come with the averaged batch statistics, never with the raw
-    network's.
+    Averaged weights come with averaged batch statistics, never with the raw network's.
     """
     spectral = state.g.stats["spectral"]
     if average is None:
@@ -245,7 +244,7 @@ def generator_variables(
 
 
 def gammas(params: PyTree[Array]) -> dict[str, Float[Array, ""]]:
-    """The gate of every attention layer, by layer name."""
+    """The gate gamma of every attention layer, by layer name."""
     return {
         layer: leaves["gamma"] for layer, leaves in params.items() if "gamma" in leaves
     }

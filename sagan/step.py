@@ -1,7 +1,7 @@
-"""One train step: D updates, then one G update. Pure; the file of the update rule.
+"""One train step: D updates, then one G update. Pure; the update rule is here.
 
-Which statistics move when (official model.py:174-187, 272-275): every forward of the
-generator in training moves its u and its batch statistics, in the D step too; the
+Which statistics move when (official model.py:174-187, 272-275): every forward pass of
+the generator in training moves its u and its batch statistics, in the D step too; the
 discriminator's u moves once for each D update and is frozen in the G update. Here the
 D updates come first; the official graph begins with G's.
 """
@@ -30,7 +30,7 @@ G_UPDATE = 0  # purposes of random numbers: the G update, and the D updates 1, 2
 
 
 def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Metrics]:
-    """config.optim.d_steps D updates and one G update.
+    """Makes config.optim.d_steps D updates and one G update.
 
     Args:
       game: Static.
@@ -110,10 +110,10 @@ def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Update]:
 def draw_latents(
     game: Game, step: Int[Array, ""], purpose: int, n: int
 ) -> tuple[Latents, Labels]:
-    """Latents and uniform labels of this device's n examples of the global batch.
+    """Latents and uniform labels for this device's n examples of the global batch.
 
-    The numbers of global example i depend on (seed, purpose, step, i) alone, so that
-    they do not depend on devices or micro-batches.
+    Those of global example i depend on (seed, purpose, step, i) alone, so that devices
+    and micro-batches do not change them.
     """
     key = jax.random.key(game.config.run.seed)
     key = jax.random.fold_in(jax.random.fold_in(key, purpose), step)
@@ -128,7 +128,7 @@ def draw_latents(
     drawn = jax.vmap(example)(first + jnp.arange(n))
     if game.sharding is None:
         return drawn
-    # else XLA makes every device compute every generated image
+    # otherwise XLA makes every device compute every generated image
     return jax.lax.with_sharding_constraint(drawn, game.sharding)
 
 
@@ -142,11 +142,10 @@ def apply_g(
 
 
 def accumulate(game: Game, micro: Callable[..., Any], *batch: Array) -> Any:
-    """The mean of micro(*part) over config.optim.accumulate parts of the batch.
+    """Averages micro(*part) over config.optim.accumulate parts of the batch.
 
-    All parts start from the same statistics, and running averages are linear in what
-    is averaged into them, so statistics as well as gradients come out as those of the
-    whole batch.
+    All parts start from the same statistics, and running averages are linear in the
+    batch's own, so statistics as well as gradients equal those of the whole batch.
     """
     parts = game.config.optim.accumulate
     if parts == 1:
@@ -171,7 +170,7 @@ def accumulate(game: Game, micro: Callable[..., Any], *batch: Array) -> Any:
 
 
 def average_over_devices(game: Game, tree: Any) -> Any:
-    """The mean over the devices of the mapped axis, where there is one."""
+    """The mean over the devices of the mapped axis, if there is one."""
     if game.axis_name is None:
         return tree
     return jax.lax.pmean(tree, game.axis_name)

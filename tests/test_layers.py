@@ -5,7 +5,15 @@ import pytest
 import scipy.linalg
 
 from sagan.config import ModelConfig
-from sagan.layers import BatchNorm, SNConv, SNEmbed, group_moments, spectral_normalise
+from sagan.layers import (
+    BatchNorm,
+    SNConv,
+    SNDense,
+    SNEmbed,
+    SNTable,
+    group_moments,
+    spectral_normalise,
+)
 
 MODEL = ModelConfig()
 
@@ -36,7 +44,7 @@ def test_gradient_through_a_converged_iteration_does_not_depend_on_detaching():
 
 
 def test_u_moves_only_where_the_collection_is_mutable():
-    layer = SNConv(MODEL, 4)
+    layer = SNConv(MODEL, features=4)
     x = jnp.ones((1, 4, 4, 2))
     variables = layer.init(jax.random.key(0), x)
     frozen = layer.apply(variables, x)
@@ -47,12 +55,12 @@ def test_u_moves_only_where_the_collection_is_mutable():
 
 def test_initialising_leaves_u_at_its_random_start():
     x = jnp.ones((1, 4, 4, 2))
-    u = SNConv(MODEL, 512).init(jax.random.key(0), x)["spectral"]["u"]
+    u = SNConv(MODEL, features=512).init(jax.random.key(0), x)["spectral"]["u"]
     assert jnp.abs(u).max() <= 2 and 0.8 < u.std() < 0.95  # truncated normal: 0.88
 
 
 def test_the_normalised_weight_has_norm_one_once_u_has_converged():
-    layer = SNEmbed(MODEL, 7, 5)
+    layer = SNEmbed(MODEL, classes=7, features=5)
     y = jnp.arange(7)
     variables = layer.init(jax.random.key(0), y)
     for _ in range(60):
@@ -63,7 +71,7 @@ def test_the_normalised_weight_has_norm_one_once_u_has_converged():
 
 
 def test_a_1x1_convolution_is_one_linear_layer_at_every_position():
-    layer = SNConv(MODEL, 5, width=1)
+    layer = SNConv(MODEL, features=5, kernel_size=1)
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 6))
     variables = layer.init(jax.random.key(1), x)
     params = {**variables["params"], "bias": jnp.arange(5.0)}
@@ -79,7 +87,7 @@ def test_a_1x1_convolution_is_one_linear_layer_at_every_position():
 
 
 def test_bfloat16_keeps_weights_and_power_iteration_in_float32():
-    layer = SNConv(ModelConfig(dtype="bfloat16"), 4)
+    layer = SNConv(ModelConfig(dtype="bfloat16"), features=4)
     x = jnp.ones((1, 4, 4, 2))
     variables = layer.init(jax.random.key(0), x)
     y, moved = layer.apply(variables, x, mutable=["spectral"])
@@ -147,3 +155,9 @@ def test_groups_are_the_same_on_one_device_and_on_four(group):
     np.testing.assert_allclose(each_mean, wanted, atol=1e-6)
     wanted = jnp.repeat(var, devices_a_group, axis=0).reshape(4, -1, 3)
     np.testing.assert_allclose(each_var, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [SNConv, SNDense, SNEmbed, SNTable])
+def test_a_layer_without_its_number_of_features_is_an_error(layer):
+    with pytest.raises(TypeError, match="missing .* keyword-only"):
+        layer(MODEL)

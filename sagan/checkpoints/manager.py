@@ -1,4 +1,4 @@
-"""Checkpoints: written while training goes on, trusted only once they verify."""
+"""Checkpoints: written while training goes on, trusted only after verification."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sagan.config.schema import ConfigError
 class Checkpoints:
     """The checkpoints of one run: the `keep` newest and the best.
 
-    Orbax writes and reads the files, but does not notice a flipped byte in array data
-    and does not fall back to an older step. So each checkpoint holds a checksum of
-    the whole state, and `restore` takes the newest one that matches its own.
+    Orbax writes the files, but neither notices a flipped byte in array data nor falls
+    back to an older step. So each checkpoint holds a checksum of the whole state, and
+    `restore` takes the newest one that matches its own.
 
-    Of several processes only the first has any: the state is whole in each of them. The
-    directory has one folder per step, `bad/` for those that `restore` set aside, and
-    `diverged/` for those of a training that went wrong and back to before them.
+    Only process 0 writes checkpoints: each process has the whole state. The directory
+    has a folder for each step, `bad/` for damaged checkpoints that `restore` set aside,
+    and `diverged/` for those that a rollback set aside.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Checkpoints:
         *,
         read_only: bool = False,
     ):
-        """Opens the directory, and removes what a killed process left half written.
+        """Opens the directory, and removes checkpoints that a kill left half written.
 
         Args:
-          directory: created if it is not there.
-          keep: how many of the newest to keep, besides the best.
-          report: is told of each checkpoint that `restore` passes over.
-          read_only: create, remove and rename nothing: the run may be going on.
+          directory: Created if it does not exist.
+          keep: Number of newest checkpoints to keep, besides the best.
+          report: Takes a line about each checkpoint that `restore` passes over.
+          read_only: Create, remove and rename nothing: the run may be going on.
         """
         serialization.quiet_orbax()
         self.directory = pathlib.Path(directory).absolute()
@@ -76,13 +76,13 @@ class Checkpoints:
         Returns once the state is copied to the host: it may be donated at once.
 
         Args:
-          step: higher than that of every checkpoint there is.
-          state: a PyTree of arrays, each whole in this process.
-          metrics: kept with the state; the lowest one named `metric` makes a
-            checkpoint the best. A step without it never is.
+          step: Higher than the step of every existing checkpoint.
+          state: A PyTree of arrays, each whole in this process.
+          metrics: Kept with the state. The checkpoint with the lowest value named
+            `metric` is the best.
 
         Raises:
-          OSError: the checkpoint before this one was not written.
+          OSError: The previous checkpoint could not be written.
         """
         self.wait()
         if step in self.steps():
@@ -96,16 +96,16 @@ class Checkpoints:
         return True
 
     def restore(self, target: Any) -> tuple[Any, int] | None:
-        """The newest good state and its step; None: there never was a checkpoint.
+        """The newest good state and its step; None if there never was a checkpoint.
 
-        Bad ones that are newer are reported and moved to `bad/`.
+        Damaged ones that are newer are reported and moved to `bad/`.
 
         Args:
-          target: the state's PyTree of arrays or jax.ShapeDtypeStruct. A leaf goes
-            where its `sharding` says, on whatever devices the state was before.
+          target: The state's PyTree of arrays or jax.ShapeDtypeStruct. Its shardings
+            place the leaves, whatever devices the state was on before.
 
         Raises:
-          ConfigError: no checkpoint is good (none is moved then), or the newest good
+          ConfigError: No checkpoint is good (then none is moved), or the newest good
             one does not have the target's shapes.
         """
         self.wait()
@@ -127,18 +127,15 @@ class Checkpoints:
         return None
 
     def set_aside_from(self, step: int) -> None:
-        """Moves the checkpoints of `step` and later ones to `diverged/`.
-
-        An older one is then the newest for `restore`.
-        """
+        """Moves the checkpoints from `step` on to `diverged/`, out of restore's way."""
         self.wait()
         self._set_aside([s for s in self.steps() if s >= step], "diverged")
 
     def restore_step(self, step: int, target: Any) -> Any:
-        """The state of one step, as `restore` gives it.
+        """The state at one step, placed as by `restore`.
 
         Raises:
-          ConfigError: it is not there, is not good, or is not of these shapes.
+          ConfigError: It does not exist, is damaged, or has other shapes.
         """
         self.wait()
         if step not in self.steps():
@@ -150,25 +147,25 @@ class Checkpoints:
         return serialization.place(target, arrays, self._where(step))
 
     def steps(self) -> list[int]:
-        """The steps with a checkpoint, rising, with the one being written."""
+        """Steps of all checkpoints in ascending order, including one being written."""
         return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
-        """The newest step with a checkpoint."""
+        """Step of the newest checkpoint, or None."""
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The step with the lowest metric (the newest of equals), if any has one."""
+        """Step with the lowest metric (the newest of equals), or None."""
         metrics = {step: self._metrics.get(step) for step in self.steps()}
         ranked = [(m, -step) for step, m in metrics.items() if m is not None]
         return -min(ranked)[1] if ranked else None
 
     def wait(self) -> None:
-        """Returns once the last save is on disk; OSError if it could not be."""
+        """Waits until the last save is on disk; OSError if it failed."""
         self._or_not_written(self._manager.wait_until_finished)
 
     def close(self) -> None:
-        """Waits, as `wait` does, and ends the threads that write."""
+        """Waits, as `wait` does, and ends the writing threads."""
         self._or_not_written(self._manager.close)
 
     def _open(self) -> ocp.CheckpointManager:

@@ -1,4 +1,4 @@
-"""One checkpoint: what is in it, whether it is whole, and back to the devices."""
+"""One checkpoint: its contents, its checksum, and its way back to the devices."""
 
 from __future__ import annotations
 
@@ -21,12 +21,9 @@ import tensorstore
 from sagan.config.schema import ConfigError
 from sagan.state import leaf_paths
 
-# Leaves that checkpoints of older versions lack, and what their absence means.
-ADDED = {"rollbacks": np.zeros((), np.int32)}
-
 
 def take(state: Any) -> dict[str, np.ndarray]:
-    """Copies of a PyTree's arrays, by path; no donation of the state reaches them."""
+    """Copies a PyTree's arrays to the host, by path: the state may then be donated."""
     leaves = jax.tree.leaves(state)
     for leaf in leaves:
         leaf.copy_to_host_async()
@@ -37,14 +34,13 @@ def take(state: Any) -> dict[str, np.ndarray]:
 
 
 def place(target: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
-    """The inverse of `take`: a tree like `target`, each leaf where its sharding says.
+    """Inverse of `take`: a tree like `target`, each leaf placed by its sharding.
 
     Raises:
-      ConfigError: names, types or shapes are not those of the target. It begins with
-        `where`.
+      ConfigError: Names, types or shapes differ from the target's. The message begins
+        with `where`.
     """
     leaves, names = jax.tree.leaves(target), leaf_paths(target)
-    arrays = {n: ADDED[n] for n in names if n in ADDED} | dict(arrays)
     wanted = {n: f"{x.dtype} {x.shape}" for n, x in zip(names, leaves, strict=True)}
     there = {name: f"{x.dtype} {x.shape}" for name, x in arrays.items()}
     odd = [n for n in sorted({*wanted, *there}) if wanted.get(n) != there.get(n)]
@@ -62,10 +58,10 @@ def place(target: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
 
 
 def quiet_orbax() -> None:
-    """Drops what Orbax prints: what it has to say comes as exceptions too.
+    """Silences Orbax's log, and tracebacks that it prints after a failed save.
 
-    That is its log and, after a failed save, a traceback for each array that was still
-    being written when it closed its event loop.
+    Failures arrive as exceptions too. The tracebacks come from arrays that were still
+    being written when Orbax closed its event loop.
     """
     logging.getLogger("absl").addFilter(_is_not_from_orbax)
     printed = sys.unraisablehook
@@ -83,7 +79,7 @@ def _is_late(what: Any) -> bool:
 
 
 def handlers() -> dict[str, ocp.CheckpointHandler]:
-    """How Orbax writes `items`: the one layout that `read` reads."""
+    """Orbax's handlers of `items`, in the only layout that `read` understands."""
     return {
         "state": ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False),
         "meta": ocp.JsonCheckpointHandler(),
@@ -93,7 +89,7 @@ def handlers() -> dict[str, ocp.CheckpointHandler]:
 def items(
     step: int, arrays: dict[str, np.ndarray], metrics: Mapping[str, float]
 ) -> ocp.args.Composite:
-    """What Orbax writes: the arrays, and a JSON object with their checksum."""
+    """The arrays, and a JSON object with their checksum, for Orbax to write."""
     finite = {name: float(v) for name, v in metrics.items() if math.isfinite(v)}
     meta = {"step": step, "crc32": _crc32(arrays), "metrics": finite}
     return ocp.args.Composite(
@@ -102,8 +98,8 @@ def items(
 
 
 def read(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], str | None]:
-    """The arrays of a step's folder, and what is wrong with them, if anything."""
-    # TensorStore reads, not Orbax: of a broken file that leaves screens of "Task
+    """The arrays in a step's folder, and what is wrong with them, if anything."""
+    # TensorStore instead of Orbax, which for a broken file prints screens of "Task
     # exception was never retrieved".
     try:
         meta = json.loads((folder / "meta" / "metadata").read_text())
@@ -111,8 +107,8 @@ def read(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], str | None]:
         if (str(meta["step"]), meta["crc32"]) == (folder.name, _crc32(arrays)):
             return arrays, None
     except (ConfigError, MemoryError, PermissionError):
-        raise  # of the machine, not of the checkpoint
-    except Exception as error:  # TensorStore's are of many types
+        raise  # the machine's fault, not the checkpoint's
+    except Exception as error:  # TensorStore raises many types
         return {}, first_line(error)
     return {}, "its contents do not match its checksum"
 
@@ -130,7 +126,7 @@ def _read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
         for name in names
     }
     arrays = {name: array.result() for name, array in opened.items()}
-    # TensorStore ends the process where memory for an array cannot be had.
+    # TensorStore ends the process if it cannot allocate an array.
     needed = sum(
         math.prod(max(n, chunk or 0) for n, chunk in zip(x.shape, chunks, strict=True))
         * x.dtype.numpy_dtype.itemsize
@@ -144,7 +140,7 @@ def _read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def read_metric(folder: pathlib.Path) -> float | None:
-    """The metric saved with a checkpoint; None: there is none that can be read."""
+    """The metric saved with a checkpoint; None if it has none or cannot be read."""
     try:
         meta = json.loads((folder / "meta" / "metadata").read_text())
         return float(meta["metrics"]["metric"])
@@ -153,7 +149,7 @@ def read_metric(folder: pathlib.Path) -> float | None:
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line: Orbax's can be a screen."""
+    """An error in one line: Orbax's can fill a screen."""
     text = str(error).strip() or type(error).__name__
     if code := re.search(r"os_error_code='(\d+)'", text):  # TensorStore's, at the end
         return os.strerror(int(code[1]))
@@ -161,7 +157,7 @@ def first_line(error: Exception) -> str:
 
 
 def _crc32(arrays: Mapping[str, np.ndarray]) -> int:
-    """Of all names, types, shapes and bytes, in the order of the names."""
+    """CRC-32 of all names, types, shapes and bytes, in the order of the names."""
     crc = 0
     for name, x in sorted(arrays.items()):
         crc = zlib.crc32(f"{name} {x.dtype} {x.shape}".encode(), crc)

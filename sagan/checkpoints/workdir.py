@@ -1,4 +1,4 @@
-"""A run's directory: claimed for one config, and read by whoever comes later."""
+"""A run's directory: claimed by one config, and read by later commands."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def claim(
 
 @contextlib.contextmanager
 def locked(workdir: str | pathlib.Path) -> Iterator[None]:
-    """Within this context no other process trains in `workdir`, which is created.
+    """Keeps other processes from training in `workdir`, which is created.
 
     Raises:
-      ConfigError: another one does, or the directory cannot be used.
+      ConfigError: Another process trains there, or the directory cannot be used.
     """
     workdir = pathlib.Path(workdir)
     _create(workdir)
@@ -97,17 +97,17 @@ def locked(workdir: str | pathlib.Path) -> Iterator[None]:
 
 
 def _has_checkpoint(workdir: pathlib.Path) -> bool:
-    found = (workdir / "checkpoints").glob("*")  # also what a kill left half written
+    found = (workdir / "checkpoints").glob("*")  # some may be half written
     return any(path.name.isdecimal() for path in found)
 
 
 def changed_data(
     workdir: pathlib.Path, images: int, class_names: Sequence[str]
 ) -> list[str]:
-    """What a user should know if these are not the data of the run.
+    """Lines for the user if the data has changed since the run began.
 
     Raises:
-      ConfigError: the classes are others.
+      ConfigError: Its classes have changed.
     """
     then = _read_data(workdir)
     if then is None:
@@ -124,13 +124,13 @@ def changed_data(
 
 
 def class_names(workdir: pathlib.Path) -> list[str]:
-    """The names of the run's classes by label; none if they are not known."""
+    """Names of the run's classes by label; empty if they are not known."""
     then = _read_data(workdir)
     return then["classes"] if then else []
 
 
 def _read_data(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """What `claim` wrote of the data; None where that cannot be read."""
+    """The file about the data that `claim` wrote; None if it cannot be read."""
     try:
         then = json.loads((workdir / _DATA).read_text(encoding="utf-8"))
         names, images = then["classes"], then["images"]
@@ -144,7 +144,7 @@ def read_config(workdir: str | pathlib.Path) -> Config:
     """The config of the run in `workdir`.
 
     Raises:
-      ConfigError: there is no run, or its config cannot be read.
+      ConfigError: There is no run, or its config cannot be read.
     """
     path = pathlib.Path(workdir) / _NAME
     try:

@@ -1,4 +1,4 @@
-"""Where the writer's lines go, opened so that a resumed run goes on in them."""
+"""TensorBoard and Weights & Biases, opened so that a resumed run continues in them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from sagan.runtime.files import naming, write_whole
 
 @final
 class Tensorboard:
-    """Event files in `workdir`/tensorboard, written when told and not by a thread.
+    """Event files in `workdir`/tensorboard, written by the calling thread.
 
-    That of tensorboardX.SummaryWriter dies of a full disk unnoticed, with screens of
-    traceback at the end.
+    The thread of tensorboardX.SummaryWriter dies unnoticed when the disk is full, and
+    leaves screens of traceback at the end.
     """
 
     def __init__(self, workdir: pathlib.Path, start_step: int):
-        # Only here: a run without TensorBoard need not wait for it.
+        # imported here: a run without TensorBoard need not wait for it
         from tensorboardX import event_file_writer, summary
 
         proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
@@ -34,10 +34,10 @@ class Tensorboard:
         self._folder = workdir / "tensorboard"
         with naming(self._folder):
             self._folder.mkdir(exist_ok=True)
-            # Without the step the name is the second: overwritten.
+            # without the step the name is the second of the start, and overwritten
             name = str(self._folder / "events")
             self._events = event_file_writer.EventsWriter(name, f".{start_step}")
-            # TensorBoard hides what was there of this and later steps.
+            # makes TensorBoard hide earlier points of this and later steps
             restart = proto.SessionLog(status=proto.SessionLog.START)
             self._write(start_step + 1, session_log=restart)
 
@@ -54,7 +54,7 @@ class Tensorboard:
         self._write(step, summary=shown)
 
     def close(self) -> None:
-        """Writes what is still kept back."""
+        """Flushes and closes the files."""
         with naming(self._folder):
             self._events.close()
 
@@ -65,7 +65,7 @@ class Tensorboard:
 
 
 def start_wandb(workdir: pathlib.Path, config: Config) -> Any:
-    """A W&B run: the one that was started for `workdir` before, if any.
+    """A W&B run: the one that an earlier start of `workdir` began, if any.
 
     Raises:
       ConfigError: wandb is not installed.
@@ -74,7 +74,7 @@ def start_wandb(workdir: pathlib.Path, config: Config) -> Any:
         wandb: Any = importlib.import_module("wandb")
     except ImportError:
         wandb = None
-    if not hasattr(wandb, "init"):  # W&B's own log folder ./wandb imports as well
+    if not hasattr(wandb, "init"):  # W&B's log folder ./wandb can be imported too
         raise ConfigError("run.wandb: needs W&B: pip install 'sagan[wandb]'")
     path = workdir / "wandb_id.txt"
     if not path.exists():

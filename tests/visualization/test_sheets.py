@@ -138,7 +138,9 @@ def test_normalised_tables_keep_the_sigma_of_the_whole(tiny, name):
     kernel, u = (
         jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(10, 6), (1, 6)]
     )
-    module = SNTable(config.model, 10, 6, offset=float(name == "scale"))
+    module = SNTable(
+        config.model, classes=10, features=6, offset=float(name == "scale")
+    )
     own = {"params": {"kernel": kernel}, "spectral": {"u": u, "sigma": jnp.ones(())}}
     wanted = module.apply(own, jnp.arange(10))
 
