@@ -166,11 +166,9 @@ def prepare(
     )
     even = protocol.labels == "uniform" or not classes
     count = court.samples
-    labels = (
-        generated.even_labels(count, classes)
-        if even
-        else np.resize(court.reals.label, count)
-    )
+    labels = generated.even_labels(count, classes)
+    if not even:
+        labels = np.resize(court.reals.label, count)
     facts = {
         "real split": f"{config.data.name}, {split}",
         **court.facts,

@@ -110,7 +110,7 @@ def _steps(
     report: Report,
 ) -> tuple[GANState, int] | Rollback:
     """Trains from a state to the end of the run, a signal, or a reason to go back."""
-    experiment, mapped, _, state, step = run
+    experiment, mapped, checkpoints, state, step = run
     config, source = experiment.config, experiment.source
     if step >= config.run.steps:
         return state, step
@@ -120,42 +120,36 @@ def _steps(
 
     def save() -> Rollback | None:
         rollback = feedback.flush()  # or raises: the state is not worth keeping
-        if rollback is None and run.checkpoints is not None:
+        if rollback is None and checkpoints is not None:
             metrics = measure(devices.local(state)) if measure else {}
             logger.curves(step, {f"eval/{k}": v for k, v in metrics.items()})
-            run.checkpoints.save(step, devices.local(state), metrics)
+            checkpoints.save(step, devices.local(state), metrics)
         return rollback
 
     batches = pipeline.batches(config, source, step, *processes.place())
-    bar = tqdm(total=config.run.steps, initial=step, disable=None, unit="step")
-    clock = _Clock()
+    progress = _Progress(config, step, feedback, report)
     saved = step
-    with contextlib.closing(batches), contextlib.closing(bar):
+    with contextlib.closing(batches), contextlib.closing(progress):
         try:
             while step < config.run.steps and not interrupt.agreed:
                 # while the devices work
                 batch = mapped.place_batch(next(batches), interrupt.requested)
                 state, scalars = mapped.step(state, batch)
                 step += 1
-                if clock.step is None:
-                    jax.block_until_ready(state)
-                    seconds = clock.lap(step)
-                    report(f"first step: {seconds:.0f} s, compiling included")
-                rates = _rates(clock, config, step)
+                rates = progress.rates(step, state)
                 stop = scalars.pop("stop", 0.0)
                 slow = measure_slowly(state, step)
                 logged = bool(slow) or step % config.run.log_every == 0
                 values = {**scalars, **slow, **rates}
                 rollback = feedback.put(step, values, logged=logged)
                 interrupt.hear(stop)
-                rollback = rollback or _tell(bar, feedback, step, rates, report)
+                rollback = rollback or progress.show(step, rates)
                 if step % config.run.sample_every == 0 or step == config.run.steps:
                     rollback = rollback or feedback.flush()
                     if rollback is None:
                         draw(state, step)
                 if rollback is None and step % config.run.checkpoint_every == 0:
-                    rollback = save()
-                    saved = step
+                    rollback, saved = save(), step
                 if rollback is not None:
                     return rollback
         except ConfigError:  # an image that broke since the check
@@ -200,39 +194,47 @@ def _slow_scalars(
     return measure
 
 
-class _Clock:
-    """Seconds between laps, and the step of the last one."""
+class _Progress:
+    """The bar on the terminal or, without one, a line at every logged step."""
 
-    def __init__(self) -> None:
-        self.step: int | None = None
-        self._time = time.perf_counter()
+    def __init__(
+        self, config: Config, step: int, feedback: Feedback, report: Report
+    ) -> None:
+        steps = config.run.steps
+        self._bar = tqdm(total=steps, initial=step, disable=None, unit="step")
+        self._config, self._feedback, self._report = config, feedback, report
+        self._lap: tuple[int, float] | None = None  # last measured step, and when
+        self._start = time.perf_counter()
 
-    def lap(self, step: int) -> float:
-        now = time.perf_counter()
-        seconds, self._time, self.step = now - self._time, now, step
-        return seconds
+    def close(self) -> None:
+        self._bar.close()
 
+    def rates(self, step: int, state: GANState) -> dict[str, float]:
+        """Real images a second since the last logged step, at a logged step."""
+        if self._lap is None:
+            jax.block_until_ready(state)
+            self._lap = step, time.perf_counter()
+            seconds = self._lap[1] - self._start
+            self._report(f"first step: {seconds:.0f} s, compiling included")
+            return {}
+        if step % self._config.run.log_every:
+            return {}
+        (before, then), now = self._lap, time.perf_counter()
+        self._lap = step, now
+        images = self._config.optim.d_steps * self._config.data.batch
+        return {"images_per_s": (step - before) * images / (now - then)}
 
-def _rates(clock: _Clock, config: Config, step: int) -> dict[str, float]:
-    """Real images a second since the last logged step, at a logged step."""
-    if step % config.run.log_every or clock.step is None or clock.step == step:
-        return {}
-    images = (step - clock.step) * config.optim.d_steps * config.data.batch
-    return {"images_per_s": images / clock.lap(step)}
-
-
-def _tell(
-    bar: tqdm, feedback: Feedback, step: int, rates: dict[str, float], report: Report
-) -> Rollback | None:
-    """Moves the bar; without a terminal, reports a line at every logged step."""
-    lines = bar.disable and rates
-    if lines and (rollback := feedback.flush()):  # else the losses are a step old
-        return rollback
-    told = {k: f"{v:.3f}" for k, v in feedback.latest.items() if k.endswith("loss")}
-    told |= {name: f"{value:.0f}" for name, value in rates.items()}
-    bar.set_postfix(told, refresh=False)
-    bar.update()
-    if lines:
-        values = ", ".join(f"{name} {value}" for name, value in told.items())
-        report(f"step {step} of {bar.total}: {values}")
-    return None
+    def show(self, step: int, rates: dict[str, float]) -> Rollback | None:
+        """Shows a step; a line shows its own losses, which may bring a rollback."""
+        as_line = self._bar.disable and rates
+        if as_line and (rollback := self._feedback.flush()):
+            return rollback
+        latest = self._feedback.latest
+        values = {k: f"{v:.3f}" for k, v in latest.items() if k.endswith("loss")}
+        values |= {name: f"{value:.0f}" for name, value in rates.items()}
+        self._bar.set_postfix(values, refresh=False)
+        self._bar.update()
+        if as_line:
+            listed = ", ".join(f"{name} {value}" for name, value in values.items())
+            self._report(f"step {step} of {self._bar.total}: {listed}")
+        return None
