@@ -1,6 +1,6 @@
 """How long the commands take that draw what attention does.
 
-python benchmarks/look.py [--workdir runs/digits] [--rounds 3]
+python benchmarks/visualization.py [--workdir runs/digits] [--rounds 3]
 
 The workdir is that of the README's first command, for ten checkpoints trained with
 `--run.keep 10 --run.checkpoint-every 200`. Whole processes: start, compiled programs

@@ -1,0 +1,130 @@
+"""The documentation keeps up with the code: names, links, commands and quotes."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+from sagan.cli.main import COMMANDS
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += [ROOT / "benchmarks" / "README.md"]
+README = (ROOT / "README.md").read_text()
+TESTS = {
+    path.relative_to(ROOT / "tests").as_posix(): {
+        node.name
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+    for path in sorted((ROOT / "tests").rglob("test_*.py"))
+}
+LIBRARY = [
+    "sagan.config.load",
+    "sagan.state.create",
+    "sagan.generator.Generator",
+    "sagan.discriminator.Discriminator",
+    "sagan.attention.SelfAttention",
+    "sagan.metrics.METRICS",
+]
+
+
+def slug(heading):
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def module(dotted):
+    path = ROOT.joinpath(*dotted.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(), re.M)
+            assert anchor in map(slug, headings), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_tests_that_are_named_exist(page):
+    text, everywhere = page.read_text(), set().union(*TESTS.values())
+    for file, test in re.findall(r"((?:\w+/)*test_\w+\.py)(?:::(test_\w+))?", text):
+        known = TESTS.get(file.removeprefix("tests/"))
+        if known is None:  # by its last part, in prose
+            assert any(path.endswith(f"/{file}") for path in TESTS), file
+        elif test:
+            assert test in known, f"{file}::{test}"
+    for test in re.findall(r"`(?:[\w/]+\.py::)?(test_\w+)`", text):
+        assert test in everywhere, test
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_commands_and_modules_that_are_named_exist(page):
+    if page.name == "CHANGELOG.md":  # names what is no more
+        return
+    text = page.read_text()
+    for path in re.findall(r"\b(?:configs|benchmarks|sagan)/[\w/]+\.(?:py|txt)", text):
+        assert (ROOT / path).is_file(), path
+    for command in re.findall(r"^(?:\| .* \| )?`?sagan ([a-z]+)", text, re.M):
+        assert command in COMMANDS, command
+    for dotted in re.findall(r"`(sagan(?:\.\w+)+)", text):
+        parent, _, attribute = dotted.rpartition(".")
+        assert module(dotted) or (module(parent) and attribute), dotted
+
+
+def test_readme_is_short_and_has_the_commands_to_set_up():
+    assert len(README.splitlines()) <= 150
+    train = "python train.py configs/digits.py --workdir runs/digits"
+    assert f"\npython -m pip install -e . && {train}\n" in README
+    assert "\npython -m pip install -e '.[test]' && python -m pytest\n" in README
+
+
+def test_readme_example_draws_images():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    names = {}
+    exec(code.replace('"configs/', f'"{ROOT}/configs/'), names)
+    assert names["images"].shape == (10, 16, 16, 1)
+    assert abs(names["images"]).max() <= 1
+
+
+@pytest.mark.parametrize("dotted", LIBRARY)
+def test_names_of_the_library_are_documented_and_importable(dotted):
+    parent, _, attribute = dotted.rpartition(".")
+    imported = __import__(parent, fromlist=[attribute])
+    assert hasattr(imported, attribute)
+    used = f"{parent.removeprefix('sagan.')}.{attribute}"
+    assert dotted in README or used in README
+
+
+def test_lines_of_attention_that_are_quoted_are_in_the_code():
+    quoted = (ROOT / "docs" / "attention.md").read_text()
+    table = quoted[quoted.index("| paper, section 3 |") :].partition("\n\n")[0]
+    code = "".join((ROOT / "sagan" / "attention.py").read_text().split())
+    lines = re.findall(r"`([^`]+)`", table.partition("\n")[2])
+    assert len(lines) >= 7
+    for part in (part for line in lines for part in line.split("…")):
+        assert "".join(part.split()) in code, part
+
+
+def test_messages_that_people_and_scripts_look_for_are_in_the_code():
+    cloud = (ROOT / "docs" / "cloud.md").read_text()
+    code = "".join(path.read_text() for path in sorted((ROOT / "sagan").rglob("*.py")))
+    for message in (
+        "done: step",
+        "the processes did not all meet within",
+        "this process was ended, most likely because another one died",
+        "another process trains here",
+        ": must be divisible by",
+    ):
+        assert message in cloud and message in code, message
