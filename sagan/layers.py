@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from sagan import conv
 from sagan.config.schema import ModelConfig
+from sagan.runtime.compilation import is_for_cpu
 
 # The precision policy. Accelerators multiply float32 with fewer bits than it has. What
 # must not lose them is computed in float32, and multiplied at this precision: power
@@ -111,7 +112,9 @@ class SNConv(SpectralModule, kw_only=True):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.normalised("kernel", shape)
         form = {"": conv.conv, "up": conv.upsample_conv, "down": conv.conv_downsample}
-        x = form[self.resample](x.astype(kernel.dtype), kernel, fast=self.model.fast)
+        cpu = is_for_cpu(self.model.target)
+        fast = self.model.fast
+        x = form[self.resample](x.astype(kernel.dtype), kernel, fast=fast, cpu=cpu)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             x = x + bias.astype(x.dtype)[None, None, None]

@@ -19,7 +19,7 @@ from sagan import diagnostics
 from sagan.data.pipeline import Batch
 from sagan.data.pixels import to_float
 from sagan.diagnostics import Metrics, Update
-from sagan.runtime.compilation import backend
+from sagan.runtime.compilation import is_for_cpu
 from sagan.state import Game, GANState, Player, update_ema
 
 Images = Float[Array, "n h w c"]
@@ -164,7 +164,7 @@ def accumulate(game: Game, micro: Callable[..., Any], *batch: Array) -> Any:
     shapes = jax.eval_shape(micro, *(x[0] for x in split_batch))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     # XLA runs convolutions in loops eight times slower on CPU
-    unroll = parts if backend() == "cpu" else 1
+    unroll = parts if is_for_cpu(game.config.model.target) else 1
     total, _ = jax.lax.scan(add, zeros, split_batch, unroll=unroll)
     return jax.tree.map(lambda x: x / parts, total)
 

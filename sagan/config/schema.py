@@ -95,6 +95,8 @@ class ModelConfig:
     """Of activations and convolutions; weights and statistics stay float32."""
     fast: bool = True
     """Resampling convolutions in their exact cheaper form."""
+    target: Literal["auto", "cpu", "accelerator"] = "auto"
+    """Devices to trace the networks for; auto: this machine's. `sagan plan` sets it."""
     remat: bool = False
     """Compute activations again for the gradient: less memory, more time."""
     attention_chunks: int = 1
@@ -199,7 +201,13 @@ class Config:
 # A run may be resumed with other values of these: how long, how often it is told, on
 # which machine, and where the same images lie.
 MAY_CHANGE = frozenset(
-    ["data.path", "data.skip_broken", "model.remat", "model.attention_chunks"]
+    [
+        "data.path",
+        "data.skip_broken",
+        "model.remat",
+        "model.target",
+        "model.attention_chunks",
+    ]
 ) | {
     f"run.{field.name}"
     for field in dataclasses.fields(RunConfig)

@@ -10,7 +10,6 @@ from jaxtyping import PyTree
 from sagan.config.architecture import discriminator_blocks, generator_blocks
 from sagan.config.fields import replace
 from sagan.config.schema import Config
-from sagan.runtime.compilation import tracing_for
 from sagan.state import GANState, abstract, count, leaf_paths, make_game
 from sagan.training.parallel import abstract_arguments, map_step
 
@@ -139,13 +138,13 @@ def traced_flops(config: Config, kind: str, *, fast: bool) -> float:
             "model.attention_chunks": 1,
             "model.remat": False,
             "model.fast": fast,
+            "model.target": "cpu" if kind == "cpu" else "accelerator",
             "run.parallel": "jit",
         },
     )
     one = jax.devices("cpu")[:1]
     game = make_game(whole)
-    with tracing_for(kind):
-        lowered = map_step(game, one).lower(*abstract_arguments(game, one))
+    lowered = map_step(game, one).lower(*abstract_arguments(game, one))
     return lowered.cost_analysis()["flops"]
 
 

@@ -14,7 +14,7 @@ from sagan.config.validation import check_batch
 from sagan.planning import cost
 from sagan.planning.advice import advice, more_devices
 from sagan.planning.topology import GIB, Topology, devices, has_compiler
-from sagan.runtime.compilation import cpu_compiler_options, tracing_for
+from sagan.runtime.compilation import cpu_compiler_options
 from sagan.state import abstract, make_game
 from sagan.training.parallel import abstract_arguments, map_step
 
@@ -139,10 +139,9 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
       ConfigError: the topology or the batch is wrong.
     """
     there = devices(topology)
-    with tracing_for(topology.kind):
-        game = make_game(config)
-        arguments = abstract_arguments(game, there)
-        lowered = map_step(game, there).lower(*arguments)
+    target = "cpu" if topology.kind == "cpu" else "accelerator"
+    game = make_game(replace(config, {"model.target": target}))
+    lowered = map_step(game, there).lower(*abstract_arguments(game, there))
     options = {} if topology.kind == "tpu" else cpu_compiler_options()
     try:
         with _no_cache():

@@ -1,40 +1,21 @@
-"""How XLA compiles: for which backend, with which options, kept for the next start."""
+"""How XLA compiles: for which devices, with which options, kept for the next start."""
 
 import contextlib
-import contextvars
 import functools
 import hashlib
 import os
 import platform
 import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-_target: contextvars.ContextVar[str | None] = contextvars.ContextVar(
-    "target", default=None
-)
 
-
-def backend() -> str:
-    """The kind of device a program is traced for: cpu, gpu or tpu.
-
-    Where a form of a computation pays on one of them only, ask here while tracing.
-    """
-    return _target.get() or jax.default_backend()
-
-
-@contextlib.contextmanager
-def tracing_for(target: str) -> Iterator[None]:
-    """What is traced inside is for `target`, wherever it is traced or compiled."""
-    token = _target.set(target)
-    try:
-        yield
-    finally:
-        _target.reset(token)
+def is_for_cpu(target: str) -> bool:
+    """Whether a program traced for a target, as in model.target, will run on a CPU."""
+    return target == "cpu" or (target == "auto" and jax.default_backend() == "cpu")
 
 
 # XLA's CPU backend gives single convolutions, products and sums to YNNPACK. Only the

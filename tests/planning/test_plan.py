@@ -122,12 +122,17 @@ def test_bytes_of_the_state_are_all_of_it(tiny):
     assert parts["Adam's moments"] >= 2 * parts["parameters"]
 
 
-def test_what_is_traced_for_another_backend_asks_for_it():
-    assert compilation.backend() == "cpu"
-    with pytest.raises(KeyError), compilation.tracing_for("tpu"):
-        assert compilation.backend() == "tpu"
-        raise KeyError
-    assert compilation.backend() == "cpu"
+def test_what_is_traced_for_another_target_is_another_program(tiny):
+    assert compilation.is_for_cpu("auto") and compilation.is_for_cpu("cpu")
+    assert not compilation.is_for_cpu("accelerator")
+    config = tiny(data__size=32, g__attention=(), d__attention=())
+    flops = {
+        kind: [cost.traced_flops(config, kind, fast=True) for _ in range(2)]
+        for kind in ("cpu", "tpu", "gpu")
+    }
+    assert flops["tpu"] == flops["gpu"]  # whatever was traced before
+    assert len({*flops["cpu"]}) == len({*flops["tpu"]}) == 1
+    assert flops["cpu"] != flops["tpu"]
 
 
 @pytest.mark.parametrize(
