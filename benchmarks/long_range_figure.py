@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
-from sagan.sampling.grid import grid
+from sagan.sampling.grid import image_grid
 
 SHOWN, COLUMNS = 24, 12
 LOOKED = 6  # images whose attention is drawn, over all seeds
@@ -46,7 +46,7 @@ def save(
 def _strips(figure: SubFigure, samples: Mapping[str, np.ndarray]) -> None:
     axes: Any = figure.subplots(len(samples), 1)
     for axis, (title, image) in zip(axes, samples.items(), strict=True):
-        axis.imshow(grid(image[:SHOWN], COLUMNS))
+        axis.imshow(image_grid(image[:SHOWN], COLUMNS))
         axis.set_title(title, fontsize=8)
         axis.axis("off")
 

@@ -1,18 +1,17 @@
-"""Checkpoints of a run for others than the run; samples of one as files."""
+"""Samples of a checkpoint as files."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from sagan.checkpoints.restore import labels_to_draw, open_run
 from sagan.checkpoints.workdir import read_config
 from sagan.config.schema import ConfigError
-from sagan.runtime.files import naming
+from sagan.runtime.files import make_folder, naming
 from sagan.sampling import sampler
-from sagan.sampling.grid import grid
+from sagan.sampling.grid import image_grid, png
 
 
 def export(
@@ -27,25 +26,24 @@ def export(
     batch: int,
     out: Path | None,
 ) -> str:
-    """Writes n images of a checkpoint, and a grid; returns what was written where.
+    """Writes n images of a checkpoint and a grid; returns a line that says where.
 
     PNGs are named by number and label, with all of them in `grid.png`; an .npz file
     holds `image` [n h w c] uint8 and `label` [n] int32.
 
     Args:
-      workdir: of the run.
-      n: images.
-      classes: labels to draw in turn; None: all.
-      seed: of the latents.
-      truncation: see sampler.latents.
-      step: of the checkpoint; None: the newest good one.
-      weights: "raw", "ema" (the first average) or the decay of one; None: the first
-        average if there is one.
-      batch: images generated at once.
-      out: a folder or a file.npz; None: a folder of the workdir.
+      workdir: The run's directory.
+      n: Number of images.
+      classes: Labels to draw in turn; None: all.
+      seed: Seed of the latents.
+      truncation: See sampler.latents.
+      step: The checkpoint's step; None: the newest good one.
+      weights: See restore.open_run.
+      batch: Number of images generated at once.
+      out: A folder or a file.npz; None: a folder in the workdir.
 
     Raises:
-      ConfigError: there is no such run, checkpoint, class or average.
+      ConfigError: There is no such run, checkpoint, class or average.
     """
     if truncation < 0:
         raise ConfigError(f"--truncation {truncation}: must be 0 or more")
@@ -75,14 +73,13 @@ def _write(out: Path, images: np.ndarray, labels: np.ndarray) -> None:
         with naming(out):
             np.savez_compressed(out, image=images, label=labels)
         return
-    out.mkdir(parents=True, exist_ok=True)
-
-    def save(name: str, picture: np.ndarray) -> None:
-        grey = picture.shape[-1] == 1
-        with naming(out / name):
-            Image.fromarray(picture[..., 0] if grey else picture).save(out / name)
-
+    make_folder(out)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        save(f"{i:06d}_class{label}.png", image)
+        _save(out / f"{i:06d}_class{label}.png", image)
     shown = images[:400]
-    save("grid.png", grid(shown, int(np.ceil(np.sqrt(len(shown))))))
+    _save(out / "grid.png", image_grid(shown, int(np.ceil(np.sqrt(len(shown))))))
+
+
+def _save(path: Path, image: np.ndarray) -> None:
+    with naming(path):  # not write_whole, which waits for the disk at every file
+        path.write_bytes(png(image))

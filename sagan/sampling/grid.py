@@ -1,15 +1,16 @@
-"""Many images as one."""
+"""Grids of images, and images as PNG."""
 
-from __future__ import annotations
+import io
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 
-def grid(
+def image_grid(
     images: UInt8[np.ndarray, "n h w c"], columns: int, gap: int = 2
 ) -> UInt8[np.ndarray, "height width c"]:
-    """The images row by row; gaps, and the places of missing ones, are white."""
+    """One image of many, row by row; gaps and empty places are white."""
     n, h, w, c = images.shape
     columns = min(columns, n)
     rows = -(-n // columns)
@@ -18,3 +19,15 @@ def grid(
     tiles = tiles.reshape(rows, columns, h + gap, w + gap, c).swapaxes(1, 2)
     picture = tiles.reshape(rows * (h + gap), columns * (w + gap), c)
     return picture[: rows * (h + gap) - gap, : columns * (w + gap) - gap]
+
+
+def to_pillow(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    """A Pillow image of mode L (one channel) or RGB."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def png(image: UInt8[np.ndarray, "h w c"]) -> bytes:
+    """The image encoded as PNG, in grey if it has one channel."""
+    encoded = io.BytesIO()
+    to_pillow(image).save(encoded, "PNG")
+    return encoded.getvalue()

@@ -1,7 +1,6 @@
-"""Images from a generator: uint8, batch by batch, the same in any batch size."""
+"""uint8 images from a generator, the same for any batch size."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,28 +15,28 @@ from sagan.generator import Generator
 from sagan.runtime.devices import spread
 
 Sampler = Callable[[PyTree[Array], Array, Array], Array]
+Variables = dict[str, PyTree[Array]]
 
 
 def latents(
     config: Config, seed: int, indices: Int[np.ndarray, " n"], truncation: float = 0.0
 ) -> Float[Array, "n z"]:
-    """The latents of samples number `indices` of a seed, each by itself.
+    """The latents of samples number `indices`; each depends on the seed and its number.
 
     Args:
-      config: gives the length.
-      seed: of the series.
-      indices: which of the series; sample i is the same in any company.
-      truncation: numbers beyond this are drawn again, which trades variety for
-        quality (Brock et al. 2018, arXiv:1809.11096, section 3.1); 0: none is.
+      config: The experiment's config.
+      seed: Seed of the series.
+      indices: Numbers in the series.
+      truncation: Values beyond this are drawn again, which trades variety for quality
+        (Brock et al. 2018, arXiv:1809.11096, section 3.1); 0: no truncation.
     """
     key = jax.random.key(seed)
 
     def one(i: Int[Array, ""]) -> Float[Array, " z"]:
-        shape = (config.g.z,)
+        own, shape = jax.random.fold_in(key, i), (config.g.z,)
         if truncation:
-            t = truncation
-            return jax.random.truncated_normal(jax.random.fold_in(key, i), -t, t, shape)
-        return jax.random.normal(jax.random.fold_in(key, i), shape)
+            return jax.random.truncated_normal(own, -truncation, truncation, shape)
+        return jax.random.normal(own, shape)
 
     return jax.vmap(one)(jnp.asarray(indices))
 
@@ -45,9 +44,9 @@ def latents(
 def fixed_inputs(
     config: Config, rows: int = 10, columns: int = 8
 ) -> tuple[Float[Array, "n z"], Int[Array, " n"], int]:
-    """The latents and labels of a training grid, and its columns.
+    """The latents and labels of a training grid, and its number of columns.
 
-    A row shows one class: at most `rows` of them, spread evenly over all.
+    Each row shows one class: at most `rows` of them, spread evenly over all.
     """
     classes = config.data.classes or 0
     shown = np.linspace(0, classes - 1, min(classes, rows)).round().astype(np.int32)
@@ -59,29 +58,40 @@ def make_sampler(config: Config, *, batch_statistics: bool = False) -> Sampler:
     """A compiled function (variables, z, y) -> uint8 images.
 
     Args:
-      config: of the experiment.
-      batch_statistics: normalise by the moments of the batch, as training does (by
-        groups of g.bn_group); else by the statistics in the variables.
+      config: The experiment's config.
+      batch_statistics: Normalise by the moments of the batch, as training does (in
+        groups of g.bn_group), instead of the statistics in the variables.
     """
-    generator = Generator(config)
-    return jax.jit(partial(_generate, generator, train=batch_statistics))
+    generator: Any = Generator(config)
+
+    def generate(variables: Variables, z: Array, y: Array) -> Array:
+        return to_uint8(generator.apply(variables, z, y, train=batch_statistics))
+
+    return jax.jit(generate)
 
 
-def _generate(
-    generator: Generator,
-    variables: PyTree[Array],
-    z: Float[Array, "n z"],
-    y: Int[Array, " n"],
-    *,
-    train: bool,
-) -> UInt8[Array, "n h w c"]:
-    images: Any = generator.apply(variables, z, y, train=train)
-    return to_uint8(images)
+def batched(
+    sampler: Sampler, variables: Variables, batch: int
+) -> Callable[[Any, Any], UInt8[np.ndarray, "n h w c"]]:
+    """A function from at most `batch` latents and labels to their images.
+
+    Both are padded to `batch`, for which alone the sampler is compiled, and spread over
+    the devices.
+    """
+    by_image, everywhere = spread(batch)
+    variables = jax.device_put(variables, everywhere)
+
+    def images(z: Any, y: Any) -> UInt8[np.ndarray, "n h w c"]:
+        padded = np.resize(z, (batch, *z.shape[1:])), np.resize(y, batch)
+        inputs = jax.device_put((padded[0], padded[1].astype(np.int32)), by_image)
+        return np.asarray(sampler(variables, *inputs))[: len(y)]
+
+    return images
 
 
 def samples(
     config: Config,
-    variables: PyTree[Array],
+    variables: Variables,
     labels: Int[np.ndarray, " n"],
     *,
     seed: int,
@@ -92,57 +102,49 @@ def samples(
     """Images of the labels in order, in pieces of at most `batch`.
 
     Args:
-      config: of the experiment.
-      variables: the generator's collections; see state.generator_variables.
-      labels: one for each image.
-      seed: of the latents.
-      truncation: see `latents`.
-      batch: images generated at once, spread over the devices; changes them by
-        rounding at most, unless the sampler uses batch statistics.
-      sampler: of make_sampler, to compile once for several calls.
+      config: The experiment's config.
+      variables: The generator's collections; see state.generator_variables.
+      labels: One for each image.
+      seed: Seed of the latents.
+      truncation: See `latents`.
+      batch: Number of images generated at once. It changes them by rounding at most,
+        unless the sampler uses batch statistics.
+      sampler: A result of make_sampler, to compile once for several calls.
     """
-    sampler = sampler or make_sampler(config)
-    by_image, everywhere = spread(batch)
-    variables = jax.device_put(variables, everywhere)
+    images = batched(sampler or make_sampler(config), variables, batch)
     for start in range(0, len(labels), batch):
-        y = labels[start : start + batch]
-        filled = np.resize(y, batch)  # so that one shape is compiled
         z = latents(config, seed, start + np.arange(batch), truncation)
-        inputs = jax.device_put((z, filled.astype(np.int32)), by_image)
-        yield np.asarray(sampler(variables, *inputs))[: len(y)]
+        yield images(z, labels[start : start + batch])
 
 
 STANDING_BATCHES = 32
-_STANDING_LATENTS = 2**30  # from this number on, which no sample has
+_STANDING_LATENTS = 2**30  # first number of their latents, beyond those of samples
 
 
 def make_standing(
     config: Config, progress: Callable[..., Any] = lambda items, what: items
-) -> Callable[..., dict[str, PyTree[Array]]]:
+) -> Callable[..., Variables]:
     """A function (variables, seed, truncation) -> variables with standing statistics.
 
-    The batch statistics are the means, over 32 batches of config.data.batch images of
-    latents that no sample uses and of labels drawn evenly, of each batch's own moments
-    (of its groups of g.bn_group): the normalisation that these weights see in
-    training. Nothing else changes.
+    The batch statistics become the means of the moments of 32 batches of
+    config.data.batch images (in groups of g.bn_group), with latents that no sample uses
+    and labels drawn evenly: the normalisation that these weights see in training.
 
     Source: Brock et al. 2018 (arXiv:1809.11096), section 3.1; as in BigGAN-PyTorch and
     StudioGAN, variances are averaged, without the variance of the means.
     """
-    now = {"g.bn_momentum": 0.0, "g.bn_momentum_out": 0.0}  # keep nothing from before
-    generator = Generator(replace(config, now))
+    no_memory = {"g.bn_momentum": 0.0, "g.bn_momentum_out": 0.0}
+    generator = Generator(replace(config, no_memory))
     batch, classes = config.data.batch, config.data.classes or 1
     by_image, everywhere = spread(batch)
 
     @jax.jit
-    def moments(variables: PyTree[Array], z: Array, y: Array) -> PyTree[Array]:
+    def moments(variables: Variables, z: Array, y: Array) -> PyTree[Array]:
         mutable = ["batch_stats"]
         result: Any = generator.apply(variables, z, y, train=True, mutable=mutable)
         return result[1]["batch_stats"]
 
-    def standing(
-        variables: dict[str, PyTree[Array]], seed: int, truncation: float = 0.0
-    ) -> dict[str, PyTree[Array]]:
+    def standing(variables: Variables, seed: int, truncation: float = 0.0) -> Variables:
         variables = jax.device_put(variables, everywhere)
         rng = np.random.default_rng(seed)
         found = []

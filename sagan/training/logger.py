@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import math
-import os
 import pathlib
 import types
 from collections.abc import Mapping
@@ -14,10 +12,10 @@ from typing import final
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from sagan.config.schema import Config
-from sagan.runtime.files import drop_lines_after, file_name, naming
+from sagan.runtime.files import drop_lines_after, file_name, naming, write_whole
+from sagan.sampling.grid import png
 from sagan.training import log_backends
 from sagan.training.divergence import NONFINITE_LEAF
 
@@ -103,12 +101,6 @@ class Logger:
             return
         path = self._workdir / "samples" / file_name(f"{name}_{step:08d}.png")
         path.parent.mkdir(exist_ok=True)
-        grey = picture.shape[-1] == 1
-        encoded = io.BytesIO()
-        Image.fromarray(picture[..., 0] if grey else picture).save(encoded, "PNG")
-        unfinished = path.with_suffix(".unfinished")
-        with naming(path):
-            unfinished.write_bytes(encoded.getvalue())
-            os.replace(unfinished, path)
+        write_whole(path, png(picture))
         if self._tensorboard is not None:
             self._tensorboard.image(step, name, picture)

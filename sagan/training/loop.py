@@ -17,7 +17,7 @@ from sagan.data import pipeline
 from sagan.runtime import devices, processes
 from sagan.runtime.signals import Interrupt
 from sagan.sampling import attention_maps
-from sagan.sampling.grid import grid
+from sagan.sampling.grid import image_grid
 from sagan.sampling.sampler import fixed_inputs, make_sampler
 from sagan.state import (
     GANState,
@@ -172,7 +172,7 @@ def _pictures(config: Config, logger: Logger) -> Callable[[GANState, int], None]
         for name, average in averages.items():
             variables = generator_variables(devices.local(state), average)
             images = sampler(variables, z, y)
-            logger.image(step, name, grid(np.asarray(images), columns))
+            logger.image(step, name, image_grid(np.asarray(images), columns))
 
     return draw
 
@@ -181,14 +181,14 @@ def _slow_scalars(
     config: Config, source: pipeline.Source
 ) -> Callable[..., dict[str, jax.Array]]:
     """Measures now and then what is too slow for every step: sigmas, and attention."""
-    history = (
-        attention_maps.make_history(config, source) if processes.is_main() else None
+    attention = (
+        attention_maps.make_statistics(config, source) if processes.is_main() else None
     )
 
     def measure(state: GANState, step: int) -> dict[str, jax.Array]:
         values = measure_sigma(config, step, state)
-        if history and step % config.run.sample_every == 0:
-            values = values | history(devices.local(state))
+        if attention and step % config.run.sample_every == 0:
+            values = values | attention(devices.local(state))
         return values
 
     return measure

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from sagan.sampling.attention_maps import Grid
+from sagan.sampling.attention_maps import AttentionGrid
 from sagan.visualization.picture import enlargement, font
 
 # Okabe and Ito's palette, told apart by people who see fewer colours too
@@ -28,7 +28,9 @@ def heat(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     return _palette()[np.round(np.clip(values, 0, 1) * 255).astype(int)]
 
 
-def heat_map(row: Float[np.ndarray, " i"], grid: Grid) -> UInt8[np.ndarray, "h w 3"]:
+def heat_map(
+    row: Float[np.ndarray, " i"], grid: AttentionGrid
+) -> UInt8[np.ndarray, "h w 3"]:
     """A row of beta over the enlarged image, brightest at its largest share.
 
     A key covers the 2x2 positions that it is pooled from, without smoothing. An odd

@@ -14,8 +14,8 @@ from jaxtyping import Float, UInt8
 from sagan.checkpoints.restore import Opened, labels_to_draw
 from sagan.data.pipeline import Source
 from sagan.sampling.attention_maps import (
-    Grid,
-    Read,
+    AttentionGrid,
+    LayerAttention,
     attention_layers,
     distance_pixels,
     entropy_bits,
@@ -47,7 +47,7 @@ class Shown(NamedTuple):
       grid: of the layer.
     """
 
-    grid: Grid
+    grid: AttentionGrid
 
     @property
     def stride(self) -> int:
@@ -82,7 +82,7 @@ class Shown(NamedTuple):
         return (queries * (cells + 4 * len(_NUMBERS)) + 2) * 4 // 3
 
 
-def facts(name: str, grid: Grid, gamma: float) -> Json:
+def facts(name: str, grid: AttentionGrid, gamma: float) -> Json:
     """What is the same in all images."""
     shown = Shown(grid)
     return {
@@ -100,7 +100,7 @@ def facts(name: str, grid: Grid, gamma: float) -> Json:
     }
 
 
-def packed(read: Read, grid: Grid) -> Json:
+def packed(read: LayerAttention, grid: AttentionGrid) -> Json:
     """One layer in one image.
 
     `beta` has a byte for each cell of each shown query: its share over the largest cell
@@ -175,7 +175,7 @@ def image(
     return {"label": label, "picture": seen.uri, "layers": layers, "logit": logit}
 
 
-def how_many(grids: Mapping[str, Grid], most: int, budget: int) -> int:
+def how_many(grids: Mapping[str, AttentionGrid], most: int, budget: int) -> int:
     """The images that fit into so many bytes."""
     size = max(grid.size for grid in grids.values())
     each = size**2 * 4 + sum(Shown(grid).nbytes for grid in grids.values())

@@ -17,7 +17,7 @@ from sagan.data.pipeline import open_source
 from sagan.data.source import Examples
 from sagan.runtime.files import make_folder, naming
 from sagan.sampling.attention_maps import (
-    Grid,
+    AttentionGrid,
     attention_layers,
     uniform_bits,
     uniform_pixels,
@@ -48,7 +48,7 @@ NEGATIVE = (
 def attend(
     opened: Opened,
     labels: Int32[np.ndarray, " n"],
-    grids: Mapping[str, Mapping[str, Grid]],
+    grids: Mapping[str, Mapping[str, AttentionGrid]],
     *,
     seed: int,
     queries: Pixels | None,
@@ -113,7 +113,7 @@ WHERE = {"g": "generated images, {0.words}", "d": "real images, step {0.step}"}
 
 def chosen_layers(
     config: Config, names: Sequence[str] | None, *, real: bool
-) -> dict[str, dict[str, Grid]]:
+) -> dict[str, dict[str, AttentionGrid]]:
     """The generator's layers, and with `real` the discriminator's, by player and name.
 
     Args:
@@ -169,7 +169,7 @@ def sheet(
     canvas = Canvas(width, top + below * len(examples.image))
     for i, line in enumerate(head):
         canvas.words(GAP, 4 + LINE * i, line)
-    centres = grid.centres("queries") * times
+    centres = grid.query_centres() * times
     for i, image in enumerate(examples.image):
         y = top + i * below
         canvas.picture(GAP, y, enlarged(image, times))
@@ -191,7 +191,9 @@ def sheet(
     return canvas.done()
 
 
-def _draw_map(canvas: Canvas, x: int, y: int, row: np.ndarray, grid: Grid) -> None:
+def _draw_map(
+    canvas: Canvas, x: int, y: int, row: np.ndarray, grid: AttentionGrid
+) -> None:
     heated = heat_map(row, grid)
     canvas.picture(x, y, heated)
     side = len(heated)

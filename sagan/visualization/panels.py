@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from sagan.config.schema import Config
 from sagan.sampling.attention_maps import (
-    Grid,
+    AttentionGrid,
     attention_layers,
     uniform_bits,
     uniform_pixels,
@@ -145,7 +145,7 @@ def _attention(runs: Sequence[Curves]) -> list[_Quantity]:
     def names(kind: str) -> dict[str, str]:
         return {label: f"{kind}/{p}/{name}" for (p, name), label in labels.items()}
 
-    def levels(of: Callable[[Grid], Any]) -> dict[str, set[float]]:
+    def levels(of: Callable[[AttentionGrid], Any]) -> dict[str, set[float]]:
         return {
             labels[layer]: {round(float(np.mean(of(grid))), 6) for grid in mine}
             for layer, mine in grids.items()

@@ -13,7 +13,7 @@ from sagan.data.pipeline import Source
 from sagan.data.pixels import to_float, to_uint8
 from sagan.data.source import Examples
 from sagan.sampling import attention_maps
-from sagan.sampling.attention_maps import Grid, Read, Reads
+from sagan.sampling.attention_maps import Attention, AttentionGrid, LayerAttention
 from sagan.sampling.sampler import latents
 
 AUTO = 4  # queries that are chosen where none are asked for
@@ -32,7 +32,7 @@ class Seen(NamedTuple):
 
     image: UInt8[np.ndarray, "h w c"]
     label: int
-    reads: Reads
+    reads: Attention
     logit: float | None = None
 
 
@@ -51,7 +51,7 @@ class Looks(NamedTuple):
       beta: all rows, if they were asked for.
     """
 
-    grid: Grid
+    grid: AttentionGrid
     gamma: float
     queries: Int[np.ndarray, "n q"]
     rows: Float32[np.ndarray, "n q i"]
@@ -135,7 +135,7 @@ def check_inside(size: int, pixels: Pixels) -> None:
             )
 
 
-def position(grid: Grid, pixel: tuple[int, int]) -> int:
+def position(grid: AttentionGrid, pixel: tuple[int, int]) -> int:
     """The position j that a pixel (row, column) lies in."""
     row, column = (at * grid.queries // grid.size for at in pixel)
     return row * grid.queries + column
@@ -143,7 +143,7 @@ def position(grid: Grid, pixel: tuple[int, int]) -> int:
 
 def gather(
     seen: Iterator[Seen],
-    grids: Mapping[str, Grid],
+    grids: Mapping[str, AttentionGrid],
     gammas: Mapping[str, Any],
     *,
     pixels: Pixels | None = None,
@@ -173,7 +173,7 @@ def gather(
 
 
 def _of_one(
-    read: Read, grid: Grid, pixels: Pixels | None, whole: bool
+    read: LayerAttention, grid: AttentionGrid, pixels: Pixels | None, whole: bool
 ) -> tuple[np.ndarray, ...]:
     beta = np.asarray(read.beta)
     if pixels is None:

@@ -5,7 +5,7 @@ import scipy.stats
 
 from sagan.data import pipeline, pixels
 from sagan.sampling import attention_maps, sampler
-from sagan.sampling.attention_maps import Grid
+from sagan.sampling.attention_maps import AttentionGrid
 from sagan.state import abstract, generator_variables
 from tests.support import planted
 
@@ -87,11 +87,13 @@ def test_entropy_is_scipys_and_uniform_is_the_most():
     beta[0], beta[1] = 1 / 16, np.eye(16)[3]
     bits = attention_maps.entropy_bits(beta.astype(np.float32))
     np.testing.assert_allclose(bits, scipy.stats.entropy(beta.T, base=2), atol=1e-5)
-    assert bits[0] == pytest.approx(attention_maps.uniform_bits(Grid(16, 8)))
+    assert bits[0] == pytest.approx(attention_maps.uniform_bits(AttentionGrid(16, 8)))
     assert bits[1] == 0
 
 
-@pytest.mark.parametrize("grid", [Grid(16, 8), Grid(7, 7), Grid(56, 7)], ids=str)
+@pytest.mark.parametrize(
+    "grid", [AttentionGrid(16, 8), AttentionGrid(7, 7), AttentionGrid(56, 7)], ids=str
+)
 def test_distance_is_that_of_the_plain_loop(grid):
     rng = np.random.default_rng(0)
     beta = rng.dirichlet(np.ones(grid.keys**2), size=grid.queries**2)
@@ -129,29 +131,30 @@ def test_a_runs_curves_are_means_over_images_and_positions(config, read_d):
         planted.state(config, RIGHT, gamma=0.5),
         pipeline.open_source(config),
     )
-    history = attention_maps.make_history(config, source)(state)
-    assert set(history) == {
+    found = attention_maps.make_statistics(config, source)(state)
+    assert set(found) == {
         f"{what}/{place}"
         for what in ("entropy", "distance", "strength")
         for place in ("g/attention8", "d/attention4")
     }
-    assert history["entropy/g/attention8"] == pytest.approx(0, abs=0.01)
-    assert history["strength/g/attention8"] == pytest.approx(0.5, rel=0.01)
-    queries, keys = (Grid(8, 8).centres(of) for of in ("queries", "keys"))
+    assert found["entropy/g/attention8"] == pytest.approx(0, abs=0.01)
+    assert found["strength/g/attention8"] == pytest.approx(0.5, rel=0.01)
+    grid = AttentionGrid(8, 8)
+    queries, keys = grid.query_centres(), grid.key_centres()
     far = np.linalg.norm(queries - keys[RIGHT[cell_of_position()]], axis=1).mean()
-    assert history["distance/g/attention8"] == pytest.approx(far, rel=0.01)
+    assert found["distance/g/attention8"] == pytest.approx(far, rel=0.01)
     chosen = np.linspace(0, len(source) - 1, 8).astype(int)
     each = [
         attention_maps.entropy_bits(read_d(x).beta)
         for x in source.examples(chosen).image
     ]
-    assert history["entropy/d/attention4"] == pytest.approx(np.mean(each), rel=1e-4)
+    assert found["entropy/d/attention4"] == pytest.approx(np.mean(each), rel=1e-4)
 
 
 def test_without_attention_there_is_no_curve(tiny):
     config = tiny(g__block="none", d__block="residual")
     assert (
-        attention_maps.make_history(config, pipeline.open_source(config))(
+        attention_maps.make_statistics(config, pipeline.open_source(config))(
             abstract(config)
         )
         == {}

@@ -6,7 +6,7 @@ import numpy as np
 
 from sagan.checkpoints.restore import Opened, SavedRun
 from sagan.config import Config, replace
-from sagan.sampling.attention_maps import Grid, Read
+from sagan.sampling.attention_maps import AttentionGrid, LayerAttention
 from sagan.visualization import explorer
 from sagan.visualization.page import Part, Run
 from sagan.visualization.record import Record
@@ -39,7 +39,10 @@ def group(layers, labels=("0", "1"), player="g", logit=None):
     size = layers[0][1].size
     pixels = np.full((size, size, 1), 128, np.uint8)
     pixels[::2] = 200
-    packed = [explorer.packed(Read(b, np.float32(0.25)), grid) for _, grid, b in layers]
+    packed = [
+        explorer.packed(LayerAttention(b, np.float32(0.25)), grid)
+        for _, grid, b in layers
+    ]
     facts = [explorer.facts(name, grid, -0.5) for name, grid, _ in layers]
     images = [explorer.image(pixels, label, packed, logit) for label in labels]
     return explorer.Group(player, facts, images)
@@ -51,7 +54,7 @@ def run(tmp_path, parts=None, name="planted", metrics=(), seed=0, **changes):
     state = types.SimpleNamespace(g=player, d=player)
     opened = Opened(SavedRun(tmp_path / name, config(**changes)), state, 7, None)
     if parts is None:
-        grid = Grid(16, 8)
+        grid = AttentionGrid(16, 8)
         layers = [("attention8", grid, focused(grid, np.zeros(64, int)))]
         parts = [Part("g", group(layers), [])]
     record = Record(list(metrics), [], [], (), [])

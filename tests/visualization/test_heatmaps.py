@@ -22,7 +22,7 @@ from sagan.evaluation import results, run, scoring
 from sagan.evaluation.protocol import Protocol, as_json
 from sagan.metrics.features import of_callable
 from sagan.sampling import sampler
-from sagan.sampling.attention_maps import Grid
+from sagan.sampling.attention_maps import AttentionGrid
 from sagan.visualization import ablation, canvas, heatmaps, picture, seen
 from tests.support import planted
 
@@ -114,7 +114,7 @@ def test_each_layer_has_a_picture_and_a_line(drawn):
     assert "\n  gamma < 0 is no fault" in line
 
 
-@pytest.mark.parametrize("grid", [Grid(16, 8), Grid(7, 7)], ids=str)
+@pytest.mark.parametrize("grid", [AttentionGrid(16, 8), AttentionGrid(7, 7)], ids=str)
 def test_a_heat_map_lights_the_pixels_of_its_key_alone(grid):
     by = picture.enlargement(grid.size, canvas.SIDE)
     for key in range(grid.keys**2):
@@ -124,15 +124,15 @@ def test_a_heat_map_lights_the_pixels_of_its_key_alone(grid):
         assert lit.shape == (grid.size * by, grid.size * by)
         assert lit.max() == canvas.heat(np.ones((1, 1))).sum()
         y, x = (lit == lit.max()).nonzero()
-        centre = grid.centres("keys")[key] * by
+        centre = grid.key_centres()[key] * by
         np.testing.assert_allclose([y.mean() + 0.5, x.mean() + 0.5], centre)
         assert len(y) == (2 * grid.size // grid.queries * by) ** 2
 
 
 def test_pixels_belong_to_the_position_whose_centre_is_nearest():
-    for grid in (Grid(16, 8), Grid(8, 8), Grid(56, 7)):
+    for grid in (AttentionGrid(16, 8), AttentionGrid(8, 8), AttentionGrid(56, 7)):
         for pixel in np.ndindex(grid.size, grid.size):
-            apart = grid.centres("queries") - np.add(pixel, 0.5)
+            apart = grid.query_centres() - np.add(pixel, 0.5)
             nearest = np.linalg.norm(apart, axis=1).argmin()
             assert seen.position(grid, pixel) == nearest
 
@@ -307,7 +307,7 @@ def test_a_mistake_is_one_line(workdir, capsys, options, said):
 
 def test_an_unconditional_run_has_no_classes_in_its_pictures(tiny):
     looks = heatmaps.Looks(
-        Grid(8, 8),
+        AttentionGrid(8, 8),
         0.5,
         np.zeros((1, 1), int),
         np.full((1, 1, 16), 1 / 16, np.float32),

@@ -11,12 +11,12 @@ from PIL import Image
 from sagan.checkpoints.restore import Opened, SavedRun, open_run
 from sagan.config import ConfigError, replace
 from sagan.sampling import attention_maps
-from sagan.sampling.attention_maps import Grid, Read
+from sagan.sampling.attention_maps import AttentionGrid, LayerAttention
 from sagan.visualization import curves, explorer, panels, record, report
 from sagan.visualization.page import Part, page
 from tests.support import pages
 
-GRIDS = [Grid(16, 8), Grid(28, 7), Grid(34, 34)]
+GRIDS = [AttentionGrid(16, 8), AttentionGrid(28, 7), AttentionGrid(34, 34)]
 EVIL = "</script><img src=x onerror=alert(1)>"
 
 
@@ -32,7 +32,7 @@ def data_of(text):
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_the_page_has_the_rows_of_beta_but_for_the_rounding_to_a_byte(grid):
     beta, shown = pages.scattered(grid), explorer.Shown(grid)
-    layer = explorer.packed(Read(beta, np.float32(0.5)), grid)
+    layer = explorer.packed(LayerAttention(beta, np.float32(0.5)), grid)
     found = explorer.unpacked(layer)
     assert found.shape == (shown.side**2, shown.cells**2)
     for y, x in [(0, 0), (1, 2), (shown.side - 1, shown.side - 1)]:
@@ -53,7 +53,7 @@ def test_the_page_has_the_rows_of_beta_but_for_the_rounding_to_a_byte(grid):
 @pytest.mark.parametrize("grid", GRIDS[1:], ids=str)
 def test_the_numbers_are_those_of_maps(grid):
     beta, rows = pages.scattered(grid), explorer.Shown(grid).rows
-    layer = explorer.packed(Read(beta, np.float32(0.5)), grid)
+    layer = explorer.packed(LayerAttention(beta, np.float32(0.5)), grid)
     wanted = {
         "entropy": attention_maps.entropy_bits(jnp.asarray(beta))[rows],
         "distance": attention_maps.distance_pixels(jnp.asarray(beta), grid)[rows],
@@ -67,16 +67,16 @@ def test_the_numbers_are_those_of_maps(grid):
 
 
 def test_a_row_that_looks_at_one_position_has_no_entropy_and_all_the_share():
-    grid = Grid(16, 8)
+    grid = AttentionGrid(16, 8)
     beta = pages.focused(grid, np.full(64, 5), share=1.0)
-    layer = explorer.packed(Read(beta, np.float32(0.5)), grid)
+    layer = explorer.packed(LayerAttention(beta, np.float32(0.5)), grid)
     assert (explorer.decoded(layer["entropy"]) == 0).all()
     assert (explorer.unpacked(layer).argmax(axis=1) == 5).all()
     assert (explorer.decoded(layer["top"]) == 1).all()
 
 
 def test_the_images_of_an_explorer_fit_into_its_bytes():
-    grids = {"a": Grid(256, 64), "b": Grid(256, 128)}
+    grids = {"a": AttentionGrid(256, 64), "b": AttentionGrid(256, 128)}
     each = 256 * 256 * 4 + 2 * explorer.Shown(grids["a"]).nbytes
     assert explorer.how_many(grids, 10, 3 * each) == 3
     assert explorer.how_many(grids, 2, 3 * each) == 2
@@ -238,7 +238,7 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(tmp_path):
 
 def test_names_from_files_are_text_and_not_markup(tmp_path):
     run = pages.run(tmp_path, metrics=lines(), name=f"a{EVIL}".replace("/", ""))
-    grid = Grid(16, 8)
+    grid = AttentionGrid(16, 8)
     layers = [("attention8", grid, pages.scattered(grid))]
     group = pages.group(layers, labels=(EVIL, "0"))
     findings = [{"step": 1, "message": EVIL}]
@@ -322,7 +322,7 @@ def planted_reader(config, player):
 
     def read(variables, one, label):
         reads = {
-            name: Read(pages.focused(grid, int(label) % 4), np.float32(0.25))
+            name: LayerAttention(pages.focused(grid, int(label) % 4), np.float32(0.25))
             for name, grid in attention_maps.attention_layers(config, player).items()
         }
         size = config.data.size
@@ -408,9 +408,9 @@ def test_a_network_that_cannot_be_shown_is_a_note(tmp_path):
 
 def test_a_network_that_is_not_finite_is_a_note(opened, monkeypatch):
     def broken_reader(config, player):
-        grid = Grid(8, 8)
+        grid = AttentionGrid(8, 8)
         beta = np.full((64, 16), np.nan, np.float32)
-        read = {"attention8": Read(beta, np.float32(0.25))}
+        read = {"attention8": LayerAttention(beta, np.float32(0.25))}
         return lambda *inputs: (jnp.zeros((grid.size, grid.size, 1)), read)
 
     monkeypatch.setattr(attention_maps, "make_reader", broken_reader)
@@ -422,7 +422,7 @@ def test_a_network_that_is_not_finite_is_a_note(opened, monkeypatch):
 
 @pytest.mark.slow
 def test_as_many_images_as_fit_do_fit():
-    grids = {f"attention{n}": Grid(128, n) for n in (32, 64)}
+    grids = {f"attention{n}": AttentionGrid(128, n) for n in (32, 64)}
     layers = [(name, grid, pages.scattered(grid)) for name, grid in grids.items()]
     group = pages.group(layers, labels=("",))
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)

@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 import pytest
 
-from sagan.sampling.attention_maps import Grid
+from sagan.sampling.attention_maps import AttentionGrid
 from sagan.visualization.page import Part, page
 from tests.support import pages
 
 pytestmark = pytest.mark.slow
 EVIL = "</script><img src=x onerror=\"document.title='executed'\">"
-COARSE, FINE = Grid(16, 8), Grid(16, 16)
+COARSE, FINE = AttentionGrid(16, 8), AttentionGrid(16, 16)
 # headless, and quiet: nothing of its own to the network
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]

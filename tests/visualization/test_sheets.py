@@ -197,7 +197,7 @@ def test_an_unconditional_run_goes_between_latents_only(opened):
     params = tree_map_with_path(of_class_0, average.params)
     ema = (dataclasses.replace(average, params=params), *others)
     run = opened._replace(
-        config=replace(opened.config, {"data.classes": 0}),
+        saved=SavedRun(opened.workdir, replace(opened.config, {"data.classes": 0})),
         state=dataclasses.replace(opened.state, ema=ema),
     )
     found = sheets_lib.SHEETS["interpolation"](run, seed=SEED, classes=None)
