@@ -1,8 +1,9 @@
-"""CPU time of the convolutions, forward and backward: plain, fast and torch.
+"""Times the convolutions, forward and backward: plain, fast and PyTorch's.
 
 python benchmarks/conv.py [--size 32|128] [--repeats 5]
-Interleaved, so that other programs disturb all alike; medians of CPU milliseconds.
-Without torch its column is left out.
+
+Prints medians of CPU milliseconds. The forms are interleaved, so that other programs
+disturb them equally. Without torch its column is left out.
 """
 
 import argparse

@@ -1,18 +1,19 @@
-"""How many images a second the input pipeline gives, and how many cores feed a v5e-8.
+"""Measures the input pipeline in images per second, and the cores that feed a v5e-8.
 
 python benchmarks/data.py [--rounds 5] [--batch 256] [--step-seconds 0.0485]
 
-Four sources through sagan.data.batches itself: 32x32 in memory; 32x32 PNG and 500x375
-JPEG (quality 90, from scikit-learn's two photographs) as array_record written by
-`sagan prepare`; the same JPEG in a plain folder. The last two are read at 128x128.
-Of each: CPU milliseconds an image, of the whole process, one batch after another in
-one thread; and images a second of wall time with the threads of `batches`. Rounds are
-interleaved, so that other programs disturb all alike; medians.
+Reads four sources through sagan.data.pipeline.batches: 32x32 in memory; 32x32 PNG and
+500x375 JPEG (quality 90, from scikit-learn's two photographs) as array_record files
+written by `sagan prepare`; and the same JPEG files in a plain folder. The last two are
+read at 128x128. For each source it prints the CPU milliseconds per image of the whole
+process, with one batch after another in a single thread, and images per second of wall
+time with the threads of `batches`. Both are medians of interleaved rounds, so that
+other programs disturb all sources equally.
 
-The cores that a training run needs are images a second times CPU seconds an image.
-Nothing has run on a TPU: the default of --step-seconds is an assumption, 3.82e12 FLOPs
-of one device and step as XLA plans them (128 px, global batch 256 on a v5e-8, bf16) at
-40 % of a v5e's 197e12 a second. A faster step needs more cores in proportion.
+A training run needs (images per second) x (CPU seconds per image) cores. Nothing was
+run on a TPU, so the default of --step-seconds is an assumption: 3.82e12 FLOPs per
+device and step as planned by XLA (128 px, global batch 256 on a v5e-8, bf16), at 40 %
+of a v5e's 197e12 FLOP/s. A faster step needs proportionally more cores.
 """
 
 import argparse
@@ -34,7 +35,7 @@ JPEGS, PNGS = 200, 2000
 
 
 def pieces(count: int, size: tuple[int, int]):
-    """Cut out anywhere in the photographs, at least half as wide, and resized."""
+    """Yields resized random crops, at least half as wide as the photographs."""
     photographs = [Image.fromarray(x) for x in load_sample_images().images]
     numbers = np.random.default_rng(0)
     for i in range(count):
@@ -52,7 +53,7 @@ def config_of(name: str, path: Path, size: int, batch: int) -> Config:
 
 
 def make_sources(folder: Path, batch: int) -> dict[str, tuple[Config, pipeline.Source]]:
-    """Writes the data sets, and opens them."""
+    """Writes the data sets and opens them."""
     jpegs, pngs = folder / "jpegs", folder / "pngs"
     jpegs.mkdir()
     pngs.mkdir()
@@ -78,7 +79,7 @@ def make_sources(folder: Path, batch: int) -> dict[str, tuple[Config, pipeline.S
 
 
 def one_thread(config: Config, source: pipeline.Source, seconds: float) -> float:
-    """CPU seconds an image: a batch, as one of the threads of `batches` makes it."""
+    """CPU seconds per image in one of the threads of `batches`."""
     steps = pipeline._Steps(config, source, 0, 1)
     begin, count = time.process_time(), 0
     while time.process_time() < begin + seconds:
@@ -87,7 +88,7 @@ def one_thread(config: Config, source: pipeline.Source, seconds: float) -> float
 
 
 def threads(config: Config, source: pipeline.Source, seconds: float) -> float:
-    """Images a second of wall time, after the first batch."""
+    """Images per second of wall time, after the first batch."""
     stream = pipeline.batches(config, source, 0)
     next(stream)
     begin, count = time.perf_counter(), 0
@@ -104,7 +105,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of one measurement")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per measurement")
     parser.add_argument(
         "--step-seconds", type=float, default=PLANNED_FLOPS / (SHARE * PEAK)
     )
@@ -119,10 +120,10 @@ def main() -> None:
                 wall[name].append(threads(config, source, known.seconds))
     rate = known.batch / known.step_seconds
     print(
-        f"{os.cpu_count()} cores here; a step of {known.batch} images each"
-        f" {1000 * known.step_seconds:.1f} ms takes {rate:,.0f} images/s"
+        f"{os.cpu_count()} cores here; a step of {known.batch} images every"
+        f" {1000 * known.step_seconds:.1f} ms needs {rate:,.0f} images/s"
     )
-    print("source | CPU ms an image | images/s of one core | images/s here | cores")
+    print("source | CPU ms per image | images/s per core | images/s here | cores")
     for name in sources:
         each = float(np.median(cpu[name]))
         print(

@@ -1,12 +1,12 @@
-"""How well the digits run of the README draws: class accuracy of its samples.
+"""Measures the class accuracy of samples from the README's digits run.
 
 python benchmarks/digits.py [--seeds 0 1 2] [--workdir runs/digits-benchmark]
 
-Trains configs/digits.py once for each seed (about five minutes each on two cores; a
-finished run is not trained again), draws 2,000 images with the averaged weights and
-asks a classifier that was trained on the real training split whether each shows its
-label. The classifier, a support vector machine on pixels, must itself be right on 97 %
-of the real test split.
+Trains configs/digits.py once per seed (about five minutes each on two cores; a finished
+run is not trained again), generates 2,000 images with the averaged weights, and counts
+how many are classified as their label. The classifier is a support vector machine on
+pixels, trained on the real training split; it must itself be right on 97 % of the real
+test split.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def examples(config: config_lib.Config, split: str) -> tuple[np.ndarray, np.ndar
 
 
 def train(seed: int, workdir: Path) -> float | None:
-    """Seconds from start to end; None if the run was finished before."""
+    """Seconds from start to end; None if the run had already finished."""
     begin = time.perf_counter()
     done = (workdir / "checkpoints").exists()
     loop.train(config_lib.load(CONFIG, {"run.seed": seed}), workdir)
@@ -56,7 +56,7 @@ def main() -> None:
     real = classifier.score(*examples(config, "test"))
     print(f"classifier on the real test split: {real:.1%}")
     if real < 0.97:
-        raise SystemExit("the classifier is too weak to judge by")
+        raise SystemExit("the classifier is too weak for this benchmark")
     rows = []
     for seed in known.seeds:
         workdir = known.workdir / f"seed{seed}"

@@ -1,9 +1,9 @@
-"""Images of two far-apart objects that share a hue, and the measure of that rule.
+"""Images of two far-apart objects that share a hue, and a measure of that rule.
 
-Of 24x24 pixels. One object lies top left (A), one bottom right (B); their hue is drawn
-evenly from the circle. Shape, size, place, lightness and strength of colour of each
-object, the grey of the background, and lightness, size and place of a grey disc between
-them vary independently.
+The images have 24x24 pixels. One object is at the top left (A), one at the bottom right
+(B); their hue is uniform on the colour circle. The shape, size, place, lightness and
+saturation of each object, the grey of the background, and the lightness, size and place
+of a grey disc between the objects vary independently.
 """
 
 import io
@@ -14,18 +14,17 @@ from PIL import Image
 
 NAME = "far_hues"
 SIZE, PLACE, IMAGES = 24, 8, 4000
-PLACES = {"A": (0, 0), "B": (16, 16)}  # top and left of each object's PLACE x PLACE
+PLACES = {"A": (0, 0), "B": (16, 16)}  # top left corner of each PLACE x PLACE region
 TOLERANCE = 20.0  # degrees
-CHANCE = 2 * TOLERANCE / 360  # that independent hues agree
-FAINT = (
-    1.5  # summed chroma of a place without a hue; the least of 1,000 real ones is 4.5
-)
+CHANCE = 2 * TOLERANCE / 360  # probability that independent hues agree
+# a region with less summed chroma has no hue; the smallest of 1,000 real ones is 4.5
+FAINT = 1.5
 FINE = 4  # each pixel is the mean of 4x4 points
-AXES = np.exp(2j * np.pi * np.arange(3) / 3)  # of red, green and blue on the circle
+AXES = np.exp(2j * np.pi * np.arange(3) / 3)  # red, green and blue on the circle
 
 
 def render(seed: int, number: int, *, shared: bool = True) -> np.ndarray:
-    """Image `number` of a seed, [24 24 3] uint8; not `shared`: B has its own hue."""
+    """Image `number` of a seed, [24 24 3] uint8; unless `shared`, B has its own hue."""
     rng = np.random.default_rng((seed, number))
     hues = dict(zip(PLACES, rng.uniform(0, 2 * np.pi, 2), strict=True))
     if shared:
@@ -58,11 +57,11 @@ def _shape(kind: int, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
 
 
 def write(data_dir: Path, images: int = IMAGES) -> None:
-    """The train split, as array_record under `data_dir`, unless it is there."""
+    """Writes the train split as array_record under `data_dir`, unless it exists."""
     import tensorflow_datasets as tfds
 
     class Hues(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        """Objects in the corners, of which two share a hue."""
+        """Two objects in opposite corners that share a hue."""
 
         name = NAME
         VERSION = tfds.core.Version("1.0.0")
@@ -88,9 +87,9 @@ def write(data_dir: Path, images: int = IMAGES) -> None:
 
 
 def chroma(image: np.ndarray) -> dict[str, np.ndarray]:
-    """The summed chroma of each place as a complex number: its angle is the hue.
+    """The summed chroma of each region as a complex number, whose angle is the hue.
 
-    A grey has none, so that background and grating count for nothing.
+    Grey has none, so the background does not count.
     """
     return {
         name: (image[:, top : top + PLACE, left : left + PLACE] / 255.0 @ AXES).sum(
@@ -101,14 +100,14 @@ def chroma(image: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def hue_distance(image: np.ndarray) -> np.ndarray:
-    """Degrees between the hues of A and B; 180 where one has none."""
+    """Degrees between the hues of A and B; 180 if one of them has no hue."""
     one, other = chroma(image).values()
     degrees = abs(np.degrees(np.angle(one * other.conj())))
     return np.where(np.minimum(abs(one), abs(other)) < FAINT, 180.0, degrees)
 
 
 def obeys(image: np.ndarray) -> dict[str, float]:
-    """The share within the tolerance, the median in degrees, the share without hue."""
+    """Share within the tolerance, median in degrees, and share without a hue."""
     degrees = hue_distance(image)
     return {
         "share": float((degrees <= TOLERANCE).mean()),

@@ -1,9 +1,10 @@
-"""Images/s of the FID features: ours beside torch-fidelity's module, random weights.
+"""Times the FID features against torch-fidelity's module, with random weights.
 
 python benchmarks/features.py [--size 64] [--batch 16] [--rounds 5]
-A round is one batch of every side, in an order that rotates; what is compared are
-ratios within a round, so that other programs disturb all alike. Without torch and
-torch-fidelity only ours is timed.
+
+A round is one batch for each side, in rotating order. Ratios are taken within a round,
+so that other programs disturb all sides equally. Without torch and torch-fidelity, only
+ours is timed.
 """
 
 import argparse
@@ -24,11 +25,11 @@ _REFERENCE = "torch_fidelity.feature_extractor_inceptionv3"
 
 
 def reference():
-    """torch-fidelity's Inception class, which needs neither torchvision nor weights.
+    """Imports torch-fidelity's Inception class without torchvision and weights.
 
-    Its package imports torchvision, which is not to be had for every torch: only the
-    modules that are needed are imported, and forgotten, so that whoever imports the
-    package later gets all of it.
+    The package imports torchvision, which is not available for every torch. So only the
+    required modules are imported, and then forgotten, so that a later import of the
+    package is complete.
     """
     spec = importlib.util.find_spec("torch_fidelity")
     if spec is None:
@@ -52,10 +53,10 @@ def _is_reference(name):
 
 
 def random_tensors(seed=0):
-    """Random weights by the published names, in PyTorch's layout.
+    """Random weights with the published names, in PyTorch's layout.
 
-    He-normal kernels, gamma U(.7, 1.3), beta N(0, .2); running statistics 0 and 1,
-    which `calibrate` makes those of images.
+    Kernels are He-normal, gamma is U(.7, 1.3), beta N(0, .2). Running statistics are 0
+    and 1, until `calibrate` replaces them by those of images.
     """
     numbers = np.random.default_rng(seed)
     tensors = {}
@@ -79,7 +80,9 @@ def random_tensors(seed=0):
 def torch_module(tensors, *, calibrate=None):
     """The reference with these weights, for pool3 and the logits without bias.
 
-    With images [n h w c] to `calibrate` on, the running statistics become theirs.
+    Args:
+      tensors: Weights by name.
+      calibrate: Images [n h w c] that determine the running statistics, or None.
     """
     import torch
 
@@ -97,7 +100,7 @@ def torch_module(tensors, *, calibrate=None):
 
 
 def forward(net, images):
-    """What the reference says of images [n h w c], as arrays."""
+    """Features and logits of the reference for images [n h w c], as arrays."""
     import torch
 
     x = torch.tensor(np.moveaxis(images, -1, 1))
@@ -106,7 +109,7 @@ def forward(net, images):
 
 
 def saved(tensors, path):
-    """A path to what torch.save makes of the tensors."""
+    """Saves the tensors with torch.save; returns the path."""
     import torch
 
     torch.save({name: torch.tensor(x) for name, x in tensors.items()}, path)
@@ -114,7 +117,7 @@ def saved(tensors, path):
 
 
 def sides(tensors, batch, threads):
-    """The functions to time; each takes uint8 images [n h w c] to arrays."""
+    """The functions to time; each maps uint8 images [n h w c] to arrays."""
     variables = weights.as_variables(weights.converted(tensors), "random")
     found = {"sagan": inception.extractor(variables, batch=batch)}
     try:
@@ -136,7 +139,7 @@ def main():
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for torch")
     args = parser.parse_args()
     shape = (args.batch, args.size, args.size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -154,7 +157,7 @@ def main():
         wall, cpu = np.median(values, axis=0)
         print(
             f"{name:12} {args.batch / wall:6.2f} images/s,"
-            f" {cpu / args.batch:.3f} CPU s an image"
+            f" {cpu / args.batch:.3f} CPU s per image"
         )
         for other in list(rounds)[: list(rounds).index(name)]:
             wall, cpu = np.median(rounds[other] / values, axis=0)

@@ -1,8 +1,9 @@
-"""FID and FID-infinity of two known Gaussians over the number of fakes.
+"""Shows how FID and FID-infinity of two known Gaussians depend on the sample size.
 
 python benchmarks/fid_bias.py [--features 64] [--repeats 5]
-Means and deviations over draws of the fakes; the last column is the distance itself.
-The reals are 50,000, and what their number adds stays in both.
+
+Prints means and deviations over draws of the samples; the last column is the true
+distance. There are 50,000 real vectors, and the bias from their number stays in both.
 """
 
 import argparse

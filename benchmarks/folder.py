@@ -1,9 +1,9 @@
-"""A folder of images, and the folder recipe on it for 200 steps.
+"""Makes a folder of images, and trains the folder recipe on it for 200 steps.
 
 python benchmarks/folder.py [--out runs/photographs]
 
 Cuts 64x64 pieces from scikit-learn's two sample photographs into a folder without
-classes, as a user's own images would lie there, and trains configs/folder.py on it.
+classes, like a user's own images, and trains configs/folder.py on it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SIZE, STRIDE = 96, 24
 
 
 def cut(out: Path) -> int:
-    """Writes overlapping squares of both photographs; returns how many."""
+    """Writes overlapping squares of both photographs; returns their number."""
     out.mkdir(parents=True, exist_ok=True)
     number = 0
     for photograph in np.asarray(load_sample_images().images):

@@ -1,21 +1,21 @@
-"""Kills a training run with SIGKILL over and over, and checks what is left each time.
+"""Kills a training run with SIGKILL again and again, and checks what is left.
 
 python benchmarks/kill.py [--kills 100] [--seed 0] [--out runs/kill]
 
-Trains a tiny configs/digits.py once without interruption, then again under kills: of
-the whole process group, at random moments in the start, the compilation (cold: its
-cache begins empty), between two steps, while a checkpoint is written and while the
-run is evaluated. The same command starts it again, until it is done. Checked:
+Trains a tiny configs/digits.py once without interruption, then again under kills. A
+kill ends the whole process group at a random moment: during start-up or compilation
+(with an empty cache), between two steps, while a checkpoint is written, or during an
+evaluation. The same command restarts the run until it is done. Checks:
 
-- after each kill: every line of metrics.jsonl but a torn last one is that of the
-  unbroken run, rates apart; every checkpoint has the checksum and the metrics of the
-  unbroken run's; no step is lost that is older than the two newest saves;
-- at each restart: it resumes from the newest checkpoint that the kill left;
+- after each kill: every line of metrics.jsonl, except a torn last one, equals that of
+  the unbroken run, apart from images_per_s; every checkpoint has the checksum and the
+  metrics of the unbroken run's; no step older than the two newest saves is lost;
+- at each restart: the run resumes from the newest checkpoint that the kill left;
 - at the end: metrics, pictures, evaluations, the best checkpoint and the final state
-  are the unbroken run's bit for bit, and no half-written file is left.
+  equal those of the unbroken run bit for bit, and no half-written file is left.
 
-Prints a tally; exit code 1 if anything differs. A second call with the same --out takes
-the unbroken run that is there.
+Prints a tally, and exits with 1 if anything differs. A second call with the same --out
+reuses the unbroken run.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ EVERY, EVALUATE, PICTURES = 10, 20, 15  # steps
 PHASES = ("start", "compile", "step", "save", "evaluate")
 TMP = "*.orbax-checkpoint-tmp"
 KEEP = 3  # checkpoints, besides the best
-PATIENCE = 300  # seconds without the moment that is waited for
+PATIENCE = 300  # seconds to wait for a moment
 
 
 def command(workdir: Path, steps: int, keep: int = KEEP) -> list[str]:
-    """What is run: the same each time but for `keep`, which no number depends on."""
+    """The command line. Only `keep` varies, and no number depends on it."""
     return [
         *[sys.executable, "-u", "train.py", "configs/digits.py"],
         *["--workdir", str(workdir), "--run.steps", str(steps)],
@@ -66,10 +66,10 @@ def command(workdir: Path, steps: int, keep: int = KEEP) -> list[str]:
 
 
 class Life:
-    """One process of the run, from its start to its death.
+    """One process of the run, from start to death.
 
     Attributes:
-      lines: what it has said.
+      lines: Its output so far.
     """
 
     def __init__(self, args: list[str], folder: Path, compiled: str = "warm"):
@@ -99,12 +99,12 @@ class Life:
             self.lines.append(line.rstrip())
 
     def said(self, pattern: str) -> re.Match[str] | None:
-        """The last line that begins so."""
+        """Matches the pattern at the start of each line; returns the last match."""
         found = (re.match(pattern, line) for line in reversed(list(self.lines)))
         return next((match for match in found if match), None)
 
     def step(self) -> int:
-        """The last step that it told of."""
+        """The last step that it reported."""
         match = self.said(r"step (\d+) of|resuming from step (\d+)")
         return int(match[1] or match[2]) if match else 0
 
@@ -124,7 +124,7 @@ class Life:
         return code
 
     def phase(self, checkpoints: Path) -> str:
-        """Where it died."""
+        """The phase in which it died."""
         if not self.said(r"\d+ x .* parameters: "):
             return "start"
         if not self.said("first step: "):
@@ -137,7 +137,7 @@ class Life:
 
 @dataclasses.dataclass
 class Tally:
-    """What happened; `wrong` is what must not."""
+    """Counts of what happened; `wrong` lists what must not happen."""
 
     aimed: collections.Counter[str] = dataclasses.field(
         default_factory=collections.Counter
@@ -166,35 +166,35 @@ class Tally:
         lost = np.array(self.lost or [0])
         return "\n".join(
             [
-                f"kills: {self.died.total()}; died in, of aimed at: {died}",
+                f"kills: {self.died.total()}; died in (of aimed at): {died}",
                 f"half-written checkpoints left by kills: {self.half_written};"
                 f" half-removed old ones: {self.half_removed};"
                 f" torn last lines of metrics.jsonl: {self.torn_lines}",
-                f"restarts: {self.restarts}; as far as restoring: {self.resumed}, each"
-                " from the newest whole checkpoint",
-                f"steps done again at a restart: {np.median(lost):.0f} (median),"
+                f"restarts: {self.restarts}; reached restoring: {self.resumed}, each"
+                " from the newest complete checkpoint",
+                f"steps repeated after a restart: {np.median(lost):.0f} (median),"
                 f" {lost.max()} (most), with a checkpoint every {EVERY}",
-                f"entries of JAX's compilation cache: {self.entries}, of them cut short"
-                f" by kills: {self.cut_short}",
-                f"runs that ended as the unbroken one, bit for bit: {self.runs}",
+                f"entries in JAX's compilation cache: {self.entries}, truncated by"
+                f" kills: {self.cut_short}",
+                f"runs that ended like the unbroken one, bit for bit: {self.runs}",
                 f"wrong: {len(self.wrong)}",
             ]
         )
 
 
 def whole(checkpoints: Path) -> list[int]:
-    """The steps with a checkpoint that was written to its end, rising."""
+    """Steps with a complete checkpoint, in ascending order."""
     names = [path.name for path in checkpoints.glob("[0-9]*")]
     return sorted(int(name) for name in names if name.isdecimal())
 
 
 def newest(checkpoints: Path) -> int:
-    """The newest of these; 0: there is none."""
+    """The newest step with a complete checkpoint; 0 if there is none."""
     return max(whole(checkpoints), default=0)
 
 
 def metrics(workdir: Path) -> tuple[list[dict], bool]:
-    """The lines without rates, and whether the last one is torn."""
+    """The lines without images_per_s, and whether the last one is torn."""
     path = workdir / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     torn = bool(lines) and not lines[-1].endswith(b"\n")
@@ -207,7 +207,7 @@ def meta(checkpoints: Path, step: int) -> dict:
 
 
 def wait_for(aim: str, life: Life, checkpoints: Path, numbers: random.Random) -> None:
-    """Returns at a random moment in the phase that is aimed at, or at its end."""
+    """Returns at a random moment in the phase aimed at, or when the process ends."""
     begin = time.monotonic()
 
     def until(ready) -> None:
@@ -229,7 +229,7 @@ def wait_for(aim: str, life: Life, checkpoints: Path, numbers: random.Random) ->
         return time.sleep(numbers.uniform(0, 0.03))
     if aim == "evaluate":
         first = life.step() // EVALUATE + 1
-        done = checkpoints.parent / "eval"  # by a life before: not done again
+        done = checkpoints.parent / "eval"  # by an earlier process: not repeated
         while (done / f"step_{first * EVALUATE}" / "results.json").exists():
             first += 1
         until(lambda: life.step() >= first * EVALUATE)
@@ -238,7 +238,7 @@ def wait_for(aim: str, life: Life, checkpoints: Path, numbers: random.Random) ->
 
 
 def after_a_kill(life: Life, workdir: Path, unbroken: Path, tally: Tally) -> None:
-    """Counts a death, and compares what it left."""
+    """Counts a death, and checks what it left."""
     checkpoints = workdir / "checkpoints"
     tally.died[life.phase(checkpoints)] += 1
     tally.half_written += len(list(checkpoints.glob(TMP)))
@@ -248,11 +248,11 @@ def after_a_kill(life: Life, workdir: Path, unbroken: Path, tally: Tally) -> Non
     tally.check(same, f"metrics.jsonl after step {life.step()}")
     for i, step in enumerate(reversed(whole(checkpoints))):
         if i >= KEEP and not (checkpoints / str(step) / "meta" / "metadata").exists():
-            tally.half_removed += 1  # no longer among the newest: it was on its way out
+            tally.half_removed += 1  # no longer among the newest: being removed
             continue
         same = meta(checkpoints, step) == meta(unbroken / "checkpoints", step)
         tally.check(same, f"checkpoint {step} is not the unbroken run's")
-    saved = (life.step() - 1) // EVERY * EVERY  # begun: so the one before is there
+    saved = (life.step() - 1) // EVERY * EVERY  # started: the one before is complete
     enough = newest(checkpoints) >= min(saved - EVERY, life.step())
     tally.check(enough, f"step {life.step()} reached, newest {newest(checkpoints)}")
     if life.said("first step: "):
@@ -263,7 +263,7 @@ def after_a_kill(life: Life, workdir: Path, unbroken: Path, tally: Tally) -> Non
 
 
 def check_resumed(life: Life, expected: int, tally: Tally) -> None:
-    """That a restart went on where it should have."""
+    """Checks that a restart resumed from the newest checkpoint."""
     if not life.said(r"\d+ x .* parameters: "):
         return
     match = life.said(r"resuming from step (\d+)")
@@ -275,7 +275,7 @@ def check_resumed(life: Life, expected: int, tally: Tally) -> None:
 
 
 def same_run(workdir: Path, unbroken: Path, tally: Tally) -> None:
-    """Compares everything that a finished run leaves."""
+    """Compares everything that two finished runs leave."""
     before = len(tally.wrong)
     best = [
         Checkpoints(path / "checkpoints", KEEP, read_only=True).best()
@@ -310,17 +310,17 @@ def same_run(workdir: Path, unbroken: Path, tally: Tally) -> None:
 
 
 def count_compiled(folder: Path, tally: Tally) -> None:
-    """Reads every entry of the compilation caches."""
+    """Reads every entry in the compilation caches."""
     for path in (folder / "compiled").rglob("*-cache"):
         tally.entries += 1
         try:
             compilation_cache.decompress_executable(path.read_bytes())
-        except Exception:  # of the library that it was compressed with
+        except Exception:  # depends on the compression library
             tally.cut_short += 1
 
 
 def run_unbroken(folder: Path, steps: int) -> Path:
-    """The run that is never killed; it keeps every checkpoint."""
+    """Trains the run that is never killed, keeping every checkpoint."""
     unbroken = folder / "unbroken"
     life = Life(command(unbroken, steps, keep=steps), folder)
     if life.end():
@@ -331,7 +331,7 @@ def run_unbroken(folder: Path, steps: int) -> Path:
 def run_killed(
     folder: Path, unbroken: Path, steps: int, aims: Iterable[str], seed: int
 ) -> Tally:
-    """Kills once for each aim; a run that ends before the aims do begins anew."""
+    """Kills once per aim; when a run finishes before the aims do, starts a new one."""
     numbers, tally = random.Random(seed), Tally()
     unused = (folder / f"killed{i}" for i in itertools.count())
     workdir = next(path for path in unused if not path.exists())
@@ -372,7 +372,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=600, help="of the run")
+    parser.add_argument("--steps", type=int, default=600, help="length of the run")
     parser.add_argument("--out", type=Path, default=Path("runs/kill"))
     known = parser.parse_args()
     folder = known.out.absolute()

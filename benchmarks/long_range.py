@@ -1,26 +1,26 @@
-"""Does attention buy a rule between far-apart places? Three generators of one size.
+"""Does attention help to learn a rule between far-apart places? Three equal generators.
 
 python benchmarks/long_range.py [--seeds 0 1 2] [--steps 2500] [--workdir runs/long]
 
-The data are those of far_hues.py: two objects in opposite corners that share a hue. The
-generators have attention, a residual block or nothing in the slot at 12x12; the last
-has a wider last block instead, so that all have the same number of parameters within
-1 %. The discriminator, with attention, is the same. Each is trained once for each seed
-and judged by the share of 2,000 samples whose two hues agree within 20 degrees, and by
-a Fréchet distance of rotation features.
+The data come from far_hues.py: two objects in opposite corners that share a hue. The
+generators have attention, a residual block or nothing in the slot at 12x12. The last
+one has a wider last block instead, so that all have the same number of parameters to
+within 1 %. The discriminator, with attention, is always the same. Each generator is
+trained once per seed, and scored by the share of 2,000 samples whose two hues agree
+within 20 degrees, and by a Fréchet distance of rotation features.
 
-After the slot no convolution joins any of A to any of B. What comes before it is one
-linear layer to 6x6, which sees all of z, and one block, which joins the near rims of A
-and B and not their middles. So each of the three can learn the rule in its linear layer
-alone; the question is whether attention helps.
+After the slot, no convolution connects any part of A with any part of B. Before it are
+one linear layer to 6x6, which sees all of z, and one block, which connects the near
+rims of A and B but not their middles. So each of the three can learn the rule in its
+linear layer alone; the question is whether attention helps.
 
-Data, networks, rates, steps, tolerance, share and distance were fixed on pilots of the
-generator without a block, seed 99, before any other was trained. A first form of the
-data, with two more objects of free hues and a grating between, was given up there: that
-generator was at chance after 1,200 steps. That attention is also measured to the middle
-and from A and B apart was added after the first maps.
+Data, networks, rates, steps, tolerance and both scores were fixed in pilot runs of the
+generator without a block, with seed 99, before any other was trained. A first version
+of the data, with two more objects of random hues and a grating between them, was given
+up then, because that generator was at chance after 1,200 steps. Two measurements were
+added after seeing the first maps: attention to the middle, and from A and B separately.
 
-A run that was killed goes on, a finished one is read: its numbers lie in its folder.
+A run that was killed is resumed. A finished run's numbers are read from its folder.
 """
 
 import argparse
@@ -50,13 +50,13 @@ BLOCKS = ("attention", "residual", "none")
 SLOT = 12
 KEPT = "long_range.json"
 SAMPLES = 2000
-LOOKS = 200  # images whose attention is read
-INSIDE = 0.2  # chroma from which on a query counts as inside an object; theirs is 0.38
+LOOKS = 200  # number of images whose attention is read
+INSIDE = 0.2  # a query with more chroma counts as inside an object; objects have 0.38
 EVERY = 500  # steps between two points of the curve
 
 
 def config(block: str, seed: int, steps: int, data_dir: Path) -> config_lib.Config:
-    """Of one run: what fills the slot, and what makes up for an empty one."""
+    """The config of one run; a wider last block compensates for an empty slot."""
     last = 18 if block == "none" else 16
     return config_lib.Config(
         data=config_lib.DataConfig(
@@ -93,7 +93,7 @@ def parameters(config: config_lib.Config) -> int:
 
 
 def make_draw(config: config_lib.Config) -> Callable[[Any], np.ndarray]:
-    """A function of a generator's variables that gives its samples."""
+    """Returns a function from a generator's variables to its samples."""
     sampler = sampler_lib.make_sampler(config)
     labels = np.zeros(SAMPLES, np.int32)
     choices = {"seed": 1, "batch": 500, "sampler": sampler}
@@ -119,10 +119,11 @@ def look(config: config_lib.Config, variables: Any) -> tuple[np.ndarray, np.ndar
 
 
 def masses(image: np.ndarray, beta: np.ndarray) -> dict[str, float]:
-    """What the queries inside one object draw from three places of PLACE x PLACE.
+    """Mass that queries inside an object draw from three regions of PLACE x PLACE.
 
-    Its own, the other's, and the middle, where the grey disc is. Means over both
-    objects, and the two of "other" by themselves. Inside is where the image has chroma.
+    The regions are the object's own, the other object's, and the middle, where the grey
+    disc is. Returns means over both objects and, for "other", also each by itself. A
+    query is inside an object if the image has chroma there.
     """
     fine = image.reshape(len(image), SLOT, 2, SLOT, 2, 3).mean(axis=(2, 4))
     inside = abs(fine / 255 @ far_hues.AXES) > INSIDE
@@ -140,14 +141,14 @@ def masses(image: np.ndarray, beta: np.ndarray) -> dict[str, float]:
 
 
 def measured(workdir: Path, steps: int) -> dict[str, Any] | None:
-    """What `measure` left there of a run of as many steps."""
+    """Reads what `measure` stored for a run of at least as many steps, if anything."""
     kept = workdir / KEPT
     row = json.loads(kept.read_text()) if kept.exists() else None
     return row if row and row["step"] >= steps else None
 
 
 def measure(workdir: Path) -> dict[str, Any]:
-    """The numbers of a run with its averaged weights; kept in the workdir."""
+    """Measures a run's averaged weights, and stores the numbers in the workdir."""
     config = read_config(workdir)
     state, step = restore.SavedRun(workdir, config).load()
     protocol = Protocol(
@@ -208,13 +209,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines += [
         f"obeys: share of {SAMPLES} samples whose hues are within"
         f" {far_hues.TOLERANCE:.0f} degrees; independent hues: {far_hues.CHANCE:.1%}",
-        "hue difference: its median in degrees; FD of real: of draws from the data",
+        "hue difference: median in degrees; FD of real: between draws from the data",
     ]
     return "\n".join([*lines, "", *attended(rows), "", *map(each, rows)])
 
 
 def attended(rows: list[dict[str, Any]]) -> list[str]:
-    """What the attention in the generators looks at."""
+    """Lines that summarise what the generators' attention looks at."""
     mine = [row for row in rows if row["block"] == "attention"]
     values = {
         key: spread([row[key] for row in mine], form)
@@ -249,7 +250,7 @@ def each(row: dict[str, Any]) -> str:
 
 
 def draw_figure(path: Path, folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Samples of the first seed, attention and curves of all."""
+    """Draws samples of the first seed, and attention and curves of all seeds."""
     numbers = range(long_range_figure.SHOWN)
     samples = {"real": np.stack([far_hues.render(0, n) for n in numbers])}
     looks = {}
@@ -274,7 +275,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--workdir", type=Path, default=Path("runs/long"))
-    parser.add_argument("--figure", type=Path, help="where to draw: a .png file")
+    parser.add_argument("--figure", type=Path, help="a .png file to draw")
     known = parser.parse_args()
     far_hues.write(known.workdir / "data")
     rows = []
@@ -285,7 +286,7 @@ def main() -> None:
             if row is None:
                 asked = config(block, seed, known.steps, known.workdir / "data")
                 if int(loop.train(asked, workdir).step) < known.steps:
-                    return  # interrupted: said so, and saved
+                    return  # interrupted: reported and saved
                 row = measure(workdir)
             rows.append(row)
             print(each(rows[-1]), flush=True)

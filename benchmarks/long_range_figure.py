@@ -1,4 +1,4 @@
-"""The picture of long_range.py: samples, learning curves, what attention looks at."""
+"""Draws the figure of long_range.py: samples, learning curves, attention maps."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from sagan.sampling.grid import image_grid
 
 SHOWN, COLUMNS = 24, 12
-LOOKED = 6  # images whose attention is drawn, over all seeds
+LOOKED = 6  # number of images whose attention is drawn, over all seeds
 COLOURS = ("tab:red", "tab:blue", "tab:gray")
 
 
@@ -25,11 +25,11 @@ def save(
     """Draws everything into one file.
 
     Args:
-      path: of the file.
-      samples: images by the title of their strip.
-      curves: of each block, for each seed, steps and shares.
-      looks: of each seed, images and their betas, [n, query row, query column, key
-        row, key column].
+      path: Path of the file.
+      samples: Images by the title of their strip.
+      curves: Steps and shares for each seed, by block.
+      looks: Images and their betas, [n, query row, query column, key row, key column],
+        by seed.
     """
     figure = plt.figure(figsize=(9, 8), dpi=100, layout="constrained")
     halves: Any = figure.subfigures(2, 1)

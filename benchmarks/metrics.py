@@ -1,11 +1,12 @@
-"""Time and memory of the metrics that compare all pairs, and what 50,000 would take.
+"""Measures time and memory of the metrics over all pairs; extrapolates to 50,000.
 
 python benchmarks/metrics.py [--features 2048] [--images 5000 10000]
-Each row is a process of its own, so that the peak is its alone; compiling is counted.
-The printed power of n is that of the CPU seconds; the wall time at 50,000 is taken from
-the larger number by n^2, which is how the products grow. Memory is taken to be linear:
-the features in float32 and float64 beside blocks of a fixed size. Kernel is timed with
-one subset; a hundred cost as much at every n, and are the last line.
+
+Each row is a process of its own, so that its peak memory is its own; compilation is
+included. The printed power of n is that of the CPU seconds. The wall time at 50,000 is
+extrapolated from the larger number by n^2, as the products grow. Memory is extrapolated
+linearly: features in float32 and float64, and blocks of a fixed size. Kernel is timed
+with one subset; a hundred subsets cost the same at every n, and are the last line.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def features(n, d, seed):
 
 
 def measure(metric: Metric, n: int, d: int):
-    """Seconds, CPU seconds and peak bytes of one `compute`; the peak before it."""
+    """Seconds, CPU seconds and peak bytes of one `compute`, and the peak before it."""
     real, fake = (
         metric.update(metric.empty(), features(n, d, seed)) for seed in (0, 1)
     )

@@ -1,9 +1,10 @@
-"""Time to the first step: compiled anew, and with the programs of the start before.
+"""Times the start of a run to its first step, with a cold and a warm compilation cache.
 
 python benchmarks/start.py [--rounds 3]
+
 Each round starts `train.py configs/digits.py` twice with one new cache directory, and
-once with run.compilation_cache off. The time is from the start of the process to the
-line that tells of the first step.
+once with run.compilation_cache off. Times are from the start of the process to the line
+that reports the first step.
 """
 
 import argparse
@@ -19,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def start(cache: str, *args: str) -> float:
-    """Seconds until a fresh run has done its first step."""
+    """Seconds until a fresh run has finished its first step."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-u", "train.py", "configs/digits.py"]
         command += ["--workdir", f"{folder}/run", "--run.steps", "2", *args]
@@ -53,7 +54,7 @@ def main() -> None:
     ratios = [b / a for a, b in zip(times["first"], times["second"], strict=True)]
     middle = {name: statistics.median(values) for name, values in times.items()}
     print(", ".join(f"{name} {value:.1f} s" for name, value in middle.items()))
-    print(f"second start over first: {statistics.median(ratios):.2f} (median)")
+    print(f"second start relative to first: {statistics.median(ratios):.2f} (median)")
 
 
 if __name__ == "__main__":

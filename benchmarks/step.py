@@ -1,12 +1,12 @@
-"""Times one train step of ours against the PyTorch peer's, interleaved.
+"""Times our train step against that of a PyTorch peer.
 
 python benchmarks/step.py --layout 32 --batch 16 --rounds 20 --json step32.json
 
-Every side is a process of its own, so that threads, allocators and peaks of memory
-are separate, and runs one step when told to. A round is one step of every side, in
-an order that rotates; what is compared are ratios within a round, so that a machine
-that slows down for a while slows all sides. Ours is what train.py runs: the step of
-sagan.devices.map_step, on one device.
+Each side is a process of its own, with its own threads, allocator and peak of memory,
+and runs one step when told to. A round is one step of each side, in rotating order.
+Ratios are taken within a round, so that a machine that slows down for a while slows all
+sides. Ours is the step that train.py runs: sagan.training.parallel.map_step, on one
+device.
 """
 
 import argparse
@@ -39,7 +39,7 @@ DEFAULT_SIDES = ("sagan", "torch", "torch-nhwc")
 
 
 LAYOUTS = {
-    # PyTorch-StudioGAN's CIFAR10 SAGAN, and the G and D parameters that it logs
+    # PyTorch-StudioGAN's CIFAR10 SAGAN, and the G and D parameter counts that it logs
     32: ("StudioGAN CIFAR10", 10, (4_386_308, 1_075_586)),
     # the official code's default
     128: ("official ImageNet, attention at 32", 1000, (42_078_852, 39_463_618)),
@@ -51,7 +51,7 @@ def layout(size: int, batch: int, **model: Any) -> Config:
     new = dataclasses.replace
     config = Config()
     data = new(config.data, size=size, classes=LAYOUTS[size][1], batch=batch)
-    # one group: the peer's batch norm takes its moments over the whole batch
+    # one group: the peer's batch norm uses moments of the whole batch
     g, d = new(config.g, bn_group=0), config.d
     if size == 32:
         ones = (1, 1, 1, 1)
@@ -62,14 +62,14 @@ def layout(size: int, batch: int, **model: Any) -> Config:
 
 
 class Subject(NamedTuple):
-    """What a worker times.
+    """One side of the comparison.
 
     Attributes:
-      step: runs one step to its end and returns the losses.
-      parameters: trainable ones of G and D.
-      versions: of what computes.
-      device_peak: bytes on the accelerator at the peak; None on CPU.
-      flops: of one step, where XLA can tell.
+      step: Runs one step to its end and returns the losses.
+      parameters: Numbers of trainable parameters of G and D.
+      versions: Versions of the libraries that compute.
+      device_peak: Returns the peak number of bytes on the accelerator; None on CPU.
+      flops: Returns the FLOPs of one step if XLA knows them, else None.
     """
 
     step: Callable[[], dict[str, float]]
@@ -150,10 +150,10 @@ def make_sagan(side: str, args: argparse.Namespace) -> Subject:
 
 
 def work(args: argparse.Namespace) -> None:
-    """A worker: does what a line of stdin says and answers with a line of JSON."""
+    """Runs a worker: answers each command, a line of stdin, with a line of JSON."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not look like an answer
-    if hasattr(os, "sched_setaffinity"):  # XLA takes as many threads as it may
+    os.dup2(2, 1)  # a library's output must not look like an answer
+    if hasattr(os, "sched_setaffinity"):  # XLA takes as many threads as it can
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     make = make_torch if args.worker.startswith("torch") else make_sagan
     subject = make(args.worker, args)
@@ -193,7 +193,7 @@ def _timed(step: Callable[[], dict[str, float]]) -> dict[str, float]:
 
 
 def _forget_high_water() -> None:
-    """Starts the peak of memory anew, so that compilation does not count."""
+    """Resets the peak of memory, so that compilation does not count."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -223,7 +223,7 @@ class Worker:
         )
 
     def ask(self, command: str) -> Any:
-        """Sends a command and waits for its answer."""
+        """Sends a command and waits for the answer."""
         print(command, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
@@ -242,7 +242,7 @@ class Worker:
 
 
 def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
-    """Runs all sides, and returns what the JSON file holds."""
+    """Runs all sides; returns the contents of the JSON file."""
     with contextlib.ExitStack() as stack:
         workers = []
         for side in args.side or DEFAULT_SIDES:
@@ -276,7 +276,7 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
 
 
 def prepare(worker: Worker, args: argparse.Namespace) -> dict[str, Any]:
-    """Checks that a side is the right network, and warms it up."""
+    """Checks that a side has the right number of parameters, and warms it up."""
     about = worker.ask("about")
     expected = LAYOUTS[args.layout][2]
     if tuple(about["parameters"]) != expected:
@@ -297,7 +297,7 @@ def _machine() -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> Iterator[str]:
-    """What the user reads."""
+    """Yields the lines for the user."""
     size, sides = result["layout"], result["sides"]
     machine = result["machine"]
     yield (
@@ -328,7 +328,7 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
     if "flops_plain" in ours:
         fast, plain = ours["flops"], ours["flops_plain"]
         yield (
-            f"operations of a step of ours: {fast / 1e9:.1f} G, in plain form"
+            f"operations of our step: {fast / 1e9:.1f} G, in plain form"
             f" {plain / 1e9:.1f} G: {fast / plain:.3f}"
         )
 
@@ -355,16 +355,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=2, help="steps; at least 1")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="every number")
+    parser.add_argument(
+        "--json", type=Path, metavar="OUT", help="file for every number"
+    )
     parser.add_argument(
         "--side",
         action="append",
         choices=SIDES,
-        help="run only this one; may be given several times",
+        help="run only this side; may be repeated",
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--device", default="cpu", help="of torch; JAX takes its own")
+    parser.add_argument(
+        "--device", default="cpu", help="for torch; JAX chooses its own"
+    )
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 

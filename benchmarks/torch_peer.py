@@ -1,15 +1,15 @@
-"""A SAGAN in plain PyTorch, as a good PyTorch user would write it: the peer.
+"""The peer: a SAGAN in plain PyTorch, as a good PyTorch user would write it.
 
-The same two networks as ours, parameter for parameter, and the same step (hinge loss,
-Adam, one D update and one G update), from torch.nn's own layers, in the order of
-operations of the official code: nearest-neighbour upsampling and then a convolution,
-a convolution and then average pooling. Benchmarks time it; tests/test_torch.py copies
-our weights into it and compares outputs.
+It has the same two networks as ours, parameter for parameter, and the same step (hinge
+loss, Adam, one D update and one G update), built from torch.nn's own layers. Operations
+are in the order of the official code: nearest-neighbour upsampling, then a convolution;
+a convolution, then average pooling. Benchmarks time it; tests/test_torch.py copies our
+weights into it and compares the outputs.
 
-What differs from PyTorch-StudioGAN as shipped, all of it in the peer's favour or
-needed for the same function: no spectral norm on the class-conditional tables, no
-in-place ReLU where a shortcut still needs its input, fakes of the D step made without
-a graph, no gradient for D's weights in the G step.
+It differs from PyTorch-StudioGAN as shipped only in the peer's favour, or where the
+same function requires it: no spectral norm on the class-conditional tables, no in-place
+ReLU where a shortcut still needs its input, no graph for the fakes of the D step, no
+gradient for D's weights in the G step.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ from sagan.config.architecture import (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How the same step is written in torch.
+    """Variants of the same step in torch.
 
-    The defaults, with channels_last, are the fastest form that was found: torch 2.13,
-    2 CPU threads, medians of CPU seconds on a busy machine, 32 px batch 16 / 128 px
-    batch 8: separate passes and hooks 2.48 / 15.0, separate and cached 2.56 / 14.1,
+    With channels_last, the defaults are the fastest form found with torch 2.13 and 2
+    CPU threads. Medians of CPU seconds on a busy machine, 32 px batch 16 / 128 px batch
+    8: separate passes and hooks 2.48 / 15.0, separate and cached 2.56 / 14.1,
     concatenated and cached 2.48 / 14.6; NCHW, separate and hooks 3.20 / not measured.
     All forms in channels_last are equal to the noise of that measurement.
     """

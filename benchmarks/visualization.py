@@ -1,10 +1,10 @@
-"""How long the commands take that draw what attention does.
+"""Times the commands that draw a run: `sagan attend`, `sheets` and `report`.
 
 python benchmarks/visualization.py [--workdir runs/digits] [--rounds 3]
 
-The workdir is that of the README's first command, for ten checkpoints trained with
-`--run.keep 10 --run.checkpoint-every 200`. Whole processes: start, compiled programs
-from the cache, restoring, drawing.
+The workdir comes from the README's first command, with ten checkpoints because of
+`--run.keep 10 --run.checkpoint-every 200`. Times are of whole processes: start,
+compiled programs from the cache, restoring, drawing.
 """
 
 import argparse

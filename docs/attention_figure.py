@@ -1,8 +1,9 @@
-"""Draws attention.png: what f and g decide, by the attention module itself.
+"""Draws attention.png: how f and g decide where attention goes.
 
 python docs/attention_figure.py
-One photograph, eight features of every position, and three choices of f and g planted
-by hand. All maps and every beta come out of `sagan.attention.SelfAttention`.
+
+Uses one photograph, eight features per position, and three hand-made pairs of f and g.
+All maps and every beta are computed by `sagan.attention.SelfAttention`.
 """
 
 import io
@@ -22,7 +23,7 @@ STRENGTH = 2.4  # how large x is: f and g are normalised and cannot sharpen beta
 PETAL, LEAF = (35, 21), (24, 4)  # row and column of the two queries
 MARK = {"marker": "o", "markersize": 8, "color": "cyan", "markeredgecolor": "black"}
 
-# x: red, green, blue; the same three of the neighbourhood; edges along and down
+# x: red, green, blue; their means over 5x5; horizontal and vertical edges
 ORANGE = np.array([[1, 0, -1, 1, 0, -1, 0, 0]]).T / 2
 GREEN = np.array([[-1, 2, -1, -1, 2, -1, 0, 0]]).T / np.sqrt(12)
 EDGES = np.array([[0, 0, 0, 0, 0, 0, 1, 1]]).T / np.sqrt(2)
@@ -52,7 +53,7 @@ def load() -> tuple[np.ndarray, np.ndarray]:
 
 
 def attend(x: np.ndarray, w_f: np.ndarray, w_g: np.ndarray) -> dict[str, np.ndarray]:
-    """The module's g(x), pooled f(x) and h(x), and beta, with planted kernels."""
+    """The module's g(x), pooled f(x) and h(x), and beta, for the given kernels."""
     params, spectral = {"gamma": np.zeros(())}, {}
     for name, w in zip("fghv", (w_f, w_g, VALUES, VALUES.T), strict=True):
         u = np.linalg.svd(w)[2][:1]  # so that one power iteration finds sigma
@@ -81,7 +82,7 @@ def show_channels(ax: plt.Axes, maps: np.ndarray) -> None:
 
 
 def show_beta(ax: plt.Axes, beta: np.ndarray, at: tuple[int, int], flower) -> None:
-    """Draws the row of beta of the position `at`, and its share on the flowers."""
+    """Draws position `at`'s row of beta, and its share on the flowers."""
     row = beta[at[0] * SIZE + at[1]].reshape(SIZE // 2, SIZE // 2)
     ax.imshow(row, cmap="magma", vmin=0, extent=(0, SIZE, SIZE, 0))
     ax.contour(flower, [0.5], colors="w", linewidths=0.6, extent=(0, SIZE, 0, SIZE))

@@ -94,8 +94,8 @@ def test_readme_example_draws_images():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     names = {}
     exec(code.replace('"configs/', f'"{ROOT}/configs/'), names)
-    assert names["images"].shape == (10, 16, 16, 1)
-    assert abs(names["images"]).max() <= 1
+    assert names["x"].shape == (10, 16, 16, 1)
+    assert abs(names["x"]).max() <= 1
 
 
 @pytest.mark.parametrize("dotted", LIBRARY)
