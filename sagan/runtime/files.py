@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what they are called."""
+"""Files that are complete or absent, and safe names for them."""
 
 from __future__ import annotations
 
@@ -6,36 +6,20 @@ import contextlib
 import hashlib
 import json
 import os
-import pathlib
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from sagan.config.schema import ConfigError
 
 
-def make_folder(folder: pathlib.Path) -> None:
-    """Creates a folder for what a command draws, unless it is there.
-
-    Raises:
-      ConfigError: it cannot be one, or cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"--out {folder}: is not a folder") from error
-    except OSError as error:
-        raise ConfigError(f"--out {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"--out {folder}: cannot be written: no permission")
-
-
 @contextlib.contextmanager
-def naming(path: pathlib.Path) -> Iterator[None]:
-    """An OSError within says which file it is about: that of a full disk does not."""
+def naming_file(path: Path) -> Iterator[None]:
+    """Adds the path to an OSError that names no file, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -44,58 +28,51 @@ def naming(path: pathlib.Path) -> Iterator[None]:
         raise
 
 
-def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file that is there whole or not at all, even when killed."""
-    encoded = content.encode("utf-8") if isinstance(content, str) else content
-    prefix = f".{path.name}."
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to write that is complete or absent, even after a kill.
+
+    It is written under another name, synced, and renamed when the block ends. An error
+    in the block leaves the old file, or none.
+    """
     try:
-        handle, unfinished = tempfile.mkstemp(prefix=prefix, dir=path.parent)
+        handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        error.filename = str(path)  # not of the unfinished file
+        error.filename = str(path)  # rather than that of the unfinished file
         raise
     try:
-        with naming(path), os.fdopen(handle, "wb") as file:
-            file.write(encoded)
+        with naming_file(path), os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(unfinished, 0o644)  # mkstemp's files are the owner's alone
-        os.replace(unfinished, path)
-    except BaseException:
-        pathlib.Path(unfinished).unlink(missing_ok=True)
-        raise
-
-
-def file_name(text: str) -> str:
-    """Any text as the name of a file: it cannot lead out of its folder.
-
-    What is no plain name gets plain characters and a digest, so that no two texts have
-    one name. Whatever comes from a user, a data set or a file goes through here before
-    it becomes part of a path that is written.
-    """
-    plain = re.sub(r"[^A-Za-z0-9_.=-]", "_", text).lstrip(".")[:128]
-    if plain == text and text:
-        return text
-    return f"{plain[:64]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an .npz that is there whole or not at all, even when killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(prefix=".", suffix=".npz", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        os.chmod(unfinished, 0o644)  # mkstemp lets only the owner read
         os.replace(unfinished, path)
     except BaseException:
         Path(unfinished).unlink(missing_ok=True)
         raise
 
 
-def drop_lines_after(path: pathlib.Path, step: int, rollbacks: int = 0) -> None:
-    """Keeps the lines up to `step`; a line torn by a kill has none and goes too.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file that is complete or absent, even after a kill."""
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
-    A line may say how many `rollbacks` there were before it: one with fewer than now
-    stays, as training has passed it and then went back; one with more goes.
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False
+) -> None:
+    """Writes an .npz file that is complete or absent; creates its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save = np.savez_compressed if compressed else np.savez
+    with whole_file(path) as file:
+        save(file, allow_pickle=False, **arrays)
+
+
+def drop_lines_after(path: Path, step: int, rollbacks: int = 0) -> None:
+    """Removes the lines of a JSON-lines file that are past `step`, or torn by a kill.
+
+    A line may have a key `rollbacks`, the number of rollbacks before it. A line with
+    fewer than now stays, whatever its step; one with more is removed.
     """
     if not path.exists():
         return
@@ -109,7 +86,33 @@ def drop_lines_after(path: pathlib.Path, step: int, rollbacks: int = 0) -> None:
             return False
 
     lines = path.read_bytes().splitlines(keepends=True)
-    unfinished = path.with_suffix(".unfinished")
-    with naming(path):
-        unfinished.write_bytes(b"".join(line for line in lines if stays(line)))
-        os.replace(unfinished, path)
+    write_whole(path, b"".join(line for line in lines if stays(line)))
+
+
+def make_folder(folder: Path) -> None:
+    """Creates the folder of a command's --out, unless it exists.
+
+    Raises:
+      ConfigError: Something else has this name, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"--out {folder}: is not a folder") from error
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {folder}: cannot be written: no permission")
+
+
+def file_name(text: str) -> str:
+    """Any text as a file name that cannot lead out of its folder.
+
+    Plain names stay. Others lose their special characters and get a digest, so no two
+    texts share a name. Any part of a written path that comes from a user, a data set or
+    a file goes through here.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.=-]", "_", text).lstrip(".")[:128]
+    if plain == text and text:
+        return text
+    return f"{plain[:64]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

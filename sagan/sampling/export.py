@@ -9,7 +9,7 @@ from tqdm import tqdm
 from sagan.checkpoints.restore import labels_to_draw, open_run
 from sagan.checkpoints.workdir import read_config
 from sagan.config.schema import ConfigError
-from sagan.runtime.files import make_folder, naming
+from sagan.runtime.files import make_folder, naming_file, write_arrays
 from sagan.sampling import sampler
 from sagan.sampling.grid import image_grid, png
 
@@ -69,9 +69,7 @@ def export(
 
 def _write(out: Path, images: np.ndarray, labels: np.ndarray) -> None:
     if out.suffix == ".npz":
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with naming(out):
-            np.savez_compressed(out, image=images, label=labels)
+        write_arrays(out, {"image": images, "label": labels}, compressed=True)
         return
     make_folder(out)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -81,5 +79,5 @@ def _write(out: Path, images: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _save(path: Path, image: np.ndarray) -> None:
-    with naming(path):  # not write_whole, which waits for the disk at every file
+    with naming_file(path):  # not write_whole, which waits for the disk at every file
         path.write_bytes(png(image))

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from sagan.config.fields import fields
 from sagan.config.schema import Config, ConfigError
-from sagan.runtime.files import naming, write_whole
+from sagan.runtime.files import naming_file, write_whole
 
 
 @final
@@ -32,7 +32,7 @@ class Tensorboard:
         proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
         self._summary, self._event = summary, proto.Event
         self._folder = workdir / "tensorboard"
-        with naming(self._folder):
+        with naming_file(self._folder):
             self._folder.mkdir(exist_ok=True)
             # without the step the name is the second of the start, and overwritten
             name = str(self._folder / "events")
@@ -45,7 +45,7 @@ class Tensorboard:
         """Adds a point to each curve."""
         for name, value in values.items():
             self._write(step, summary=self._summary.scalar(name, value))
-        with naming(self._folder):
+        with naming_file(self._folder):
             self._events.flush()
 
     def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
@@ -55,11 +55,11 @@ class Tensorboard:
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        with naming(self._folder):
+        with naming_file(self._folder):
             self._events.close()
 
     def _write(self, step: int, **what: Any) -> None:
-        with naming(self._folder):
+        with naming_file(self._folder):
             event = self._event(step=step, wall_time=time.time(), **what)
             self._events.write_event(event)
 

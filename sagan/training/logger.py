@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sagan.config.schema import Config
-from sagan.runtime.files import drop_lines_after, file_name, naming, write_whole
+from sagan.runtime.files import drop_lines_after, file_name, naming_file, write_whole
 from sagan.sampling.grid import png
 from sagan.training import log_backends
 from sagan.training.divergence import NONFINITE_LEAF
@@ -83,7 +83,7 @@ class Logger:
         values = {n: v for n, v in values.items() if n not in NONFINITE_LEAF}
         line = {n: v if math.isfinite(v) else str(v) for n, v in values.items()}
         if self._lines is not None:
-            with naming(self._workdir / "metrics.jsonl"):
+            with naming_file(self._workdir / "metrics.jsonl"):
                 self._lines.write(json.dumps({"step": step, **line}) + "\n")
                 self._lines.flush()
         self.curves(step, values)

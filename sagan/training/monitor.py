@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from sagan.config.schema import Config
 from sagan.diagnostics import sigma_errors, trained_parts
-from sagan.runtime.files import drop_lines_after, naming
+from sagan.runtime.files import drop_lines_after, naming_file
 from sagan.state import GANState, leaf_paths
 from sagan.training.divergence import (
     CHECKS,
@@ -93,7 +93,7 @@ class Monitor:
             return
         line = {"step": step, "finding": finding.name, "since": finding.since}
         line |= {"message": finding.message, "rollbacks": self.rollbacks}
-        with naming(self._path), self._path.open("a", encoding="utf-8") as file:
+        with naming_file(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 

@@ -15,7 +15,7 @@ from sagan.checkpoints.restore import Opened
 from sagan.config.schema import Config, ConfigError
 from sagan.data.pipeline import open_source
 from sagan.data.source import Examples
-from sagan.runtime.files import make_folder, naming
+from sagan.runtime.files import make_folder, write_arrays
 from sagan.sampling.attention_maps import (
     AttentionGrid,
     attention_layers,
@@ -89,8 +89,7 @@ def attend(
             save(out / f"{player}_{name}.png", sheet(title, examples, names, look))
             arrays |= {f"{place}/{k}": v for k, v in look.arrays().items()}
             report(in_words(place, look))
-    with naming(out / "maps.npz"):
-        np.savez_compressed(out / "maps.npz", **arrays)
+    write_arrays(out / "maps.npz", arrays, compressed=True)
 
 
 def _seen(
