@@ -101,7 +101,7 @@ def test_object_arrays_are_refused_and_not_executed(evil, tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match="images.npz: not converted weights.*pickle"):
         weights.load(path)
     monkeypatch.setenv("SAGAN_CACHE", str(path.parent))
-    made = cache.kept("images", lambda: {"a": np.zeros(1)})
+    made = cache.cached_arrays("images", lambda: {"a": np.zeros(1)})
     assert list(made) == ["a"]
 
 
@@ -119,7 +119,7 @@ def test_what_is_no_archive_is_one_line(evil, tmp_path, monkeypatch, kind):
         image_sets.of_path(path)
     assert "\n" not in str(error.value)
     monkeypatch.setenv("SAGAN_CACHE", str(tmp_path))
-    assert list(cache.kept("images", lambda: {"a": np.zeros(1)})) == ["a"]
+    assert list(cache.cached_arrays("images", lambda: {"a": np.zeros(1)})) == ["a"]
 
 
 def npy_header(shape):
@@ -337,7 +337,7 @@ def test_names_in_files_and_data_lead_nowhere(tmp_path, monkeypatch):
     with Logger(inside, replace(Config(), {"run.tensorboard": False}), 0) as writer:
         writer.image(1, "../../../out", np.zeros((2, 2, 3), np.uint8))
     monkeypatch.setenv("SAGAN_CACHE", str(inside / "cache"))
-    cache.kept("../../../out", lambda: {"a": np.zeros(1)})
+    cache.cached_arrays("../../../out", lambda: {"a": np.zeros(1)})
     result = results.new({"samples": 1}, {"what": "../../out", "step": 1})
     older = {**result, "sha256": "/../../../../out"}
     results.write(inside / "eval", result)

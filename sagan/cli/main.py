@@ -30,11 +30,11 @@ def run(command: Callable[[Arguments], int | None], args: Arguments) -> int:
     try:
         code = _exit_code(command, args)
     except Exception:
-        if not exit_message.watching():
+        if not exit_message.armed():
             raise
         traceback.print_exc()  # then at once: the others wait for this process
         code = 1
-    exit_message.leave(code)
+    exit_message.disarm(code)
     return code
 
 
@@ -55,11 +55,11 @@ def _exit_code(command: Callable[[Arguments], int | None], args: Arguments) -> i
             line = str(error).splitlines()[0]
             print(f"error: {line}\n{_LESS_MEMORY}", file=sys.stderr)
             return 1
-        if not (type(error).__name__ == "JaxRuntimeError" and exit_message.watching()):
+        if not (type(error).__name__ == "JaxRuntimeError" and exit_message.armed()):
             raise
         # most likely another process's end, as seen from here
         print(f"error: {error}", file=sys.stderr)
-        exit_message.end_without_leave()
+        exit_message.exit_and_print()
     except KeyboardInterrupt:
         return 130
 
@@ -79,7 +79,7 @@ def train_command(args: Arguments) -> None:
 
     if config.run.compilation_cache:
         cache.keep_compiled()
-    config = processes.join(
+    config = processes.initialize(
         config,
         f"start all of them again with the same command: they go on from the newest"
         f" checkpoint in {workdir}",

@@ -185,7 +185,7 @@ def kept_features(
         arrays = make()
     else:
         name = f"features-{network.key}-{cache.digest(image)[:32]}"
-        arrays = cache.kept(name, make)
+        arrays = cache.cached_arrays(name, make)
     return arrays["vector"], arrays["logits"]
 
 

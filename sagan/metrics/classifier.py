@@ -96,7 +96,7 @@ def fit(
         return {**flat, "scale": np.asarray(10 / np.sqrt(max(total, 1e-12)))}
 
     name = cache.digest(image, label, np.array([classes, RECIPE]))
-    arrays = cache.kept(f"classifier-{name}", make) if keep else make()
+    arrays = cache.cached_arrays(f"classifier-{name}", make) if keep else make()
     digest = cache.digest(*(arrays[name] for name in sorted(arrays)))
     scale = arrays.pop("scale")
     return Fitted(unflatten_dict(arrays, sep="/"), scale, classes, digest)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Float32, PyTree, UInt8
 
 from sagan.metrics.interface import MetricError
 from sagan.runtime.compilation import cpu_compiler_options
-from sagan.runtime.devices import spread
+from sagan.runtime.devices import batch_shardings
 from sagan.runtime.progress import Progress, silent
 
 Outputs = tuple[Float32[np.ndarray, "n d"], Float32[np.ndarray, "n k"]]
@@ -25,7 +25,7 @@ def over_batches(network: Network, variables: PyTree, batch: int) -> Any:
     Images [n h w c] must be uint8. The last batch is filled up with its own images and
     the surplus dropped; each batch is spread over the devices where they divide it.
     """
-    by_image, everywhere = spread(batch)
+    by_image, everywhere = batch_shardings(batch)
     variables = jax.device_put(variables, everywhere)
     compiled = jax.jit(network, compiler_options=cpu_compiler_options())
 

@@ -1,1 +1,1 @@
-"""What depends on the machine: compilers, processes, signals, files."""
+"""The machine: compiler, devices, processes, signals, files."""

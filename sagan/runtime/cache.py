@@ -1,4 +1,4 @@
-"""Arrays that cost time to compute or fetch, kept in the user's cache directory."""
+"""The user's cache directory: computed arrays and compiled programs."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def folder() -> Path:
-    """$SAGAN_CACHE, or `sagan` in $XDG_CACHE_HOME, or in ~/.cache. Not created."""
+    """$SAGAN_CACHE, else `sagan` in $XDG_CACHE_HOME or ~/.cache; may not exist."""
     own = os.environ.get("SAGAN_CACHE")
     if own:
         return Path(own).expanduser()
@@ -23,17 +23,21 @@ def folder() -> Path:
 
 
 def keep_compiled() -> None:
-    """Lets JAX keep its compiled programs here too, for the next start."""
-    from sagan.runtime import compilation  # JAX starts only where it is needed
+    """Has JAX keep compiled programs in the cache directory, for the next start."""
+    from sagan.runtime import compilation  # imports JAX, which is slow
 
     compilation.keep_compiled(folder() / "compiled")
 
 
-def kept(name: str, make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of a name that says all that they depend on: read, else made and kept.
+def cached_arrays(name: str, compute: Callable[[], Arrays]) -> Arrays:
+    """Reads arrays from the cache, or computes and caches them.
 
-    A file that cannot be read is made anew; a directory that cannot be written is no
-    reason to fail.
+    A file that cannot be read is computed again, and a cache that cannot be written is
+    ignored.
+
+    Args:
+      name: Identifies everything that the arrays depend on, by a digest for example.
+      compute: Called if the cache has no such arrays.
     """
     path = folder() / f"{file_name(name)}.npz"
     try:
@@ -41,7 +45,7 @@ def kept(name: str, make: Callable[[], Arrays]) -> Arrays:
             with np.load(raw, allow_pickle=False) as file:
                 return dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        arrays = make()
+        arrays = compute()
     try:
         write_arrays(path, arrays)
     except OSError:
@@ -50,7 +54,7 @@ def kept(name: str, make: Callable[[], Arrays]) -> Arrays:
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """SHA-256 of types, shapes and values, in hexadecimal."""
+    """Hexadecimal SHA-256 of the types, shapes and values of arrays."""
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(f"{array.dtype}{array.shape}".encode())

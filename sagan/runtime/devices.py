@@ -11,20 +11,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXIS = "batch"
 
 
-def in_order() -> list[Any]:
-    """All devices, those of one process side by side: as the parts of a batch are."""
+def ordered_devices() -> list[Any]:
+    """All devices by process, the order in which a batch is cut into parts."""
     return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
 
 
 def connect() -> None:
-    """Makes all devices of several processes exchange something, for the first time.
+    """Connects the devices of several processes by a first exchange.
 
-    On CPUs Gloo connects them then, and gives up if one is 30 s late: sooner than the
-    first process, say, has drawn its first pictures.
+    On CPUs Gloo connects them at the first exchange and gives up after 30 s. Later, the
+    other processes might wait longer than that for process 0 to draw its first images.
     """
     if jax.process_count() == 1:
         return
-    mesh = device_mesh(in_order())
+    mesh = device_mesh(ordered_devices())
     by_device = NamedSharding(mesh, PartitionSpec(AXIS))
     ones = np.ones(jax.local_device_count(), np.float32)
     placed = jax.make_array_from_process_local_data(by_device, ones)
@@ -33,25 +33,24 @@ def connect() -> None:
 
 
 def local(state: Any) -> Any:
-    """The state as arrays that this process can use without the others."""
+    """A copied state as arrays that this process can use without the others."""
     if jax.process_count() == 1:
         return state
     return jax.tree.map(lambda x: x.addressable_data(0), state)
 
 
 def device_mesh(devices: Sequence[Any]) -> Mesh:
-    """A one-dimensional mesh whose axis is that of the batch."""
+    """A one-dimensional mesh with the batch axis."""
     return Mesh(np.array(devices), (AXIS,))
 
 
-def spread(batch: int) -> tuple[NamedSharding, NamedSharding]:
-    """Shardings over the devices: by the first axis of a batch, and everywhere.
+def batch_shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:
+    """Shardings for `jax.jit`: split along the first axis, and replicated.
 
-    On as many devices as divide the batch, for functions that `jax.jit` compiles.
+    They use as many local devices as divide the batch.
     """
     devices = jax.local_devices()
     count = max(n for n in range(1, len(devices) + 1) if batch % n == 0)
     mesh = device_mesh(devices[:count])
-    return NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(
-        mesh, PartitionSpec()
-    )
+    split, replicated = PartitionSpec(AXIS), PartitionSpec()
+    return NamedSharding(mesh, split), NamedSharding(mesh, replicated)

@@ -1,7 +1,7 @@
-"""Last words of one of several processes.
+"""A message that is printed even if JAX aborts the process.
 
-JAX ends a process by abort() when another one dies or never comes: no exception, no
-handler. So what there is to say is said by a shell that outlives it.
+JAX calls abort() in a process when another one dies or never comes: Python gets no
+exception and runs no handler. So a small shell waits beside the process and prints.
 """
 
 from __future__ import annotations
@@ -20,41 +20,47 @@ case $last in [0-9]*) shift "$last"; echo "$1" >&2 ;; esac
 _shell: subprocess.Popen[str] | None = None
 
 
-def watch(words: Sequence[str]) -> None:
-    """From now on words[0] is printed if this process ends without `leave`."""
+def arm(messages: Sequence[str]) -> None:
+    """Has messages[0] printed if this process ends without a call of `disarm`."""
     global _shell
     _shell = subprocess.Popen(
-        ["/bin/sh", "-c", _SHELL, "sh", *words],
+        ["/bin/sh", "-c", _SHELL, "sh", *messages],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    say_at_the_end(0)
+    select(0)
 
 
-def say_at_the_end(index: int) -> None:
-    """Chooses among the words of `watch`."""
-    _tell(str(index))
+def select(index: int) -> None:
+    """Chooses another of the messages."""
+    if _shell is not None and _shell.stdin is not None:
+        _shell.stdin.write(f"{index}\n")
+        _shell.stdin.flush()
 
 
-def leave(code: int = 0) -> None:
-    """Ends the watch. With a code other than 0 it ends a watched process, at once.
+def armed() -> bool:
+    """Whether a message waits; only in one of several processes."""
+    return _shell is not None
 
-    An orderly end would wait for the other processes, which wait for this one.
+
+def disarm(code: int = 0) -> None:
+    """Cancels the message, if there is one; a code other than 0 then ends the process.
+
+    It ends at once: an orderly exit would wait for the other processes, which wait for
+    this one.
     """
     global _shell
-    if _shell is None or _shell.stdin is None:
+    if _shell is None:
         return
-    _tell("left")
-    _shell.stdin.close()
-    _shell.wait()
+    _shell.communicate("disarmed\n")
     _shell = None
     if code:
         _exit(code)
 
 
-def end_without_leave() -> NoReturn:
-    """Ends this process, and leaves the last word to the witness."""
+def exit_and_print() -> NoReturn:
+    """Ends this process with code 1 and the message."""
     _exit(1)
 
 
@@ -62,14 +68,3 @@ def _exit(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def watching() -> bool:
-    """Whether this is one of several processes."""
-    return _shell is not None
-
-
-def _tell(line: str) -> None:
-    if _shell is not None and _shell.stdin is not None:
-        _shell.stdin.write(line + "\n")
-        _shell.stdin.flush()

@@ -1,4 +1,4 @@
-"""Several processes that train together: how they meet, agree and end."""
+"""Several processes that train together: start, exchange, agreement."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from sagan.config.fields import differences, from_json, replace, to_json
 from sagan.config.schema import Config, ConfigError
 from sagan.runtime import exit_message
 
-_MACHINE = {"run.coordinator": "", "run.processes": None, "run.process": None}
+_OF_ONE_PROCESS = {"run.coordinator": "", "run.processes": None, "run.process": None}
 
 
-def join(config: Config, restart: str) -> Config:
-    """Meets the other processes, if there are any; before anything else asks JAX.
+def initialize(config: Config, restart_hint: str) -> Config:
+    """Connects to the other processes, if any; must come before other uses of JAX.
 
-    They are those of run.coordinator; else those that SLURM or Cloud TPU started. If
-    one dies later, or does not come, JAX aborts the others: see exit_message.py.
+    The fields run.coordinator, run.processes and run.process say who they are; without
+    these, SLURM's or Cloud TPU's environment does. If one of them never comes, or dies
+    later, JAX aborts the others: see exit_message.py.
 
     Args:
-      config: with the fields of this process.
-      restart: what a user can do when a process died; one line.
+      config: The config of this process.
+      restart_hint: One line about what to do after a process died.
 
     Returns:
-      The config without what only this process has.
+      The config without the fields that differ between processes.
     """
     run = config.run
     options: dict[str, Any] = {
@@ -43,82 +44,81 @@ def join(config: Config, restart: str) -> Config:
         return config
     # JAX's handler would keep SIGTERM from us, and take seconds to agree on a step
     jax.config.update("jax_enable_preemption_service", False)
-    exit_message.watch(
+    exit_message.arm(
         [
             f"error: the processes did not all meet within {run.startup_timeout} s"
             " (run.startup_timeout): start all of them, and see that each reaches"
             f" the coordinator, {run.coordinator or 'the first of them'}",
             "error: this process was ended, most likely because another one died or was"
-            f" out of reach; {restart}",
+            f" out of reach; {restart_hint}",
         ]
     )
     try:
         jax.distributed.initialize(**options)
     except ValueError as error:
-        exit_message.leave()
+        exit_message.disarm()
         if run.coordinator or "SLURM_JOB_ID" in os.environ:
             raise ConfigError(f"the processes cannot meet: {error}") from error
-        return config  # a single TPU host, of which no cluster knows
-    # now, while all are here: see devices.connect
-    meet()
-    from_main(np.zeros(()))
-    exit_message.say_at_the_end(1)
-    return replace(config, _MACHINE)
+        return config  # a TPU host on its own
+    # both connect at their first call, so now, while nobody is late: devices.connect
+    barrier()
+    broadcast(np.zeros(()))
+    exit_message.select(1)
+    return replace(config, _OF_ONE_PROCESS)
 
 
 def _started_by_cluster() -> bool:
     slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
     if all(name in os.environ for name in slurm):
         return int(os.environ.get("SLURM_NTASKS", "1")) > 1
-    # where libtpu and its chips are, JAX has set this itself
+    # JAX sets this itself where libtpu and TPU chips are present
     settings: Any = jax.config
     return "tpu" in (settings.jax_platforms or "")
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and reports: the first, or the only."""
+    """Whether this is process 0, the only one that writes and reports."""
     return jax.process_index() == 0
 
 
-def place() -> tuple[int, int]:
-    """The number of this process, and how many there are."""
+def index_and_count() -> tuple[int, int]:
+    """Index of this process, and number of processes."""
     return jax.process_index(), jax.process_count()
 
 
-def from_main(tree: Any) -> Any:
-    """What process 0 passed, in all processes: a PyTree of arrays of known shapes."""
+def broadcast(tree: Any) -> Any:
+    """The arrays that process 0 passes; the others pass arrays of the same shapes."""
     if jax.process_count() == 1:
         return tree
     return multihost_utils.broadcast_one_to_all(tree)
 
 
-def meet() -> None:
-    """Returns once every process has come here."""
+def barrier() -> None:
+    """Waits until every process has called it."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("sagan:meet")
+        multihost_utils.sync_global_devices("sagan:barrier")
 
 
-def text_from_main(text: str) -> str:
-    """The text that process 0 passed, in all processes."""
+def _broadcast_text(text: str) -> str:
     data = np.frombuffer(text.encode(), np.uint8)
-    length = int(from_main(np.array(len(data))))
+    length = int(broadcast(np.array(len(data))))
     padded = np.zeros(length, np.uint8)
     padded[: len(data)] = data[:length]
-    return bytes(from_main(padded)).decode()
+    return bytes(broadcast(padded)).decode()
 
 
-def same_config(config: Config) -> Config:
-    """The config of process 0, with this process's own place of the images.
+def shared_config(config: Config) -> Config:
+    """The config of process 0, with this process's data.path.
 
     Raises:
-      ConfigError: this process was started with another config.
+      ConfigError: This process was started with another config.
     """
-    theirs = from_json(text_from_main(to_json(config)))
+    theirs = from_json(_broadcast_text(to_json(config)))
     theirs = replace(theirs, {"data.path": config.data.path})
     odd = {
         name: values
         for name, values in differences(theirs, config).items()
-        # that of process 0 is from the run that it found
+        # process 0 may know it from the run in the workdir
         if not (name == "data.classes" and config.data.classes is None)
     }
     if odd:
@@ -129,9 +129,11 @@ def same_config(config: Config) -> Config:
     return theirs
 
 
-def same_data(images: int, class_names: tuple[str, ...]) -> None:
-    """Raises ConfigError if these are not the data that process 0 has."""
+def check_same_data(images: int, class_names: tuple[str, ...]) -> None:
+    """Raises a ConfigError unless process 0 has as many images and the same classes."""
     mine = f"{images} images of the classes {list(class_names)}"
-    theirs = text_from_main(mine)
+    theirs = _broadcast_text(mine)
     if mine != theirs:
-        raise ConfigError(f"the data are not those of process 0: {mine}, not {theirs}")
+        raise ConfigError(
+            f"the data differ from those of process 0: {mine} here, {theirs} there"
+        )

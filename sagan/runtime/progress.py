@@ -1,4 +1,4 @@
-"""Progress of what takes long, as a terminal shows it."""
+"""Progress bars of slow work."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 from tqdm import tqdm
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
-"""(items, what they are) -> the items, counted for the user as they are taken."""
+"""(items, what they are) -> the same items; counts them for the user as they come."""
 
 
 def silent(items: Sequence[Any], what: str) -> Iterable[Any]:
-    """A Progress that tells nothing."""
+    """A Progress that shows nothing."""
     del what
     return items
 
 
 def bar(items: Any, what: str) -> Any:
-    """A metrics.protocol.Progress on the terminal, with the time that is left."""
+    """A Progress that shows a bar with the remaining time on a terminal."""
     return tqdm(items, desc=what, leave=False, disable=None)

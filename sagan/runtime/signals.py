@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that the loop asks, not as an exception."""
+"""Ctrl-C and SIGTERM as a flag that the training loop reads."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from typing import Any
 
 
 class Interrupt:
-    """Within this context the first SIGINT or SIGTERM only sets `requested`.
+    """A context in which the first SIGINT or SIGTERM only sets `requested`.
 
-    The second one ends the process at once.
+    A second signal ends the process at once.
 
     Attributes:
-      requested: there was a signal, in this process.
+      requested: Whether this process got a signal.
     """
 
     signals = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self, *, several: bool = False) -> None:
-        """Prepares to take signals; `several` processes stop only if all heard."""
+        """Creates the context; `several` processes stop together: see `agreed`."""
         self.requested = False
         self._several = several
-        self._heard: Any = 0.0
+        self._latest: Any = 0.0
         self._agreed = False
         self._before: dict[int, Any] = {}
 
     @property
     def agreed(self) -> bool:
-        """Whether it is time to stop, in all processes after the same step."""
+        """Whether to stop now; true in all processes after the same step."""
         return self._agreed if self._several else self.requested
 
-    def hear(self, stop: Any) -> None:
-        """Takes a step's metric `stop`: more than 0 where a process was asked to.
+    def observe(self, stop: Any) -> None:
+        """Takes the scalar `stop` of a step: above 0 if any process got a signal.
 
-        It is read at the next call, when that step is done anyway.
+        It is read one call later, so as not to wait for the step.
         """
-        self._agreed, self._heard = float(self._heard) > 0, stop
+        self._agreed, self._latest = float(self._latest) > 0, stop
 
     def __enter__(self) -> Interrupt:
         for number in self.signals:

@@ -12,7 +12,7 @@ from sagan.config.fields import replace
 from sagan.config.schema import Config
 from sagan.data.pixels import to_uint8
 from sagan.generator import Generator
-from sagan.runtime.devices import spread
+from sagan.runtime.devices import batch_shardings
 
 Sampler = Callable[[PyTree[Array], Array, Array], Array]
 Variables = dict[str, PyTree[Array]]
@@ -78,7 +78,7 @@ def batched(
     Both are padded to `batch`, for which alone the sampler is compiled, and spread over
     the devices.
     """
-    by_image, everywhere = spread(batch)
+    by_image, everywhere = batch_shardings(batch)
     variables = jax.device_put(variables, everywhere)
 
     def images(z: Any, y: Any) -> UInt8[np.ndarray, "n h w c"]:
@@ -136,7 +136,7 @@ def make_standing(
     no_memory = {"g.bn_momentum": 0.0, "g.bn_momentum_out": 0.0}
     generator = Generator(replace(config, no_memory))
     batch, classes = config.data.batch, config.data.classes or 1
-    by_image, everywhere = spread(batch)
+    by_image, everywhere = batch_shardings(batch)
 
     @jax.jit
     def moments(variables: Variables, z: Array, y: Array) -> PyTree[Array]:

@@ -86,7 +86,7 @@ def train(
                 if not isinstance(end, Rollback):
                     break
                 run = roll_back(run, monitor, end, report)
-    processes.meet()
+    processes.barrier()
     state, step = end
     report(_last_line(step, config, workdir))
     return state
@@ -126,7 +126,7 @@ def _steps(
             checkpoints.save(step, devices.local(state), metrics)
         return rollback
 
-    batches = pipeline.batches(config, source, step, *processes.place())
+    batches = pipeline.batches(config, source, step, *processes.index_and_count())
     progress = _Progress(config, step, feedback, report)
     saved = step
     with contextlib.closing(batches), contextlib.closing(progress):
@@ -142,7 +142,7 @@ def _steps(
                 logged = bool(slow) or step % config.run.log_every == 0
                 values = {**scalars, **slow, **rates}
                 rollback = feedback.put(step, values, logged=logged)
-                interrupt.hear(stop)
+                interrupt.observe(stop)
                 rollback = rollback or progress.show(step, rates)
                 if step % config.run.sample_every == 0 or step == config.run.steps:
                     rollback = rollback or feedback.flush()

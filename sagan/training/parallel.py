@@ -12,7 +12,7 @@ from sagan.config.schema import Config
 from sagan.data.pipeline import Batch
 from sagan.diagnostics import Metrics
 from sagan.runtime.compilation import cpu_compiler_options
-from sagan.runtime.devices import AXIS, device_mesh, in_order
+from sagan.runtime.devices import AXIS, device_mesh, ordered_devices
 from sagan.state import Game, GANState, abstract_state
 from sagan.step import train_step
 
@@ -42,7 +42,7 @@ def map_step(game: Game, devices: Sequence[Any] | None = None) -> Mapped:
     Both ways give the same update on any number of devices. The batch must divide: see
     config.validation.check_batch.
     """
-    config, devices = game.config, devices or in_order()
+    config, devices = game.config, devices or ordered_devices()
     mesh = device_mesh(devices)
     replicated = NamedSharding(mesh, PartitionSpec())
     by_image = NamedSharding(mesh, _by_image(config))

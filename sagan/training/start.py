@@ -49,12 +49,12 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
     main = processes.is_main()
     if main:
         config = workdir_lib.check_workdir(workdir, config)
-    config = processes.same_config(config)
+    config = processes.shared_config(config)
     experiment = open_experiment(config)
     config, game, source = experiment
     for note in source.notes:
         report(note)
-    processes.same_data(len(source), source.class_names)
+    processes.check_same_data(len(source), source.class_names)
     devices.connect()
     checkpoints = None
     if main:
@@ -106,6 +106,6 @@ def _newest(game: Game, checkpoints: Checkpoints | None) -> GANState:
     target = abstract_state(game)
     if checkpoints is None:  # only the shapes count: the values come from process 0
         zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
-        return processes.from_main(zeros)
+        return processes.broadcast(zeros)
     restored = checkpoints.restore(target)
-    return processes.from_main(restored[0] if restored else create_state(game))
+    return processes.broadcast(restored[0] if restored else create_state(game))

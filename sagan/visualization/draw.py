@@ -10,7 +10,7 @@ from jaxtyping import Array, Float32, Int, PyTree, UInt8
 from sagan.checkpoints.restore import Opened, labels_to_draw
 from sagan.checkpoints.workdir import class_names
 from sagan.config.schema import Config
-from sagan.runtime.devices import spread
+from sagan.runtime.devices import batch_shardings
 from sagan.sampling import sampler as sampler_lib
 from sagan.visualization.picture import cut
 
@@ -45,7 +45,7 @@ def images_of(
     y: Int[np.ndarray, " n"],
 ) -> UInt8[np.ndarray, "n h w c"]:
     """The same, of any variables of the generator."""
-    by_image, everywhere = spread(BATCH)
+    by_image, everywhere = batch_shardings(BATCH)
     variables = jax.device_put(variables, everywhere)
     pieces = []
     for start in range(0, len(y), BATCH):

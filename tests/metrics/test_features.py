@@ -140,7 +140,7 @@ def test_the_classifier_is_kept_and_pinned(network, asked, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("SAGAN_CACHE", str(tmp_path / "file"))
-    made = cache.kept("a", lambda: {"a": np.ones(2)})
+    made = cache.cached_arrays("a", lambda: {"a": np.ones(2)})
     np.testing.assert_array_equal(made["a"], 1)
 
 
@@ -148,7 +148,7 @@ def test_a_broken_cache_file_is_made_anew(monkeypatch, tmp_path):
     monkeypatch.setenv("SAGAN_CACHE", str(tmp_path))
     (tmp_path / "a.npz").write_bytes(b"PK broken")
     for _ in range(2):
-        made = cache.kept("a", lambda: {"a": np.ones(2)})
+        made = cache.cached_arrays("a", lambda: {"a": np.ones(2)})
         np.testing.assert_array_equal(made["a"], 1)
     assert (tmp_path / "a.npz").stat().st_size > 100
 

@@ -1,11 +1,9 @@
-import subprocess
-import sys
 import zlib
 
 import jax
 import pytest
 
-from sagan.runtime import compilation, exit_message
+from sagan.runtime import compilation
 
 
 @pytest.fixture
@@ -42,26 +40,3 @@ def test_a_program_that_a_killed_process_left_half_written_goes(no_cache, tmp_pa
     jax.config.update("jax_compilation_cache_dir", None)
     compilation.keep_compiled(tmp_path)
     assert {p.name for p in part.iterdir()} == {".checked", "whole-cache"}
-
-
-def words_of(program):
-    code = f"import os\nfrom sagan.runtime import exit_message\n{program}"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    return done.stderr, done.returncode
-
-
-def test_a_process_that_is_aborted_has_last_words():
-    watch = "exit_message.watch(['we never met', 'a peer died'])"
-    assert words_of(f"{watch}; os.abort()") == ("we never met\n", -6)
-    met = f"{watch}; exit_message.say_at_the_end(1)"
-    assert words_of(f"{met}; os.kill(os.getpid(), 9)") == ("a peer died\n", -9)
-    assert words_of(f"{met}; exit_message.end_without_leave()") == ("a peer died\n", 1)
-    assert words_of(f"{met}; exit_message.leave()") == ("", 0)
-    assert words_of(f"{met}; exit_message.leave(2)") == ("", 2)
-
-
-def test_a_process_alone_needs_no_witness():
-    assert not exit_message.watching()
-    exit_message.leave(1)  # and lives on

@@ -92,9 +92,9 @@ def test_several_processes_stop_when_all_have_heard():
     interrupt = Interrupt(several=True)
     interrupt.requested = True  # the others do not know yet
     assert not interrupt.agreed
-    interrupt.hear(np.float32(1.0))  # of a step that may still be running
+    interrupt.observe(np.float32(1.0))  # of a step that may still be running
     assert not interrupt.agreed
-    interrupt.hear(np.float32(1.0))
+    interrupt.observe(np.float32(1.0))
     assert interrupt.agreed
 
 
