@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 
 from sagan.metrics import fid, gaussian
-from sagan.metrics.interface import Seen
+from sagan.metrics.interface import Extracted
 
 REALS = 50_000
 NUMBERS = (500, 1000, 2000, 5000, 10_000, 20_000)
@@ -20,8 +20,8 @@ NUMBERS = (500, 1000, 2000, 5000, 10_000, 20_000)
 def state(metric, vector):
     n = len(vector)
     image, label = np.zeros((n, 1, 1, 1), np.uint8), np.zeros(n, np.int32)
-    seen = Seen(image, label, vector, np.zeros((n, 0), np.float32))
-    return metric.update(metric.empty(), seen)
+    extracted = Extracted(image, label, vector, np.zeros((n, 0), np.float32))
+    return metric.update(metric.empty(), extracted)
 
 
 def main():
@@ -42,7 +42,7 @@ def main():
         drawn = rng.standard_normal((n, d)) * scales[which] + means[which]
         return drawn.astype(np.float32)
 
-    metrics = {"fid": fid.Frechet(), "fid_infinity": fid.FrechetInfinity()}
+    metrics = {"fid": fid.FrechetDistance(), "fid_infinity": fid.FrechetInfinity()}
     reals = {name: state(metrics[name], draw(0, REALS)) for name in metrics}
     print(f"{'N':>6} {'fid':>18} {'fid_infinity':>18} {'truth':>8}")
     for n in NUMBERS:

@@ -162,7 +162,11 @@ def measure(workdir: Path) -> dict[str, Any]:
     (fd,) = result["results"]
     variables = generator_variables(state, 0)
     row = {"step": step, "block": config.g.block, "seed": config.run.seed}
-    row |= {"parameters": parameters(config), "fd": fd["value"], "floor": fd["floor"]}
+    row |= {
+        "parameters": parameters(config),
+        "fd": fd["value"],
+        "baseline": fd["baseline"],
+    }
     draw = make_draw(config)
     row |= far_hues.obeys(draw(variables))
     if config.g.block == "attention":
@@ -200,7 +204,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         values = [spread([row[key] for row in mine], f) for key, f in columns]
         about = (block, len(mine), mine[0]["parameters"])
         lines.append(form.format(*about, *values))
-    floor = f"{rows[0]['floor']:.2f}"
+    floor = f"{rows[0]['baseline']:.2f}"
     for name, shared, fd in (("real", True, floor), ("real, B free", False, "")):
         images = [far_hues.render(0, n, shared=shared) for n in range(SAMPLES)]
         found = far_hues.obeys(np.stack(images))

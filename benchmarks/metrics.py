@@ -5,8 +5,8 @@ python benchmarks/metrics.py [--features 2048] [--images 5000 10000]
 Each row is a process of its own, so that its peak memory is its own; compilation is
 included. The printed power of n is that of the CPU seconds. The wall time at 50,000 is
 extrapolated from the larger number by n^2, as the products grow. Memory is extrapolated
-linearly: features in float32 and float64, and blocks of a fixed size. Kernel is timed
-with one subset; a hundred subsets cost the same at every n, and are the last line.
+linearly: features in float32 and float64, and blocks of a fixed size. The kernel
+distance is timed with one subset; a hundred subsets cost the same at every n, and are the last line.
 """
 
 import argparse
@@ -18,9 +18,9 @@ import time
 
 import numpy as np
 
-from sagan.metrics.interface import Metric, Seen
-from sagan.metrics.kid import Kernel
-from sagan.metrics.prdc import Neighbours
+from sagan.metrics.interface import Extracted, Metric
+from sagan.metrics.kid import KernelDistance
+from sagan.metrics.prdc import PrecisionRecall
 
 TARGET = 50_000
 GIB = 2**30
@@ -28,7 +28,7 @@ GIB = 2**30
 
 def features(n, d, seed):
     vector = np.random.default_rng(seed).standard_normal((n, d), np.float32)
-    return Seen(
+    return Extracted(
         image=np.zeros((n, 1, 1, 1), np.uint8),
         label=np.zeros(n, np.int32),
         vector=np.maximum(vector, 0),  # Inception's are past a ReLU
@@ -61,7 +61,7 @@ def main():
     parser.add_argument("--images", type=int, nargs=2, default=[5000, 10_000])
     args = parser.parse_args()
     small, large = sorted(args.images)
-    for metric in (Neighbours(), Kernel(subsets=1)):
+    for metric in (PrecisionRecall(), KernelDistance(subsets=1)):
         name, rows = type(metric).__name__, []
         for n in (small, large):
             wall, cpu, peak, before = apart(metric, n, args.features)
@@ -80,7 +80,8 @@ def main():
             f" (CPU seconds grow as n^{power:.2f} so far)"
         )
     one, many = (
-        apart(Kernel(subsets=subsets), small, args.features)[0] for subsets in (1, 11)
+        apart(KernelDistance(subsets=subsets), small, args.features)[0]
+        for subsets in (1, 11)
     )
     print(f"Kernel: a hundred subsets {10 * (many - one):.0f} s")
 

@@ -338,11 +338,11 @@ def test_names_in_files_and_data_lead_nowhere(tmp_path, monkeypatch):
         writer.image(1, "../../../out", np.zeros((2, 2, 3), np.uint8))
     monkeypatch.setenv("SAGAN_CACHE", str(inside / "cache"))
     cache.cached_arrays("../../../out", lambda: {"a": np.zeros(1)})
-    result = results.new({"samples": 1}, {"what": "../../out", "step": 1})
+    result = results.new_result({"samples": 1}, {"what": "../../out", "step": 1})
     older = {**result, "sha256": "/../../../../out"}
-    results.write(inside / "eval", result)
+    results.write_result(inside / "eval", result)
     (inside / "eval" / results.RESULTS).write_text(json.dumps(older))
-    results.write(inside / "eval", result)
+    results.write_result(inside / "eval", result)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
     folders = {p.parent.relative_to(inside).name for p in inside.rglob("*.*")}

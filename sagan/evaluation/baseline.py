@@ -1,78 +1,78 @@
-"""Real against real: what a number would be if the fakes were reals."""
+"""Baselines: each metric between two sets of real images."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from sagan.evaluation.scoring import Judge, full_names, state_of
-from sagan.metrics import Metric, MetricError, Seen
+from sagan.evaluation.scoring import Scorer, full_names, state_of
+from sagan.metrics import Extracted, Metric, MetricError
 
-_SEED = 0  # of the reals that take the place of fakes
+_SEED = 0  # of the choice of reals that stand in for fakes
 
 
-class Floor(NamedTuple):
-    """A number of reals beside reals.
+class Baseline(NamedTuple):
+    """A metric between two sets of reals.
 
     Attributes:
-      value: of it.
-      samples: reals in the place of fakes.
+      value: The number.
+      samples: Number of reals that stand in for fakes.
     """
 
     value: float
     samples: int
 
 
-def floors(
-    judge: Judge, labels: Int[np.ndarray, " n"] | None
-) -> tuple[dict[str, Floor], list[str]]:
-    """The numbers of reals in the place of the fakes, and notes of those without.
+def baselines(
+    scorer: Scorer, labels: Int[np.ndarray, " n"] | None
+) -> tuple[dict[str, Baseline], list[str]]:
+    """Every number between two sets of reals, and notes on those without a baseline.
 
-    What a generator would get that draws from the distribution of the reals: see
-    `_stand_ins` for which reals these are.
+    A generator of exactly the reals' distribution would get these numbers. `_stand_ins`
+    chooses the reals that stand in for fakes.
 
     Args:
-      judge: with the reals.
-      labels: of the fakes; None: they have none.
+      scorer: Holds the reals.
+      labels: Labels of the fakes; None: they have none.
     """
     found, notes = {}, []
-    for name, metric in judge.metrics.items():
-        states = _stand_ins(judge, name, metric, labels)
+    for name, metric in scorer.metrics.items():
+        states = _stand_ins(scorer, name, metric, labels)
         if states is None:
-            notes.append(f"{name}: no real-against-real, for want of held-out reals")
+            notes.append(f"{name}: no baseline without held-out reals")
             continue
         real, fake, count = states
         try:
-            measured = metric.compute(real, fake, judge.progress)
+            measured = metric.compute(real, fake, scorer.progress)
         except MetricError as error:
-            notes.append(f"{name}: no real-against-real: {error}")
+            notes.append(f"{name}: no baseline: {error}")
             continue
         apart = {k: v for k, v in measured.values.items() if k not in metric.in_sample}
-        named = full_names(judge, metric, apart)
-        found |= {key: Floor(value, count) for key, value in named.items()}
+        named = full_names(scorer, metric, apart)
+        found |= {key: Baseline(value, count) for key, value in named.items()}
     return found, notes
 
 
 def _stand_ins(
-    judge: Judge, name: str, metric: Metric, labels: Int[np.ndarray, " n"] | None
+    scorer: Scorer, name: str, metric: Metric, labels: Int[np.ndarray, " n"] | None
 ) -> tuple[Any, Any, int] | None:
-    """States of the reals and of reals in the place of fakes, and how many these are.
+    """States of the reals and of the reals that stand in for fakes, and their number.
 
-    A number that the classifier's logits make is taken of held-out reals, which it was
-    not trained on. Distances are of two draws with replacement from the reals, as many
-    as there are of each, class by class: the bias by their numbers is that of the
-    fakes. Copies do not bear that where there are fewer than ten images for each
-    feature (with ten, of pure noise, the floor is a fifth too low), and nearest
-    neighbours not at all: there both sets are distinct reals, half of them at most.
+    A number from the classifier's logits takes held-out reals, which the classifier was
+    not trained on. Distances take two draws with replacement from the reals, as many as
+    there are reals and fakes, class by class: then the bias by these numbers is that of
+    the fakes. Copies distort distances if there are fewer than ten images a feature
+    (with ten, of pure noise, the baseline is a fifth too low), and nearest neighbours
+    always: then both sets are distinct reals, at most half of them.
     """
-    reals, count = judge.reals, judge.samples
+    reals, count = scorer.reals, scorer.samples
     if metric.logits or not metric.featured:
-        trained_on = metric.logits and judge.network.reads_labels
-        stand_in = judge.test if trained_on else reals
+        trained_on = metric.logits and scorer.network.reads_labels
+        stand_in = scorer.test if trained_on else reals
         if stand_in is None or not _has_others(metric, reals):
             return None
         fake = state_of(metric, stand_in, slice(count))
-        return judge.states[name], fake, min(count, len(stand_in.label))
+        return scorer.states[name], fake, min(count, len(stand_in.label))
     groups = len(np.unique(reals.label)) if metric.labelled else 1
     enough = len(reals.label) // groups >= 10 * reals.vector.shape[1]
     copies = enough and not metric.paired
@@ -83,8 +83,8 @@ def _stand_ins(
     return *states, len(fake_rows)
 
 
-def _has_others(metric: Metric, reals: Seen) -> bool:
-    """Whether what the metric asks was not among the reals that it would train on."""
+def _has_others(metric: Metric, reals: Extracted) -> bool:
+    """Whether the metric has reals to test on besides those that it trains on."""
     test = getattr(metric, "test", None)
     return metric.featured or (test is not None and test.image is not reals.image)
 
@@ -96,14 +96,14 @@ def draw(
     *,
     copies: bool,
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " l"]]:
-    """Two sets of rows of the reals: in the place of reals, and of fakes.
+    """Rows of the reals for two sets: one for the reals, one that stands in for fakes.
 
     Args:
-      label: of the reals, in random order.
-      labels: of the fakes, whose stand-ins have the same, as far as there are any;
-        None: all are one class.
-      count: fakes.
-      copies: draw both with replacement from all; else from one half each.
+      label: Labels of the reals, in random order.
+      labels: Labels of the fakes, which their stand-ins share as far as there are
+        enough; None: all are one class.
+      count: Number of fakes.
+      copies: Draw both with replacement from all reals; else from one half each.
     """
     if labels is None:
         label, labels = np.zeros(len(label), int), np.zeros(count, int)

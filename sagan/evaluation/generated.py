@@ -1,4 +1,4 @@
-"""The samples of an evaluation, for each kind of weights and of batch statistics."""
+"""The samples of an evaluation, for any weights and batch statistics."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -26,16 +26,16 @@ MODES = {
 }
 
 
-class Fakes(NamedTuple):
-    """What draws samples of any state of a run.
+class GeneratedSamples(NamedTuple):
+    """Draws samples from any state of a run.
 
     Attributes:
-      config: of the run, with its classes.
-      protocol: of the evaluation.
-      labels: of the samples.
-      samplers: by batch-norm mode.
-      standing: recomputes batch statistics.
-      progress: counts the samples.
+      config: The run's config; data.classes is a number.
+      protocol: The evaluation's protocol.
+      labels: Labels of the samples.
+      samplers: Samplers by batch-norm mode.
+      standing: Recomputes batch statistics.
+      progress: Counts the samples.
     """
 
     config: Config
@@ -46,56 +46,60 @@ class Fakes(NamedTuple):
     progress: Progress
 
 
-def open_fakes(
+def open_samples(
     config: Config,
     protocol: Protocol,
     labels: Int32[np.ndarray, " n"],
     progress: Progress = silent,
-) -> Fakes:
-    """Nothing is compiled before it is drawn."""
+) -> GeneratedSamples:
+    """Prepares to draw; nothing is compiled before the first sample."""
     samplers = {
         mode: sampler.make_sampler(config, batch_statistics=mode == "batch")
         for mode in protocol.chosen_batch_norm()
     }
     standing = sampler.make_standing(config, progress)
-    return Fakes(config, protocol, labels, samplers, standing, progress)
+    return GeneratedSamples(config, protocol, labels, samplers, standing, progress)
 
 
 def even_labels(count: int, classes: int) -> Int32[np.ndarray, " n"]:
-    """As many of each class as of any other, in an order that is always the same."""
+    """Equal numbers of all classes, in a fixed random order."""
     even = np.resize(np.arange(max(classes, 1), dtype=np.int32), count)
     return np.random.default_rng(_ORDER_SEED).permutation(even)
 
 
-def draw(
-    fakes: Fakes, state: GANState, average: int | None, mode: str, seed: int
+def draw_samples(
+    samples: GeneratedSamples,
+    state: GANState,
+    average: int | None,
+    mode: str,
+    seed: int,
 ) -> Iterator[Examples]:
-    """The samples in pieces, with their labels.
+    """Draws the samples in pieces, with their labels.
 
     Args:
-      fakes: of the run.
-      state: to draw from.
-      average: the index of an average; None: the raw weights.
-      mode: of batch normalisation, one of MODES.
-      seed: of the latents.
+      samples: The run's samples.
+      state: The state to draw from.
+      average: Index of an average; None: the raw weights.
+      mode: Mode of batch normalisation, one of MODES.
+      seed: Seed of the latents.
     """
-    batch, truncation = fakes.config.data.batch, fakes.protocol.truncation
+    batch, truncation = samples.config.data.batch, samples.protocol.truncation
     variables = generator_variables(state, average)
     if mode == "standing":
-        variables = fakes.standing(variables, seed, truncation)
+        variables = samples.standing(variables, seed, truncation)
     pieces = sampler.samples(
-        fakes.config,
+        samples.config,
         variables,
-        fakes.labels,
+        samples.labels,
         seed=seed,
         truncation=truncation,
         batch=batch,
-        sampler=fakes.samplers[mode],
+        sampler=samples.samplers[mode],
     )
     length = batch * -(-_CHUNK // batch)
-    starts = range(0, len(fakes.labels), length)
+    starts = range(0, len(samples.labels), length)
     what = f"step {int(state.step)}, {mode} statistics"
-    for start in fakes.progress(starts, what):
-        label = fakes.labels[start : start + length]
+    for start in samples.progress(starts, what):
+        label = samples.labels[start : start + length]
         images = list(itertools.islice(pieces, -(-len(label) // batch)))
         yield Examples(np.concatenate(images), label)

@@ -1,4 +1,4 @@
-"""Images from anywhere beside images from anywhere."""
+"""Compares folders, .npz files and data sets, whatever they come from."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from sagan.config.schema import Config
 from sagan.data.pipeline import open_source
 from sagan.data.source import Examples
 from sagan.evaluation import image_sets, results, scoring
-from sagan.evaluation.baseline import floors
+from sagan.evaluation.baseline import baselines
 from sagan.evaluation.image_sets import ImageSet
-from sagan.evaluation.protocol import Comparison, check, check_labels
+from sagan.evaluation.protocol import Comparison, check_labels, check_protocol
 from sagan.evaluation.scoring import Function
 from sagan.runtime import cache
 from sagan.runtime.progress import bar
@@ -31,19 +31,19 @@ def compare(
     features: Function | None = None,
     report: Report = print,
 ) -> results.Result:
-    """Compares images from anywhere: folders, .npz files, a data set for the reals.
+    """Compares folders of images or .npz files; the reals may be a data set.
 
     Raises:
-      ConfigError: the images cannot be read, or cannot be compared.
+      ConfigError: The images cannot be read, or cannot be compared.
     """
-    check(asked)
+    check_protocol(asked)
     fakes = image_sets.of_path(fake, bar)
     named, reals = _reals(real, data_path, fakes, asked.reals)
     image_sets.check_alike(fakes.examples, reals.examples)
     fakes = image_sets.with_labels_of(fakes, named)
     labelled = fakes.labelled and reals.classes > 0
     check_labels(asked, reals.classes if labelled else 0)
-    court = scoring.open_judge(
+    scorer = scoring.open_scorer(
         asked,
         reals,
         labelled=labelled,
@@ -51,20 +51,20 @@ def compare(
         features=features,
         progress=bar,
     )
-    chosen = np.sort(image_sets.order(len(fakes.examples.label))[: court.samples])
+    chosen = np.sort(image_sets.order(len(fakes.examples.label))[: scorer.samples])
     image, label = (part[chosen] for part in fakes.examples)
     about = {"what": str(fake), "fakes sha256": cache.digest(image, label)}
-    result = results.new({"real": real, **court.facts}, about)
+    result = results.new_result({"real": real, **scorer.facts}, about)
     starts = bar(range(0, len(image), _CHUNK), "fakes")
     pieces = (Examples(image[i:][:_CHUNK], label[i:][:_CHUNK]) for i in starts)
-    measured = scoring.measure(court, pieces)
-    found, without = floors(court, label if labelled else None)
+    measured = scoring.score(scorer, pieces)
+    found, without = baselines(scorer, label if labelled else None)
     each = {name: [value] for name, value in measured.values.items()}
-    results.add(result, {}, each, found, court.samples)
-    result["notes"] = [*court.notes, *measured.notes, *without]
-    results.write(out, result)
+    results.add_rows(result, {}, each, found, scorer.samples)
+    result["notes"] = [*scorer.notes, *measured.notes, *without]
+    results.write_result(out, result)
     report(f"{fake} beside {real}: {out / results.CARD}")
-    report(results.text(results.table(result)))
+    report(results.text_table(results.result_table(result)))
     for note in result["notes"]:
         report(f"note: {note}")
     return result
@@ -73,7 +73,7 @@ def compare(
 def _reals(
     real: str, data_path: str, fakes: ImageSet, limit: int
 ) -> tuple[ImageSet, scoring.Reals]:
-    """The reals with the names of their classes, and for all that needs them."""
+    """The reals with the names of their classes, and as `Reals`."""
     path = Path(real)
     if path.suffix == ".npz" or path.is_dir():
         found = image_sets.of_path(path, bar)

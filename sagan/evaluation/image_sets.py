@@ -1,4 +1,4 @@
-"""Sets of images to compare: of a data set, a folder, or an .npz from anywhere."""
+"""Sets of images to compare: a split of a data set, a folder, or an .npz file."""
 
 import dataclasses
 import re
@@ -25,12 +25,12 @@ MOST_BYTES = 2**35  # of one array: 170,000 images of 256x256
 
 
 def order(count: int) -> Int[np.ndarray, " n"]:
-    """The indices of so many images, in an order that is always the same."""
+    """A fixed random order of that many images."""
     return np.random.default_rng(_ORDER_SEED).permutation(count)
 
 
 def of_source(source: Source, limit: int, progress: Progress = silent) -> Examples:
-    """At most `limit` (0: all) examples of a source, in an order that is always one."""
+    """At most `limit` (0: all) examples of a source, in a fixed random order."""
     chosen = order(len(source))[: limit or None]
     starts = range(0, len(chosen), _CHUNK)
     pieces = [
@@ -48,17 +48,17 @@ def for_features(
     trained_on: Source,
     progress: Progress = silent,
 ) -> tuple[Examples, Examples | None]:
-    """What an embedded feature network is trained on, and others to try it on.
+    """Images to train an embedded feature network on, and held-out ones to test it.
 
-    The others are of another split with the same classes: that of the comparison, or
-    one named test or validation, if there is one.
+    The latter come from another split with the same classes: the comparison's, or one
+    named test or validation, if there is one.
 
     Args:
-      config: with the data that both splits are of.
-      source: of the comparison.
-      examples: of the comparison.
-      trained_on: the training split.
-      progress: counts the images.
+      config: Config of the data of both splits.
+      source: The comparison's source.
+      examples: The comparison's images.
+      trained_on: The training split.
+      progress: Counts the images.
     """
     if source is not trained_on:
         return of_source(trained_on, TRAINING, progress), examples
@@ -77,9 +77,9 @@ class ImageSet(NamedTuple):
     """Images to compare.
 
     Attributes:
-      examples: in memory; label k is that of class_names[k] where there are names.
-      labelled: the labels mean something.
-      class_names: of folders and data sets; arrays have none.
+      examples: Images and labels; label k is the class class_names[k].
+      labelled: Whether the labels mean anything.
+      class_names: Names of the classes; empty for arrays.
     """
 
     examples: Examples
@@ -88,13 +88,13 @@ class ImageSet(NamedTuple):
 
     @property
     def classes(self) -> int:
-        """How many; 0: no labels, or one for all."""
+        """Number of classes; 0: there are no labels, or only one."""
         count = len(self.class_names) or int(self.examples.label.max()) + 1
         return count if self.labelled and count > 1 else 0
 
 
 def of_path(path: Path, progress: Progress = silent) -> ImageSet:
-    """The images of a folder or an .npz as they are.
+    """Reads the images of a folder or an .npz file unchanged.
 
     A folder holds images of one size, in sub-folders that are the classes, or directly,
     where names such as 000000_class3.png, by `sagan sample`, give the labels. An .npz
@@ -102,7 +102,7 @@ def of_path(path: Path, progress: Progress = silent) -> ImageSet:
     and perhaps labels [n] named label, labels, arr_1 or y.
 
     Raises:
-      ConfigError: there are none, or they cannot be compared with each other.
+      ConfigError: There are none, or they differ in size or type.
     """
     if path.suffix == ".npz":
         return _of_npz(path)
@@ -127,13 +127,13 @@ def of_path(path: Path, progress: Progress = silent) -> ImageSet:
 
 
 def with_labels_of(fake: ImageSet, real: ImageSet) -> ImageSet:
-    """The fakes with labels that mean the classes of the reals.
+    """Translates the fakes' labels to the classes of the reals.
 
-    Names of classes are matched. Numbers are positions among the sorted class names of
-    the reals, as in training and in what `sagan sample` writes.
+    Class names are matched. Numbers are positions among the sorted class names of the
+    reals, as in training and in the files of `sagan sample`.
 
     Raises:
-      ConfigError: a label of the fakes is no class of the reals.
+      ConfigError: A label of the fakes is not a class of the reals.
     """
     if not fake.labelled or not real.classes:
         return fake
@@ -165,10 +165,10 @@ def _labels_of(path: Path, files: list[Path]) -> tuple[np.ndarray, tuple[str, ..
 
 
 def of_data_set(spec: str, path: str, like: Examples) -> Source:
-    """The split of a data set as `NAME[:SPLIT]`, at the size of other images.
+    """Opens the split `NAME[:SPLIT]` of a data set, at the size of other images.
 
     Raises:
-      ConfigError: there is no such data set or split.
+      ConfigError: There is no such data set or split.
     """
     name, _, split = spec.partition(":")
     _, height, width, channels = like.image.shape
@@ -186,7 +186,7 @@ def of_data_set(spec: str, path: str, like: Examples) -> Source:
 
 
 def check_alike(fake: Examples, real: Examples) -> None:
-    """Raises ConfigError where the images of two sets differ in size or channels."""
+    """Raises ConfigError if the images of two sets differ in size or channels."""
     if fake.image.shape[1:] != real.image.shape[1:]:
         raise ConfigError(
             f"the fakes are {_size(fake.image[0])}, the reals {_size(real.image[0])}:"

@@ -22,7 +22,7 @@ class Comparison:
     those that these data and features allow; all,-cas: without cas."""
     samples: int | None = None
     """Fakes. Default: 50,000, or as many as the reals if they are fewer; with the
-    embedded networks half as many as the reals, so that the floor has as many."""
+    embedded networks half as many as the reals, so that the baseline has as many."""
     reals: int = 50_000
     """Reals to compare with at most, in an order that is always the same; 0: all."""
     features: str = "auto"
@@ -84,15 +84,15 @@ class Protocol(Comparison):
         return _names("batch-norm", self.batch_norm, BATCH_NORM)
 
 
-def as_json(protocol: Protocol) -> dict[str, Any]:
-    """Its fields, for a results file; from_json reads them."""
+def protocol_to_json(protocol: Protocol) -> dict[str, Any]:
+    """Its fields, for a results file; protocol_from_json reads them."""
     values = dataclasses.asdict(protocol)
     file = protocol.weights_file
     return values | {"weights_file": str(file.resolve()) if file else None}
 
 
-def from_json(values: Any) -> Protocol:
-    """The protocol of the fields that as_json gave, checked.
+def protocol_from_json(values: Any) -> Protocol:
+    """The protocol of the fields that protocol_to_json gave, checked.
 
     Raises:
       ConfigError: these are not such fields.
@@ -106,13 +106,13 @@ def from_json(values: Any) -> Protocol:
             kinds = (type(usual), int) if isinstance(usual, float) else (type(usual),)
             if usual is not None and type(value) not in kinds:
                 raise TypeError(field.name)
-        check(protocol)
+        check_protocol(protocol)
     except (TypeError, KeyError, AttributeError) as error:
         raise ConfigError("its protocol cannot be read: evaluate again") from error
     return protocol
 
 
-def check(asked: Comparison) -> None:
+def check_protocol(asked: Comparison) -> None:
     """Raises ConfigError that names every value that cannot be, and what can."""
     problems = []
     for name in ("chosen_batch_norm", "chosen_metrics"):

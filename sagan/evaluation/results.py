@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: results.json, card.md, a table, a plot."""
+"""Files of an evaluation: results.json and card.md, and tables and plots of them."""
 
 import hashlib
 import importlib.metadata
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sagan.evaluation.baseline import Floor
+from sagan.evaluation.baseline import Baseline
 from sagan.runtime.files import file_name, write_whole
 
 Result = dict[str, Any]
@@ -21,23 +21,23 @@ _PACKAGES = ("sagan", "jax", "jaxlib", "flax", "numpy", "scipy")
 
 
 def versions() -> dict[str, str]:
-    """Of what computed the numbers, and on which device."""
+    """Versions of the packages that computed the numbers, and the device."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     devices = sorted({device.device_kind for device in jax.devices()})
     return {**found, "python": platform.python_version(), "device": ", ".join(devices)}
 
 
 def sha256(text: str) -> str:
-    """In hexadecimal."""
+    """SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def new(protocol: Mapping[str, Any], about: Mapping[str, Any]) -> Result:
+def new_result(protocol: Mapping[str, Any], about: Mapping[str, Any]) -> Result:
     """An evaluation without numbers.
 
     Args:
-      protocol: every choice that decides a number; those of equal ones are comparable.
-      about: what was evaluated.
+      protocol: All choices that decide a number; equal protocols are comparable.
+      about: Facts about the evaluated images.
     """
     facts = {"protocol": dict(protocol), "about": dict(about), "versions": versions()}
     return {
@@ -49,55 +49,120 @@ def new(protocol: Mapping[str, Any], about: Mapping[str, Any]) -> Result:
     }
 
 
-def add(
+def add_rows(
     result: Result,
     variant: Mapping[str, str],
     values: Mapping[str, list[float]],
-    floors: Mapping[str, Floor],
+    baselines: Mapping[str, Baseline],
     samples: int,
 ) -> None:
-    """Adds the rows of one variant: each number's mean and spread over the seeds."""
+    """Adds the rows of one variant: mean and spread of each number over the seeds."""
     for name, each in values.items():
         row: dict[str, Any] = {"metric": name, **variant}
         row |= {"value": float(np.mean(each)), "samples": samples}
         if len(each) > 1:
             row |= {"std": float(np.std(each, ddof=1)), "each": each}
-        if name in floors:
-            row["floor"] = floors[name].value
-            row["floor_samples"] = floors[name].samples
+        if name in baselines:
+            row["baseline"] = baselines[name].value
+            row["baseline_samples"] = baselines[name].samples
         result["results"].append(row)
 
 
-def read(path: Path) -> Result | None:
-    """A result that was written; None where there is none that can be read."""
+def read_result(path: Path) -> Result | None:
+    """Reads a results file; None if there is none that can be read."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     known = isinstance(result, dict) and {"about", "results", "sha256"} <= set(result)
     return result if known and isinstance(result["sha256"], str) else None
 
 
-def read_same(folder: Path, result: Result) -> Result | None:
-    """What was written there of the same things by the same protocol and versions."""
+def read_results(folder: Path) -> tuple[list[Result], int]:
+    """Evaluations of a run in ascending order of their steps, and how many are damaged.
+
+    A damaged file is not JSON, or lacks what the tables need; nothing in it is trusted.
+
+    Args:
+      folder: The run's eval/.
+    """
+    paths = sorted(folder.glob(f"*/{RESULTS}"))
+    results = [result for path in paths if (result := read_complete_result(path))]
+    results.sort(key=lambda result: result["about"]["step"])
+    return results, len(paths) - len(results)
+
+
+def read_complete_result(path: Path) -> Result | None:
+    """Reads an evaluation of a checkpoint; None if a table could not show it."""
+    result = read_result(path)
+    return result if result is not None and _is_complete(result) else None
+
+
+def _is_complete(result: Result) -> bool:
+    kinds = {"notes": list, "protocol": dict, "versions": dict, "protocol_sha256": str}
+    kinds |= {"about": dict, "results": list}
+    if not all(isinstance(result.get(key), kind) for key, kind in kinds.items()):
+        return False
+    step, rows = result["about"].get("step"), result["results"]
+    has_step = type(step) is int and 0 <= step < 2**53
+    return has_step and len(rows) > 0 and all(map(_is_row, rows))
+
+
+def _is_row(row: Any) -> bool:
+    if not (isinstance(row, dict) and isinstance(row.get("metric"), str)):
+        return False
+    numbers = [row.get("value"), *(row[k] for k in ("std", "baseline") if k in row)]
+    if not all(map(_is_number, numbers)):
+        return False
+    return all(isinstance(row.get(name, ""), str) for name in ("weights", "batch_norm"))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**1000)
+
+
+def comparable(results: Iterable[Result], newest: Result) -> list[Result]:
+    """The results whose numbers can be compared with the newest: of the same run.
+
+    Their protocols, configs and versions are equal.
+    """
+
+    def key(result: Result) -> tuple[Any, ...]:
+        config = result["about"].get("config sha256")
+        return result["protocol_sha256"], result["versions"], config
+
+    return [result for result in results if key(result) == key(newest)]
+
+
+def by_variant(result: Result) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rows by variant (weights and batch statistics) and metric; no single classes."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in result["results"]:
+        if "/" not in row["metric"]:
+            found.setdefault(_variant(row), {})[row["metric"]] = row
+    return found
+
+
+def read_same_result(folder: Path, result: Result) -> Result | None:
+    """The earlier result of the same state, protocol and versions, or None."""
     for path in (folder / RESULTS, _aside(folder, RESULTS, result)):
-        before = read(path)
+        before = read_result(path)
         if before and before["sha256"] == result["sha256"]:
             return before
     return None
 
 
-def write(folder: Path, result: Result) -> None:
-    """Writes results.json and card.md; those of another evaluation are renamed."""
+def write_result(folder: Path, result: Result) -> None:
+    """Writes results.json and card.md; renames those of another evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
-    before = read(folder / RESULTS)
+    before = read_result(folder / RESULTS)
     for name in (RESULTS, CARD):
         path = folder / name
         if before and before["sha256"] != result["sha256"] and path.exists():
             path.replace(_aside(folder, name, before))
         _aside(folder, name, result).unlink(missing_ok=True)
     write_whole(folder / RESULTS, json.dumps(result, indent=1) + "\n")
-    write_whole(folder / CARD, card(result))
+    write_whole(folder / CARD, render_card(result))
 
 
 def _aside(folder: Path, name: str, result: Result) -> Path:
@@ -105,22 +170,21 @@ def _aside(folder: Path, name: str, result: Result) -> Path:
     return folder / file_name(f"{stem}.{result['sha256'][:8]}{dot}{suffix}")
 
 
-def table(result: Result) -> list[list[str]]:
-    """A head, and a row for each metric: its variants, and its floor."""
-    rows = [row for row in result["results"] if "/" not in row["metric"]]
-    variants = list(dict.fromkeys(map(_variant, rows)))
+def result_table(result: Result) -> list[list[str]]:
+    """A header, and a row for each metric: its variants, and its baseline."""
+    variants = by_variant(result)
     lines = [["metric", *variants, "real against real", "at"]]
-    for name in dict.fromkeys(row["metric"] for row in rows):
-        mine = {_variant(row): row for row in rows if row["metric"] == name}
-        some = next(iter(mine.values()))
-        values = [_value(mine[v]) if v in mine else "" for v in variants]
-        floor = f"{some['floor']:.4g}" if "floor" in some else ""
-        lines.append([name, *values, floor, str(some.get("floor_samples", ""))])
+    for name in dict.fromkeys(name for rows in variants.values() for name in rows):
+        mine = [rows.get(name) for rows in variants.values()]
+        some = next(row for row in mine if row)
+        values = [_value(row) if row else "" for row in mine]
+        baseline = f"{some['baseline']:.4g}" if "baseline" in some else ""
+        lines.append([name, *values, baseline, str(some.get("baseline_samples", ""))])
     return lines
 
 
-def text(lines: list[list[str]]) -> str:
-    """A table for a terminal."""
+def text_table(lines: list[list[str]]) -> str:
+    """Aligns a table for a terminal."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
@@ -128,19 +192,19 @@ def text(lines: list[list[str]]) -> str:
     )
 
 
-def markdown(lines: list[list[str]]) -> str:
-    """A table for Markdown."""
+def markdown_table(lines: list[list[str]]) -> str:
+    """Formats a table as Markdown."""
     head, *rest = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([head, "|" + " --- |" * len(lines[0]), *rest])
 
 
-def card(result: Result) -> str:
-    """The numbers with everything that decides them, in Markdown."""
+def render_card(result: Result) -> str:
+    """The numbers and everything that decides them, as Markdown."""
     facts = {**result["about"], "protocol sha256": result["protocol_sha256"]}
-    parts = [f"# Evaluation of {facts['what']}", markdown(table(result))]
+    parts = [f"# Evaluation of {facts['what']}", markdown_table(result_table(result))]
     parts.append(
-        f"Of {result['protocol']['samples']} samples. *Real against real*: reals in the"
-        " place of the samples, as many as the last column says."
+        f"{result['protocol']['samples']} samples. *Real against real*: the same metric"
+        " between two sets of real images, with as many as the last column says."
     )
     parts += [_list("Evaluated", facts), _list("Protocol", result["protocol"])]
     if classes := _worst_classes(result):
@@ -151,8 +215,8 @@ def card(result: Result) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def plot(path: Path, results: Iterable[Result]) -> None:
-    """Draws every metric over the step, a line for each variant; the floor dotted."""
+def plot_results(path: Path, results: Iterable[Result]) -> None:
+    """Plots every metric over the step: a line for each variant, baselines dotted."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -169,9 +233,11 @@ def plot(path: Path, results: Iterable[Result]) -> None:
         for variant in dict.fromkeys(_variant(row) for _, row in mine):
             points = [(s, row["value"]) for s, row in mine if _variant(row) == variant]
             axes.plot(*zip(*points, strict=True), marker="o", label=variant)
-        if "floor" in mine[0][1]:
-            floor = mine[0][1]["floor"]
-            axes.axhline(floor, color="grey", linestyle=":", label="real against real")
+        if "baseline" in mine[0][1]:
+            baseline = mine[0][1]["baseline"]
+            axes.axhline(
+                baseline, color="grey", linestyle=":", label="real against real"
+            )
         axes.set_title(name, fontsize="medium")
         axes.set_xlabel("step", fontsize="small")
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -180,7 +246,7 @@ def plot(path: Path, results: Iterable[Result]) -> None:
 
 
 def _is_detail(metric: str) -> bool:
-    """A class's number, or a spread."""
+    """Whether it is one class's number, or a spread."""
     return "/" in metric or "_std" in metric
 
 
@@ -206,7 +272,7 @@ def _worst_classes(result: Result) -> str:
     mine.sort(key=lambda row: -row["value"])
     lines = [["class", "value", "real against real"]]
     for row in mine[:PER_CLASS_SHOWN]:
-        floor = f"{row['floor']:.4g}" if "floor" in row else ""
-        lines.append([row["metric"].partition("/")[2], _value(row), floor])
+        baseline = f"{row['baseline']:.4g}" if "baseline" in row else ""
+        lines.append([row["metric"].partition("/")[2], _value(row), baseline])
     name = mine[0]["metric"].partition("/")[0]
-    return f"## Classes, the worst first: {name} ({first})\n\n{markdown(lines)}"
+    return f"## Classes, the worst first: {name} ({first})\n\n{markdown_table(lines)}"

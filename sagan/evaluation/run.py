@@ -1,4 +1,4 @@
-"""Evaluation of a run: checkpoints to numbers, with their protocol."""
+"""Evaluates the checkpoints of a run by a protocol."""
 
 import functools
 from collections.abc import Callable
@@ -15,15 +15,15 @@ from sagan.config.schema import Config, ConfigError
 from sagan.data.pipeline import Source, open_source, resolve
 from sagan.evaluation import generated, image_sets, scoring
 from sagan.evaluation import results as results_lib
-from sagan.evaluation.baseline import Floor, floors
+from sagan.evaluation.baseline import Baseline, baselines
 from sagan.evaluation.protocol import (
     Protocol,
-    as_json,
-    check,
     check_labels,
+    check_protocol,
     evaluated_weights,
+    protocol_to_json,
 )
-from sagan.evaluation.scoring import Function, Judge
+from sagan.evaluation.scoring import Function, Scorer
 from sagan.metrics.features import metric_name
 from sagan.runtime.progress import bar
 from sagan.state import GANState
@@ -32,20 +32,20 @@ from sagan.training.experiment import Experiment
 Report = Callable[[str], None]
 
 
-class Ready(NamedTuple):
-    """A run whose states can be evaluated one after the other.
+class PreparedEvaluation(NamedTuple):
+    """Everything that the evaluations of a run's states share.
 
     Attributes:
-      judge: the reals.
-      fakes: the generator.
-      floors: of the numbers, by name, and notes; computed at the first call.
-      facts: what the card says of the protocol.
-      notes: what a reader must know.
+      scorer: Holds the reals.
+      samples: Draws the samples.
+      baselines: Baselines by name, and notes; computed at the first call.
+      facts: The protocol as the card shows it.
+      notes: Remarks for the reader.
     """
 
-    judge: Judge
-    fakes: generated.Fakes
-    floors: Callable[[], tuple[dict[str, Floor], list[str]]]
+    scorer: Scorer
+    samples: generated.GeneratedSamples
+    baselines: Callable[[], tuple[dict[str, Baseline], list[str]]]
     facts: dict[str, Any]
     notes: list[str]
 
@@ -59,29 +59,29 @@ def evaluate_run(
     features: Function | None = None,
     report: Report = print,
 ) -> list[results_lib.Result]:
-    """Evaluates checkpoints of a run; leaves eval/step_N/ and eval/metrics.png there.
+    """Evaluates checkpoints of a run into eval/step_N/, and plots eval/metrics.png.
 
-    What an earlier call with the same protocol has evaluated is not evaluated again.
+    Results of an earlier call with the same protocol are not computed again.
 
     Args:
-      workdir: of the run, which may be going on.
-      protocol: every choice.
+      workdir: The run's directory; the run may be going on.
+      protocol: All choices.
       steps: "latest", "best", "all", or the step of a checkpoint.
-      again: evaluate also what is evaluated already.
-      features: in the place of protocol.features: see scoring.open_judge.
-      report: takes the lines for the user.
+      again: Compute existing results again too.
+      features: Replaces protocol.features: see scoring.open_scorer.
+      report: Takes the lines for the user.
 
     Raises:
-      ConfigError: there is no such run or checkpoint, or it has no such number.
+      ConfigError: There is no such run or checkpoint, or a metric is not defined.
     """
-    check(protocol)
+    check_protocol(protocol)
     config = read_config(workdir)
     evaluated_weights(protocol, config)
     if config.data.classes is not None:
         check_labels(protocol, config.data.classes)
     saved = SavedRun(workdir, config)
     chosen = saved.steps(steps)
-    ready = prepare(config, protocol, workdir, features=features)
+    ready = prepare_evaluation(config, protocol, workdir, features=features)
     results = []
     for asked in chosen:
         try:
@@ -95,7 +95,7 @@ def evaluate_run(
         folder = workdir / "eval" / f"step_{step}"
         results.append(evaluate_state(ready, state, folder, again=again, report=report))
         report(f"\n{results[-1]['about']['what']}: {folder / results_lib.CARD}")
-        report(results_lib.text(results_lib.table(results[-1])))
+        report(results_lib.text_table(results_lib.result_table(results[-1])))
     if not results:
         raise ConfigError(f"{workdir}: no checkpoint is good")
     for note in results[-1]["notes"]:
@@ -105,43 +105,34 @@ def evaluate_run(
 
 
 def _plot(folder: Path, newest: results_lib.Result, report: Report) -> None:
-    """Draws what was evaluated of this run as the newest was, if there is a line."""
-
-    def alike(result: results_lib.Result) -> bool:
-        same = all(result[k] == newest[k] for k in ("protocol_sha256", "versions"))
-        run = "config sha256"
-        return same and result["about"][run] == newest["about"][run]
-
-    everything = (
-        results_lib.read(path) for path in folder.glob(f"*/{results_lib.RESULTS}")
-    )
-    results = [result for result in everything if result and alike(result)]
+    """Plots the results that can be compared with the newest, if there are several."""
+    results = results_lib.comparable(results_lib.read_results(folder)[0], newest)
     if len(results) > 1:
-        results_lib.plot(folder / results_lib.PLOT, results)
+        results_lib.plot_results(folder / results_lib.PLOT, results)
         report(f"over the steps: {folder / results_lib.PLOT}")
 
 
-def prepare(
+def prepare_evaluation(
     config: Config,
     protocol: Protocol,
     workdir: Path | None = None,
     *,
     source: Source | None = None,
     features: Function | None = None,
-) -> Ready:
-    """Reads the reals and gets the feature network.
+) -> PreparedEvaluation:
+    """Reads the reals and opens the feature network.
 
     Args:
-      config: of the run.
-      protocol: every choice.
-      workdir: of the run, to see whether these are the classes that it was trained on.
+      config: The run's config.
+      protocol: All choices.
+      workdir: The run's directory, to check that the data still has its classes.
       source: The training images, if they are open already.
-      features: in the place of protocol.features: see scoring.open_judge.
+      features: Replaces protocol.features: see scoring.open_scorer.
 
     Raises:
-      ConfigError: the data or the features cannot be had, or allow no such metric.
+      ConfigError: The data or the features are not available, or not for this metric.
     """
-    check(protocol)
+    check_protocol(protocol)
     trained_on = open_source(config) if source is None else source
     config = resolve(config, trained_on)
     classes = config.data.classes or 0
@@ -157,7 +148,7 @@ def prepare(
                 f"--split {split}: has the classes {', '.join(source.class_names)}; the"
                 f" run was trained on {', '.join(names)}"
             )
-    court = scoring.open_judge(
+    scorer = scoring.open_scorer(
         protocol,
         _reals(config, protocol, source, trained_on),
         labelled=classes > 0,
@@ -165,21 +156,21 @@ def prepare(
         progress=bar,
     )
     even = protocol.labels == "uniform" or not classes
-    count = court.samples
+    count = scorer.samples
     labels = generated.even_labels(count, classes)
     if not even:
-        labels = np.resize(court.reals.label, count)
+        labels = np.resize(scorer.reals.label, count)
     facts = {
         "real split": f"{config.data.name}, {split}",
-        **court.facts,
+        **scorer.facts,
         "labels of the samples": protocol.labels if classes else "none",
         "truncation": protocol.truncation,
         "seeds": ", ".join(map(str, protocol.every_seed())),
         "batch of the generator": config.data.batch,
     }
-    floor = functools.cache(lambda: floors(court, labels if classes else None))
-    drawn = generated.open_fakes(config, protocol, labels, bar)
-    return Ready(court, drawn, floor, facts, [*notes, *court.notes])
+    baseline = functools.cache(lambda: baselines(scorer, labels if classes else None))
+    drawn = generated.open_samples(config, protocol, labels, bar)
+    return PreparedEvaluation(scorer, drawn, baseline, facts, [*notes, *scorer.notes])
 
 
 def _reals(
@@ -191,7 +182,7 @@ def _reals(
 
 
 def evaluate_state(
-    ready: Ready,
+    ready: PreparedEvaluation,
     state: GANState,
     folder: Path,
     *,
@@ -199,24 +190,28 @@ def evaluate_state(
     report: Report = print,
     what: str = "",
 ) -> results_lib.Result:
-    """Evaluates one state with every kind of weights and batch statistics asked for.
+    """Evaluates one state with each of the protocol's weights and batch statistics.
 
-    Writes what it has after each of them, and goes on from what is there. `what` is its
-    name in the card; else it has the run's, whose eval/ the folder is in.
+    Writes the results after each variant, and continues from existing ones. `what` is
+    the state's name in the card; by default step and run, whose eval/ has the folder.
     """
-    config, protocol, step = ready.fakes.config, ready.fakes.protocol, int(state.step)
+    config, protocol, step = (
+        ready.samples.config,
+        ready.samples.protocol,
+        int(state.step),
+    )
     about = {
         "what": what or f"step {step} of {folder.parent.parent.name}",
         "step": step,
         "config sha256": config_digest(config),
         "generator sha256": generator_digest(state),
     }
-    result = results_lib.new(ready.facts, about)
-    result["asked"] = as_json(protocol)
+    result = results_lib.new_result(ready.facts, about)
+    result["asked"] = protocol_to_json(protocol)
     weights = evaluated_weights(protocol, config)
-    asked = list(product(weights.items(), ready.fakes.samplers))
-    before = results_lib.read_same(folder, result)
-    if before and ready.judge.network.key:  # else these may be other features
+    asked = list(product(weights.items(), ready.samples.samplers))
+    before = results_lib.read_same_result(folder, result)
+    if before and ready.scorer.network.key:  # without a key the features may differ
         result["notes"] = before["notes"]
         redone = {(name, mode) for (name, _), mode in asked} if again else set()
         result["results"] = [
@@ -229,27 +224,30 @@ def evaluate_state(
         if (name, mode) in done:
             continue
         values, notes = _over_seeds(ready, state, average, mode)
-        floor, without = ready.floors()
+        baseline, without = ready.baselines()
         variant = {"weights": name, "batch_norm": mode}
-        results_lib.add(result, variant, values, floor, ready.judge.samples)
+        results_lib.add_rows(result, variant, values, baseline, ready.scorer.samples)
         told = [*ready.notes, *without, generated.MODES[mode], *notes]
         result["notes"] = list(dict.fromkeys([*result["notes"], *told]))
         result["results"].sort(key=_place)
-        results_lib.write(folder, result)
+        results_lib.write_result(folder, result)
         report(f"step {step}, {name} weights, {mode} statistics: done")
-    results_lib.write(folder, result)  # as the latest, where all was there
+    results_lib.write_result(
+        folder, result
+    )  # makes it the latest, even if all was there
     return result
 
 
 def _over_seeds(
-    ready: Ready, state: GANState, average: int | None, mode: str
+    ready: PreparedEvaluation, state: GANState, average: int | None, mode: str
 ) -> tuple[dict[str, list[float]], list[str]]:
-    """Every number of every seed that all of them have, and what must be known."""
+    """Numbers that all seeds have, a list each, and notes."""
     measured = [
-        scoring.measure(
-            ready.judge, generated.draw(ready.fakes, state, average, mode, seed)
+        scoring.score(
+            ready.scorer,
+            generated.draw_samples(ready.samples, state, average, mode, seed),
         )
-        for seed in ready.fakes.protocol.every_seed()
+        for seed in ready.samples.protocol.every_seed()
     ]
     names = [k for k in measured[0].values if all(k in m.values for m in measured)]
     notes = [note for m in measured for note in m.notes]
@@ -257,19 +255,18 @@ def _over_seeds(
 
 
 def _place(row: dict[str, Any]) -> tuple[bool, int]:
-    """Raw weights first, then by mode; within these as they were computed."""
+    """Sort key: raw weights first, then by mode."""
     return row["weights"] != "raw", list(generated.MODES).index(row["batch_norm"])
 
 
 def while_training(
     workdir: Path, *, features: Function | None = None, report: Report = tqdm.write
 ) -> Any:
-    """An `evaluate` for loop.train: at every run.evaluate_every-th step.
+    """The `evaluate` of loop.train, for every run.evaluate_every-th step.
 
-    Measures the averaged weights (the raw ones where there are none) with their running
-    statistics, all that can be had but the classification accuracy score and
-    FID-infinity, and leaves eval/step_N/ in the workdir. The Fréchet distance decides
-    which checkpoint is best.
+    Evaluates the averaged weights (without averages the raw ones) with their running
+    statistics into eval/step_N/, by all metrics but the classification accuracy score
+    and FID-infinity. The Fréchet distance decides which checkpoint is best.
     """
 
     def start(experiment: Experiment) -> Callable[[GANState], dict[str, float]]:
@@ -280,7 +277,7 @@ def while_training(
             weights="ema" if config.ema.decays else "raw",
             batch_norm="moving",
         )
-        ready = prepare(config, protocol, source=source, features=features)
+        ready = prepare_evaluation(config, protocol, source=source, features=features)
 
         def measure(state: GANState) -> dict[str, float]:
             if int(state.step) % config.run.evaluate_every:
@@ -289,7 +286,8 @@ def while_training(
             result = evaluate_state(ready, state, folder, report=report)
             rows = [row for row in result["results"] if "/" not in row["metric"]]
             values = {row["metric"]: row["value"] for row in rows}
-            return {"metric": values[metric_name("fid", ready.judge.network)], **values}
+            best_by = metric_name("fid", ready.scorer.network)
+            return {"metric": values[best_by], **values}
 
         return measure
 

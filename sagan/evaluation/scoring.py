@@ -1,4 +1,4 @@
-"""One set of reals, ready to be compared with any number of sets of fakes."""
+"""Compares any number of sets of generated images with one set of real ones."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -9,10 +9,10 @@ from jaxtyping import Int
 
 from sagan.data.source import Examples
 from sagan.evaluation.protocol import Comparison, check_samples, possible_metrics
-from sagan.metrics import METRICS, Measured, Metric, MetricError, Seen
+from sagan.metrics import METRICS, Extracted, Measured, Metric, MetricError
 from sagan.metrics.features import (
-    Asked,
     FeatureNetwork,
+    FeatureRequest,
     metric_name,
     of_callable,
     open_features,
@@ -25,13 +25,13 @@ Rows = Int[np.ndarray, " m"] | slice
 
 
 class Reals(NamedTuple):
-    """Real images, for all that needs them.
+    """The real images of an evaluation.
 
     Attributes:
-      examples: to compare with.
-      training: what an embedded feature network is trained on.
-      test: others of the same classes, which no training sees; None: there are none.
-      classes: of their labels; 0: they have none.
+      examples: Images to compare with.
+      training: Images to train an embedded feature network on.
+      test: Other images of the same classes, unseen by any training; None without any.
+      classes: Number of classes; 0: there are no labels.
     """
 
     examples: Examples
@@ -40,35 +40,35 @@ class Reals(NamedTuple):
     classes: int = 0
 
 
-class Judge(NamedTuple):
-    """What fakes are compared with, and how.
+class Scorer(NamedTuple):
+    """The reals with their features, and the metrics.
 
     Attributes:
-      network: the features.
-      metrics: to compute, by name.
-      strict: a number that cannot be had is an error, not a note.
-      samples: fakes to compare.
-      reals: as the metrics see them.
-      test: reals that the feature network was not trained on, if there are any.
-      states: of the reals, by metric; of as many as the fakes if it is `paired`.
-      facts: what the card says of all this.
-      notes: what a reader must know.
-      progress: told of everything that takes long.
+      network: The feature network.
+      metrics: Metrics by name.
+      strict: Whether an undefined number is an error rather than a note.
+      samples: Number of fakes to compare.
+      reals: The reals with their features.
+      test: Reals that the feature network was not trained on, if there are any.
+      states: State of the reals by metric; of as many as the fakes if it is `paired`.
+      facts: All of this as the card shows it.
+      notes: Remarks for the reader.
+      progress: Shows the progress of whatever takes long.
     """
 
     network: FeatureNetwork
     metrics: dict[str, Metric]
     strict: bool
     samples: int
-    reals: Seen
-    test: Seen | None
+    reals: Extracted
+    test: Extracted | None
     states: dict[str, Any]
     facts: dict[str, Any]
     notes: list[str]
     progress: Progress
 
 
-def open_judge(
+def open_scorer(
     asked: Comparison,
     reals: Reals,
     *,
@@ -76,19 +76,19 @@ def open_judge(
     available: int | None = None,
     features: Function | None = None,
     progress: Progress = silent,
-) -> Judge:
-    """Everything that can be computed without a fake.
+) -> Scorer:
+    """Computes everything that needs no fakes.
 
     Args:
-      asked: the choices.
-      reals: to compare with.
-      labelled: the fakes have labels of the classes of the reals.
-      available: the fakes there are, if they are there already.
-      features: uint8 images [n h w c] to vectors [n d]; None: asked.features.
-      progress: told of everything that takes long.
+      asked: All choices.
+      reals: The real images.
+      labelled: Whether the fakes have labels of the reals' classes.
+      available: Number of fakes, if they exist already.
+      features: Maps uint8 images [n h w c] to vectors [n d]; None: asked.features.
+      progress: Shows the progress of whatever takes long.
 
     Raises:
-      ConfigError: this cannot be asked of these images.
+      ConfigError: These choices do not fit these images.
     """
     image, label = reals.examples
     check_samples(asked, len(image), available)
@@ -97,7 +97,7 @@ def open_judge(
     samples = asked.samples or _default_samples(network, len(image), available)
     choices = {"splits": asked.splits, "test": reals.test}
     metrics = {name: _configured(METRICS[name], choices) for name in names}
-    seen = Seen(image, label, *kept_features(network, image, progress))
+    seen = Extracted(image, label, *kept_features(network, image, progress))
     states = {
         name: state_of(metric, seen, slice(samples if metric.paired else None))
         for name, metric in metrics.items()
@@ -113,7 +113,7 @@ def open_judge(
         "metrics": ", ".join(names),
         "splits of the Inception Score": asked.splits,
     }
-    return Judge(
+    return Scorer(
         network=network,
         metrics=metrics,
         strict=asked.strict,
@@ -127,55 +127,55 @@ def open_judge(
     )
 
 
-def measure(judge: Judge, fakes: Iterable[Examples]) -> Measured:
-    """The numbers of judge.samples fakes, which come in pieces, by their full names.
+def score(scorer: Scorer, fakes: Iterable[Examples]) -> Measured:
+    """Numbers for scorer.samples fakes, which come in pieces, by their full names.
 
     Raises:
-      MetricError: the features of an image are no numbers, or a metric that was asked
-        for by name cannot be had of these images.
+      MetricError: A feature is not finite, or a metric that was requested by name is
+        not defined for these images.
     """
-    states = {name: metric.empty() for name, metric in judge.metrics.items()}
+    states = {name: metric.empty() for name, metric in scorer.metrics.items()}
     for image, label in fakes:
-        seen = Seen(image, label, *judge.network.extract(image))
-        for name, metric in judge.metrics.items():
+        seen = Extracted(image, label, *scorer.network.extract(image))
+        for name, metric in scorer.metrics.items():
             states[name] = metric.update(states[name], seen)
     values, notes = {}, []
-    for name, metric in judge.metrics.items():
+    for name, metric in scorer.metrics.items():
         try:
-            found = metric.compute(judge.states[name], states[name], judge.progress)
+            found = metric.compute(scorer.states[name], states[name], scorer.progress)
         except MetricError as error:
-            if judge.strict:
+            if scorer.strict:
                 raise MetricError(f"--metrics {name}: {error}") from error
             notes.append(f"{name} is left out: {error}")
             continue
-        values |= full_names(judge, metric, found.values)
+        values |= full_names(scorer, metric, found.values)
         notes += found.notes
     return Measured(values, tuple(notes))
 
 
 def full_names(
-    judge: Judge, metric: Metric, values: Mapping[str, float]
+    scorer: Scorer, metric: Metric, values: Mapping[str, float]
 ) -> dict[str, float]:
-    """Numbers by the names that say whose features they are of."""
+    """Adds the feature network's name to the names of numbers that depend on it."""
     if not metric.featured:
         return dict(values)
-    return {metric_name(name, judge.network): v for name, v in values.items()}
+    return {metric_name(name, scorer.network): v for name, v in values.items()}
 
 
-def state_of(metric: Metric, seen: Seen, rows: Rows) -> Any:
-    """A metric's state of some rows; images are copied for those that keep them."""
+def state_of(metric: Metric, seen: Extracted, rows: Rows) -> Any:
+    """A metric's state of some rows; copies images only if the metric keeps them."""
     parts = seen._asdict()
     if "image" not in getattr(metric, "keeps", ()) and not isinstance(rows, slice):
         parts["image"] = np.broadcast_to(np.uint8(0), (len(seen.label), 1, 1, 1))
     return metric.update(
-        metric.empty(), Seen(**{name: part[rows] for name, part in parts.items()})
+        metric.empty(), Extracted(**{name: part[rows] for name, part in parts.items()})
     )
 
 
 def kept_features(
     network: FeatureNetwork, image: np.ndarray, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features and logits, kept in the cache where all that decides them is known."""
+    """Features and logits; cached if everything that decides them is known."""
 
     def make() -> cache.Arrays:
         vector, logits = network.extract(image, progress)
@@ -194,7 +194,7 @@ def _network(
 ) -> FeatureNetwork:
     if features is not None:
         return of_callable(features, getattr(features, "__name__", "features"))
-    resources = Asked(
+    resources = FeatureRequest(
         reals.training,
         reals.test,
         reals.classes,
@@ -205,14 +205,14 @@ def _network(
     return open_features(asked.features, resources)
 
 
-def _held_out(network: FeatureNetwork, test: Examples | None) -> Seen | None:
+def _held_out(network: FeatureNetwork, test: Examples | None) -> Extracted | None:
     if test is None or not network.reads_labels:
         return None
-    return Seen(*test, *network.extract(test.image))
+    return Extracted(*test, *network.extract(test.image))
 
 
 def _default_samples(network: FeatureNetwork, reals: int, available: int | None) -> int:
-    """With an embedded network half the reals, so that the floor has as many."""
+    """Half the reals with an embedded network: the baseline then has as many."""
     embedded = network.name in ("classifier", "rotation")
     most = min(50_000, reals // 2 if embedded else reals)
     return most if available is None else min(most, available)

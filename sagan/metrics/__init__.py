@@ -1,20 +1,20 @@
 """Metrics of generated images. A new one is an entry of METRICS."""
 
 from sagan.metrics.accuracy import ClassAccuracy, ClassificationAccuracyScore
-from sagan.metrics.fid import Frechet, FrechetInfinity, IntraClass
+from sagan.metrics.fid import FrechetDistance, FrechetInfinity, IntraClass
 from sagan.metrics.inception_score import InceptionScore
-from sagan.metrics.interface import Measured, Metric, MetricError, Seen
-from sagan.metrics.kid import Kernel
-from sagan.metrics.prdc import Neighbours
+from sagan.metrics.interface import Extracted, Measured, Metric, MetricError
+from sagan.metrics.kid import KernelDistance
+from sagan.metrics.prdc import PrecisionRecall
 
-__all__ = ["METRICS", "Measured", "Metric", "MetricError", "Seen"]
+__all__ = ["METRICS", "Measured", "Metric", "MetricError", "Extracted"]
 
 METRICS: dict[str, Metric] = {
-    "fid": Frechet(),
+    "fid": FrechetDistance(),
     "fid_infinity": FrechetInfinity(),
-    "kid": Kernel(),
+    "kid": KernelDistance(),
     "is": InceptionScore(),
-    "prdc": Neighbours(),
+    "prdc": PrecisionRecall(),
     "ifid": IntraClass(),
     "accuracy": ClassAccuracy(),
     "cas": ClassificationAccuracyScore(),

@@ -1,6 +1,6 @@
 """Feature networks: what turns images into the vectors that metrics compare.
 
-A new one is an entry of FEATURES: a function (Asked) -> FeatureNetwork.
+A new one is an entry of FEATURES: a function (FeatureRequest) -> FeatureNetwork.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from sagan.runtime import cache
 from sagan.runtime.progress import Progress, silent
 
 
-class Asked(NamedTuple):
+class FeatureRequest(NamedTuple):
     """What a feature network may need.
 
     Attributes:
@@ -74,7 +74,7 @@ class FeatureNetwork(NamedTuple):
         return f"{self.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
 
 
-def open_features(name: str, asked: Asked) -> FeatureNetwork:
+def open_features(name: str, asked: FeatureRequest) -> FeatureNetwork:
     """The feature network of a name in FEATURES, or of `module:function`.
 
     "auto" is inception for colour images where its weights are given or in the cache,
@@ -136,7 +136,7 @@ def metric_name(metric: str, network: FeatureNetwork) -> str:
     return f"{name.replace('fid', 'fd')}_{network.name}{slash}{part}"
 
 
-def _best(asked: Asked) -> str:
+def _best(asked: FeatureRequest) -> str:
     colour = asked.examples.image.shape[-1] == 3
     if colour and (asked.weights or weights.cached().is_file()):
         return "inception"
@@ -156,7 +156,7 @@ def _imported(name: str) -> Callable[[np.ndarray], Any]:
     return found
 
 
-def _inception(asked: Asked) -> FeatureNetwork:
+def _inception(asked: FeatureRequest) -> FeatureNetwork:
     variables, digest = weights.load(asked.weights)
     about = {"weights file sha256": digest, "resize": f"{asked.resize}, to 299x299"}
     extract = inception.extractor(variables, asked.resize)
@@ -166,7 +166,7 @@ def _inception(asked: Asked) -> FeatureNetwork:
     return FeatureNetwork("inception", read, about, False, True, extract)
 
 
-def _classifier(asked: Asked) -> FeatureNetwork:
+def _classifier(asked: FeatureRequest) -> FeatureNetwork:
     if not asked.classes:
         raise ConfigError(
             "--features classifier: the data has no labels; use rotation or inception"
@@ -178,7 +178,7 @@ def _classifier(asked: Asked) -> FeatureNetwork:
     return FeatureNetwork("classifier", network.digest, about, True, True, extract)
 
 
-def _rotation(asked: Asked) -> FeatureNetwork:
+def _rotation(asked: FeatureRequest) -> FeatureNetwork:
     image, turn = classifier.rotated(asked.examples.image)
     network = classifier.fit(image, turn, 4, asked.progress, keep=True)
     extract = classifier.extractor(network)
@@ -186,14 +186,14 @@ def _rotation(asked: Asked) -> FeatureNetwork:
     return FeatureNetwork("rotation", network.digest, about, False, False, extract)
 
 
-def _accuracy(extract: Callable[..., Outputs], asked: Asked) -> dict[str, str]:
+def _accuracy(extract: Callable[..., Outputs], asked: FeatureRequest) -> dict[str, str]:
     if asked.test is None:
         return {}
     right = extract(asked.test.image)[1].argmax(axis=1) == asked.test.label
     return {"accuracy on held-out reals": f"{right.mean():.1%} of {len(right)}"}
 
 
-FEATURES: dict[str, Callable[[Asked], FeatureNetwork]] = {
+FEATURES: dict[str, Callable[[FeatureRequest], FeatureNetwork]] = {
     "inception": _inception,
     "classifier": _classifier,
     "rotation": _rotation,

@@ -8,9 +8,9 @@ import numpy as np
 from sagan.metrics import gaussian
 from sagan.metrics.interface import (
     Collecting,
+    Extracted,
     Measured,
     MetricError,
-    Seen,
     check_finite,
     gather,
 )
@@ -18,7 +18,7 @@ from sagan.runtime.progress import Progress, silent
 
 
 @dataclasses.dataclass(frozen=True)
-class Frechet:
+class FrechetDistance:
     """FID: the distance of the Gaussians fitted to the features of fakes and reals.
 
     It falls with the number of images of either set: compare equal numbers only.
@@ -37,14 +37,9 @@ class Frechet:
     def empty(self) -> gaussian.Moments:
         return gaussian.NOTHING
 
-    def update(self, state: gaussian.Moments, seen: Seen) -> gaussian.Moments:
-        check_finite(seen)
-        return gaussian.merge(state, gaussian.moments(seen.vector))
-
-    def merge(
-        self, first: gaussian.Moments, second: gaussian.Moments
-    ) -> gaussian.Moments:
-        return gaussian.merge(first, second)
+    def update(self, state: gaussian.Moments, extracted: Extracted) -> gaussian.Moments:
+        check_finite(extracted)
+        return gaussian.merge(state, gaussian.moments(extracted.vector))
 
     def compute(
         self,

@@ -10,9 +10,9 @@ from jaxtyping import Float, Float64, Int
 
 from sagan.metrics.interface import (
     Collecting,
+    Extracted,
     Measured,
     MetricError,
-    Seen,
     as_float64,
     gather,
 )
@@ -41,10 +41,10 @@ class InceptionScore(Collecting):
     labelled = False
     paired = False
 
-    def update(self, state: Any, seen: Seen) -> Any:
-        if not seen.logits.shape[1]:
+    def update(self, state: Any, extracted: Extracted) -> Any:
+        if not extracted.logits.shape[1]:
             raise MetricError("is: the feature network has no classes")
-        return super().update(state, seen)
+        return super().update(state, extracted)
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
         """{"is", "is_std", "is_single"}.

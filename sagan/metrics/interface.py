@@ -1,4 +1,4 @@
-"""What a metric is: empty, update, merge, compute."""
+"""The interface of every metric: empty, update, compute."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -11,17 +11,17 @@ from sagan.runtime.progress import Progress, silent
 
 
 class MetricError(ConfigError):
-    """These images have no such number: the message says why."""
+    """A number is not defined for these images; the message says why."""
 
 
-class Seen(NamedTuple):
-    """Images, and what a feature network says of them.
+class Extracted(NamedTuple):
+    """Images, and a feature network's outputs for them.
 
     Attributes:
-      image: pixels.
-      label: the classes that were asked for, or that the data set gives; 0 if none.
-      vector: the features.
-      logits: of the feature network's own classes; no columns if it has none.
+      image: The pixels.
+      label: Classes that were requested, or that the data set gives; 0 without classes.
+      vector: The features.
+      logits: Logits of the feature network's classes; no columns if it has none.
     """
 
     image: UInt8[np.ndarray, "n h w c"]
@@ -31,11 +31,11 @@ class Seen(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a metric says.
+    """Results of a metric.
 
     Attributes:
-      values: the numbers by name.
-      notes: what must be known beside them.
+      values: Numbers by name.
+      notes: Remarks without which the numbers would mislead.
     """
 
     values: dict[str, float]
@@ -44,18 +44,19 @@ class Measured(NamedTuple):
 
 @runtime_checkable
 class Metric(Protocol):
-    """A number of a set of fakes beside a set of reals.
+    """Numbers that compare a set of generated images with a set of real ones.
 
-    A state holds what the images of one set leave behind. States are merged in order,
-    and the merged state says what the state of all images in one pass says.
+    A state is what a metric keeps of the images of one set. It does not depend on how
+    the images are cut into pieces.
 
     Attributes:
-      labelled: needs the labels of fakes and reals.
-      paired: needs as many reals as fakes.
-      logits: what the logits must be: "" anything, "classes", or "labels": the classes
-        of the data.
-      featured: compares by the feature network, whose name its numbers then carry.
-      in_sample: numbers that say nothing of reals which a classifier was trained on.
+      labelled: Whether it needs the labels of both sets.
+      paired: Whether it needs as many reals as fakes.
+      logits: Required meaning of the logits: "" for any, "classes" for the feature
+        network's own, or "labels" for the classes of the data.
+      featured: Whether it uses the feature network, whose name its numbers then carry.
+      in_sample: Names of numbers that mean nothing for reals that a classifier was
+        trained on.
     """
 
     labelled: bool
@@ -65,36 +66,32 @@ class Metric(Protocol):
     in_sample: ClassVar[tuple[str, ...]]
 
     def empty(self) -> Any:
-        """The state of no images."""
+        """The state before any image."""
         ...
 
-    def update(self, state: Any, seen: Seen) -> Any:
-        """The state with more images.
+    def update(self, state: Any, extracted: Extracted) -> Any:
+        """The state after more images.
 
         Raises:
           MetricError: a feature or logit is not finite.
         """
         ...
 
-    def merge(self, first: Any, second: Any) -> Any:
-        """The state of the images of both, the first one's first."""
-        ...
-
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
-        """The numbers of one set beside the other.
+        """Compares the fakes with the reals.
 
         Raises:
-          MetricError: these sets have no such number.
+          MetricError: The numbers are not defined for these sets.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Collecting:
-    """The first three parts of a metric whose state is the features themselves.
+    """A metric whose state is the features themselves; lacks only `compute`.
 
-    The state is a tuple of pieces with the fields of `Seen` that are named in `keeps`;
-    nothing is copied before `compute`.
+    The state is a tuple of pieces with those fields of `Extracted` that `keeps` names.
+    Nothing is copied before `compute`.
     """
 
     keeps = ("vector",)
@@ -103,40 +100,32 @@ class Collecting:
     in_sample: ClassVar[tuple[str, ...]] = ()
 
     def empty(self) -> tuple[dict[str, np.ndarray], ...]:
-        """No pieces."""
+        """An empty tuple."""
         return ()
 
     def update(
-        self, state: tuple[dict[str, np.ndarray], ...], seen: Seen
+        self, state: tuple[dict[str, np.ndarray], ...], extracted: Extracted
     ) -> tuple[dict[str, np.ndarray], ...]:
-        """One piece more."""
-        check_finite(seen)
-        return (*state, {name: getattr(seen, name) for name in self.keeps})
-
-    def merge(
-        self,
-        first: tuple[dict[str, np.ndarray], ...],
-        second: tuple[dict[str, np.ndarray], ...],
-    ) -> tuple[dict[str, np.ndarray], ...]:
-        """The pieces of both."""
-        return first + second
+        """Appends a piece."""
+        check_finite(extracted)
+        return (*state, {name: getattr(extracted, name) for name in self.keeps})
 
 
 def gather(state: tuple[dict[str, np.ndarray], ...], name: str, what: str) -> Any:
-    """One field of all pieces as one array.
+    """Concatenates one field of all pieces.
 
     Raises:
-      MetricError: there is no image; `what` names the set.
+      MetricError: There are no images in this set, which `what` names.
     """
     if not any(len(piece[name]) for piece in state):
         raise MetricError(f"there are no {what} images")
     return np.concatenate([piece[name] for piece in state])
 
 
-def check_finite(seen: Seen) -> None:
-    """Raises MetricError where features are not numbers."""
+def check_finite(extracted: Extracted) -> None:
+    """Raises MetricError if a feature or a logit is NaN or infinite."""
     for name in ("vector", "logits"):
-        rows = np.isfinite(getattr(seen, name)).all(axis=1)
+        rows = np.isfinite(getattr(extracted, name)).all(axis=1)
         if not rows.all():
             bad = int(np.argmin(rows))
             raise MetricError(
@@ -146,14 +135,14 @@ def check_finite(seen: Seen) -> None:
 
 
 def as_float64(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Features in the precision that every sum here is taken in."""
+    """Features in float64, in which all sums here are taken."""
     return np.asarray(x, np.float64)
 
 
 def row_blocks(n: int, columns: int) -> list[tuple[int, int]]:
-    """(first row, rows) of the blocks of an n x columns matrix; 128 MiB at most each.
+    """Start and size of blocks of rows of an n x columns matrix, each up to 128 MiB.
 
-    All but the last have as many rows, so that a function of a block compiles twice.
+    All but the last have the same size, so a function of a block compiles only twice.
     """
     rows = max(1, min(n, 2**24 // columns))
     return [(start, min(rows, n - start)) for start in range(0, n, rows)]

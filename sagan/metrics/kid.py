@@ -24,7 +24,7 @@ _SEED = 2020  # torch-fidelity's
 
 
 @dataclasses.dataclass(frozen=True)
-class Kernel(Collecting):
+class KernelDistance(Collecting):
     """Unbiased MMD^2 with the kernel (x.y / d + 1)^3, over subsets and in full.
 
     `kid` and `kid_std` are mean and population deviation over random subsets, the very

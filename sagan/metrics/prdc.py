@@ -28,7 +28,7 @@ _ROUNDING = 1e-13
 
 
 @dataclasses.dataclass(frozen=True)
-class Neighbours(Collecting):
+class PrecisionRecall(Collecting):
     """Which fakes lie in balls around reals, and reals in balls around fakes.
 
     A ball reaches from an image to its k-th nearest neighbour of its own set, itself

@@ -14,7 +14,7 @@ from sagan.checkpoints.restore import Opened
 from sagan.config.schema import ConfigError
 from sagan.evaluation import results as results_lib
 from sagan.evaluation import run
-from sagan.evaluation.protocol import BATCH_NORM, Protocol, from_json
+from sagan.evaluation.protocol import BATCH_NORM, Protocol, protocol_from_json
 from sagan.evaluation.scoring import Function
 from sagan.runtime.files import make_folder, write_whole
 from sagan.state import GANState
@@ -71,7 +71,7 @@ def ablate(
       layers: of the generator.
       seed: of the latents that are drawn.
       out: a folder.
-      features: see run.prepare; where the evaluation was by a function of yours.
+      features: see run.prepare_evaluation; if the evaluation was by your own function.
       report: takes the lines for the user; also that there is no evaluation.
 
     Raises:
@@ -98,17 +98,19 @@ def ablate(
         protocol = _protocol(before, features)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    ready = run.prepare(opened.config, protocol, opened.workdir, features=features)
+    ready = run.prepare_evaluation(
+        opened.config, protocol, opened.workdir, features=features
+    )
     results = _evaluated(ready, states, before, out, report)
     lines = table(results)
-    report("\n" + results_lib.text(lines))
+    report("\n" + results_lib.text_table(lines))
     write_whole(out / "ablation.json", json.dumps(_numbers(results), indent=1) + "\n")
-    write_whole(out / "ablation.md", results_lib.markdown(lines) + "\n")
+    write_whole(out / "ablation.md", results_lib.markdown_table(lines) + "\n")
 
 
 def _protocol(before: results_lib.Result, features: Function | None) -> Protocol:
     """That of an evaluation, for every kind of weights and statistics that it has."""
-    protocol = from_json(before.get("asked"))
+    protocol = protocol_from_json(before.get("asked"))
     if ":" in protocol.features and features is None:
         # a results file may come from anywhere: it must not name code to run
         raise ConfigError(
@@ -126,7 +128,7 @@ def _protocol(before: results_lib.Result, features: Function | None) -> Protocol
 
 
 def _evaluated(
-    ready: run.Ready,
+    ready: run.PreparedEvaluation,
     states: dict[str, GANState],
     before: results_lib.Result,
     out: Path,

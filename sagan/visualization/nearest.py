@@ -11,7 +11,7 @@ from sagan.checkpoints.workdir import changed_data
 from sagan.data.pipeline import open_source, resolve
 from sagan.data.source import Examples
 from sagan.evaluation import image_sets, scoring
-from sagan.metrics.features import Asked, FeatureNetwork, open_features
+from sagan.metrics.features import FeatureNetwork, FeatureRequest, open_features
 from sagan.runtime.progress import bar
 from sagan.sampling import sampler
 from sagan.visualization import draw
@@ -166,7 +166,7 @@ def _search_in(opened: Opened, classes: Sequence[int] | None) -> _Searched:
     _, test = image_sets.for_features(config, source, training, source, bar)
     if len(training.label) < len(source):
         notes.append(f"searched: {len(training.label)} of {len(source)} images")
-    asked = Asked(training, test, config.data.classes or 0, progress=bar)
+    asked = FeatureRequest(training, test, config.data.classes or 0, progress=bar)
     network = open_features("auto", asked)
     if test is not None:
         rows = np.isin(test.label, classes or test.label).nonzero()[0][:_COUNT]

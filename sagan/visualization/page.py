@@ -204,7 +204,7 @@ def _evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
             result = run.record.results[-1]
             parts.append(
                 {
-                    "table": results.table(result),
+                    "table": results.result_table(result),
                     "lines": [_about(result)],
                     "notes": list(map(str, result["notes"])),
                 }

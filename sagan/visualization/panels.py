@@ -243,8 +243,8 @@ def _evaluations(runs: Sequence[Curves]) -> list[Panel]:
                 for metric, row in rows.items():
                     lines = points.setdefault(metric, {}).setdefault(label, {})
                     lines[result["about"]["step"]] = float(row["value"])
-                    if "floor" in row and len(runs) == 1:
-                        floors[metric] = {float(row["floor"])}
+                    if "baseline" in row and len(runs) == 1:
+                        floors[metric] = {float(row["baseline"])}
     made = []
     for metric, lines in points.items():
         floor = {"": floors.get(metric, ())}

@@ -129,9 +129,9 @@ def _results(workdir: Path) -> tuple[list[results.Result], list[str]]:
 
 
 def read_result(path: Path) -> results.Result | None:
-    """An evaluation that results.table can show; None: there is none."""
+    """An evaluation that results.result_table can show; None: there is none."""
     try:
-        result = results.read(path)
+        result = results.read_result(path)
     except RecursionError:
         return None
     return result if result is not None and _is_sound(result) else None
@@ -144,7 +144,7 @@ def _protocol(result: results.Result) -> Any:
 
 
 def _is_sound(result: results.Result) -> bool:
-    """Whether results.table can show it."""
+    """Whether results.result_table can show it."""
     about, rows = result["about"], result["results"]
     if not (isinstance(about, dict) and _is_step(about.get("step"))):
         return False
@@ -160,7 +160,7 @@ def _is_sound(result: results.Result) -> bool:
 def _is_sound_row(row: Any) -> bool:
     if not (isinstance(row, dict) and isinstance(row.get("metric"), str)):
         return False
-    numbers = [row[name] for name in ("std", "floor") if name in row]
+    numbers = [row[name] for name in ("std", "baseline") if name in row]
     numbers.append(row.get("value"))
     if any(isinstance(n, str) or _number(n) is None for n in numbers):
         return False

@@ -26,7 +26,7 @@ from sagan.evaluation import (
     run,
     scoring,
 )
-from sagan.evaluation.baseline import Floor
+from sagan.evaluation.baseline import Baseline
 from sagan.evaluation.protocol import Comparison, Protocol, evaluated_weights
 from sagan.generator import Generator
 from sagan.metrics import METRICS, MetricError, classifier
@@ -93,7 +93,7 @@ def test_every_weights_and_statistics_get_every_number_and_a_floor(evaluated):
     assert len(values) == 6  # each is another network
     assert all(np.isfinite(row["value"]) and row["samples"] == 40 for row in rows)
     floor = {
-        r["metric"]: (r["floor"], r["floor_samples"])
+        r["metric"]: (r["baseline"], r["baseline_samples"])
         for r in rows
         if "/" not in r["metric"]  # a class may have too few reals for one
     }
@@ -116,7 +116,7 @@ def test_results_card_and_plot_are_left_in_the_workdir(workdir, evaluated):
 
 
 def test_a_second_evaluation_takes_what_is_there(workdir, evaluated, monkeypatch):
-    monkeypatch.setattr(scoring, "measure", None)
+    monkeypatch.setattr(scoring, "score", None)
     assert evaluate(workdir, steps="all") == evaluated
 
 
@@ -126,13 +126,13 @@ def test_an_interrupted_evaluation_goes_on(workdir, evaluated, monkeypatch):
     rows = result["results"]
     result["results"] = [r for r in rows if r["weights"] == "raw"]
     path.write_text(json.dumps(result))
-    draw, done = generated.draw, []
+    draw, done = generated.draw_samples, []
 
     def count(drawn, state, average, mode, seed):
         done.append((average, mode))
         return draw(drawn, state, average, mode, seed)
 
-    monkeypatch.setattr(generated, "draw", count)
+    monkeypatch.setattr(generated, "draw_samples", count)
     again = evaluate(workdir)[0]
     assert done == [(0, "moving"), (0, "standing"), (0, "batch")]
     assert again["results"] == evaluated[-1]["results"]  # to the last digit
@@ -147,7 +147,7 @@ def test_other_weights_or_unknown_features_are_evaluated_anew(
 ):
     folder = tmp_path / "run" / "eval" / "step_1"
     protocol = Protocol(metrics="fid", samples=20, weights="raw", batch_norm="moving")
-    ready = run.prepare(tiny(), protocol, features=features)
+    ready = run.prepare_evaluation(tiny(), protocol, features=features)
     state = create(tiny())
     first = run.evaluate_state(ready, state, folder, report=quiet)
     params = jax.tree.map(lambda x: 2 * x, state.g.params)
@@ -156,11 +156,11 @@ def test_other_weights_or_unknown_features_are_evaluated_anew(
     assert other["results"] != first["results"]
     assert len(list(folder.glob("results.*.json"))) == 1  # the first one's
     monkeypatch.setattr(scoring, "of_callable", of_callable)
-    unknown = run.prepare(tiny(), protocol, features=features)
+    unknown = run.prepare_evaluation(tiny(), protocol, features=features)
     drawn = []
-    draw = generated.draw
+    draw = generated.draw_samples
     monkeypatch.setattr(
-        generated, "draw", lambda *args: drawn.append(args) or draw(*args)
+        generated, "draw_samples", lambda *args: drawn.append(args) or draw(*args)
     )
     for _ in range(2):
         run.evaluate_state(unknown, moved, folder, report=quiet)
@@ -182,7 +182,7 @@ def test_one_device_gives_the_numbers_of_eight(workdir, evaluated, monkeypatch):
         assert row["value"] == pytest.approx(wanted, rel=1e-6), row
     kept = workdir / "eval" / "step_2"
     assert len(list(kept.glob("results.*.json"))) == 1  # the other protocol's
-    monkeypatch.setattr(scoring, "measure", None)
+    monkeypatch.setattr(scoring, "score", None)
     assert evaluate(workdir)[0]["results"] == evaluated[-1]["results"]  # is found again
 
 
@@ -227,9 +227,9 @@ def test_labels_stay_with_their_samples(tiny, monkeypatch):
     config, protocol = tiny(), Protocol(batch_norm="moving")
     state = create(config)
     labels = generated.even_labels(50, 10)
-    drawn = generated.open_fakes(config, protocol, labels)
+    drawn = generated.open_samples(config, protocol, labels)
     monkeypatch.setattr(generated, "_CHUNK", 20)  # batches of 16
-    pieces = list(generated.draw(drawn, state, 0, "moving", seed=3))
+    pieces = list(generated.draw_samples(drawn, state, 0, "moving", seed=3))
     assert [len(piece.label) for piece in pieces] == [32, 18]
     np.testing.assert_array_equal(np.concatenate([p.label for p in pieces]), labels)
     variables = generator_variables(state, 0)
@@ -295,7 +295,7 @@ def test_while_training_the_distance_decides(tiny, tmp_path, monkeypatch):
     measure = start(open_experiment(config))
     assert measure(state.replace(step=state.step + 1)) == {}
     values = measure(state.replace(step=state.step + 2))
-    result = results.read(tmp_path / "run" / "eval" / "step_2" / "results.json")
+    result = results.read_result(tmp_path / "run" / "eval" / "step_2" / "results.json")
     rows = {
         r["metric"]: r["value"] for r in result["results"] if "/" not in r["metric"]
     }
@@ -321,8 +321,8 @@ def test_digits_get_every_metric_from_the_classifier(workdir, tmp_path, monkeypa
     rows = {r["metric"]: r for r in result["results"] if "/" not in r["metric"]}
     assert set(result["protocol"]["metrics"].split(", ")) == set(METRICS)
     assert {"fd_infinity_classifier", "is_single_classifier", "cas"} <= set(rows)
-    assert rows["accuracy_classifier"]["floor_samples"] == 200  # held-out reals
-    assert "floor" not in rows["cas_reverse"]  # they trained the classifier
+    assert rows["accuracy_classifier"]["baseline_samples"] == 200  # held-out reals
+    assert "baseline" not in rows["cas_reverse"]  # they trained the classifier
 
 
 @pytest.mark.parametrize(
@@ -370,11 +370,15 @@ def test_the_command_line_says_what_is_missing(tmp_path, workdir, capsys):
 def test_classes_are_not_asked_of_an_unconditional_run(tiny, images):
     config = tiny(data__classes=0)
     with pytest.raises(ConfigError, match="--metrics ifid,cas: need classes"):
-        run.prepare(config, Protocol(metrics="fid,ifid,cas"), features=features)
-    ready = run.prepare(config, Protocol(samples=30, reals=60), features=features)
-    assert set(ready.judge.metrics) == {"fid", "fid_infinity", "kid", "prdc"}
+        run.prepare_evaluation(
+            config, Protocol(metrics="fid,ifid,cas"), features=features
+        )
+    ready = run.prepare_evaluation(
+        config, Protocol(samples=30, reals=60), features=features
+    )
+    assert set(ready.scorer.metrics) == {"fid", "fid_infinity", "kid", "prdc"}
     assert "ifid is left out: there are no classes" in ready.notes
-    found = scoring.measure(ready.judge, [Examples(*(p[:30] for p in images))])
+    found = scoring.score(ready.scorer, [Examples(*(p[:30] for p in images))])
     assert "fd_features" in found.values and "fd_infinity_features" not in found.values
     assert any("fid_infinity is left out: 30 fake" in note for note in found.notes)
 
@@ -528,19 +532,19 @@ def test_images_are_read_as_in_training(tmp_path):
 # The judge and the card
 
 
-def court(examples, samples=None, function=features, **options):
+def scorer(examples, samples=None, function=features, **options):
     asked = Comparison(metrics=options.pop("metrics", "fid"), samples=samples)
     reals = scoring.Reals(examples, examples, classes=options.pop("classes", 0))
-    return scoring.open_judge(
+    return scoring.open_scorer(
         asked, reals, labelled=False, features=function, **options
     )
 
 
 def test_fakes_in_pieces_are_one_set(images):
-    seen = court(images, 40, metrics="fid,kid,prdc")
+    seen = scorer(images, 40, metrics="fid,kid,prdc")
     cuts = [(0, 40)], [(0, 10), (10, 40)]
     whole, pieces = (
-        scoring.measure(
+        scoring.score(
             seen, [Examples(*(p[a:b] for p in images)) for a, b in pieces]
         ).values
         for pieces in cuts
@@ -549,7 +553,7 @@ def test_fakes_in_pieces_are_one_set(images):
 
 
 def test_neighbours_compare_as_many_reals_as_fakes(images):
-    seen = court(images, 30, metrics="fid,prdc")
+    seen = scorer(images, 30, metrics="fid,prdc")
     (piece,) = seen.states["prdc"]
     assert len(piece["vector"]) == 30
     assert seen.states["fid"].n == 80
@@ -560,7 +564,7 @@ def test_features_that_are_no_numbers_are_one_line(images):
         return np.full((len(image), 2), np.nan)
 
     with pytest.raises(MetricError, match="not finite for 80 of 80 images"):
-        court(images, function=broken)
+        scorer(images, function=broken)
 
 
 @pytest.mark.parametrize("classes", [0, 4])
@@ -573,17 +577,17 @@ def test_the_floor_is_what_a_perfect_generator_gets(classes):
         image = (pixels + 30 * label[:, None, None, None]).astype(np.uint8)
         return Examples(image, label.astype(np.int32))
 
-    perfect, floors = [], []
+    perfect, baselines = [], []
     for _ in range(40):
         label = rng.integers(0, max(classes, 1), 400)
         asked = np.resize(np.arange(max(classes, 1)), 400)
-        seen = court(draw(label), 400, function=pixels_of, classes=classes)
+        seen = scorer(draw(label), 400, function=pixels_of, classes=classes)
         name = "fd_pixels_of"
-        perfect.append(scoring.measure(seen, [draw(asked)]).values[name])
-        found, _ = baseline.floors(seen, asked if classes else None)
-        floors.append(found[name].value)
+        perfect.append(scoring.score(seen, [draw(asked)]).values[name])
+        found, _ = baseline.baselines(seen, asked if classes else None)
+        baselines.append(found[name].value)
         assert found[name].samples == 400
-    assert np.mean(floors) == pytest.approx(np.mean(perfect), rel=0.15)
+    assert np.mean(baselines) == pytest.approx(np.mean(perfect), rel=0.15)
 
 
 def pixels_of(image):
@@ -602,24 +606,26 @@ def test_the_floor_draws_the_labels_of_the_fakes():
 
 
 def test_few_images_for_the_features_have_a_floor_of_distinct_ones(images):
-    assert baseline.floors(court(images, 40), None)[0]["fd_features"].samples == 40
+    assert baseline.baselines(scorer(images, 40), None)[0]["fd_features"].samples == 40
     few = Examples(*(part[:12] for part in images))
-    assert baseline.floors(court(few, 12), None)[0]["fd_features"].samples == 6
+    assert baseline.baselines(scorer(few, 12), None)[0]["fd_features"].samples == 6
 
 
 def test_a_table_has_a_column_for_each_variant():
-    result = results.new({"samples": 4}, {"what": "x", "step": 1})
-    floors = {"fid": Floor(1.0, 4)}
-    results.add(
-        result, {"weights": "raw", "batch_norm": "moving"}, {"fid": [2.0]}, floors, 4
+    result = results.new_result({"samples": 4}, {"what": "x", "step": 1})
+    baselines = {"fid": Baseline(1.0, 4)}
+    results.add_rows(
+        result, {"weights": "raw", "batch_norm": "moving"}, {"fid": [2.0]}, baselines, 4
     )
     both = {"fid": [3.0, 5.0], "ifid/3": [9.0, 9.0]}
-    results.add(result, {"weights": "ema", "batch_norm": "moving"}, both, floors, 4)
-    assert results.table(result) == [
+    results.add_rows(
+        result, {"weights": "ema", "batch_norm": "moving"}, both, baselines, 4
+    )
+    assert results.result_table(result) == [
         ["metric", "raw, moving", "ema, moving", "real against real", "at"],
         ["fid", "2", "4 ± 1.4", "1", "4"],
     ]
-    assert "| 3 | 9 ± 0 |" in results.card(result)
+    assert "| 3 | 9 ± 0 |" in results.render_card(result)
 
 
 def test_metrics_have_one_protocol(images):
@@ -630,8 +636,8 @@ def test_metrics_have_one_protocol(images):
 def test_labels_of_the_reals_can_be_taken(tiny):
     config = replace(tiny(), {"data.batch": 16})
     protocol = Protocol(metrics="fid", samples=50, reals=60, labels="real")
-    ready = run.prepare(config, protocol, features=features)
-    np.testing.assert_array_equal(ready.fakes.labels, ready.judge.reals.label[:50])
+    ready = run.prepare_evaluation(config, protocol, features=features)
+    np.testing.assert_array_equal(ready.samples.labels, ready.scorer.reals.label[:50])
     even = generated.even_labels(50, 10)
     assert np.bincount(even).tolist() == 10 * [5]
     assert len(set(even[:10])) < 10  # no batch is one block of classes

@@ -8,10 +8,10 @@ from sagan.config import ConfigError, loading
 from sagan.data import pipeline
 from sagan.data.source import Examples
 from sagan.evaluation import image_sets
-from sagan.metrics import METRICS, MetricError, Seen, classifier
+from sagan.metrics import METRICS, Extracted, MetricError, classifier
 from sagan.metrics.features import (
     FEATURES,
-    Asked,
+    FeatureRequest,
     metric_name,
     of_callable,
     open_features,
@@ -27,7 +27,7 @@ def digits(split):
 
 @pytest.fixture(scope="module")
 def asked():
-    return Asked(digits("train"), digits("test"), 10)
+    return FeatureRequest(digits("train"), digits("test"), 10)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def numbers(network, reals, fakes, *names):
         metric = METRICS[name]
         states = [
             metric.update(
-                metric.empty(), Seen(*examples, *network.extract(*examples[:1]))
+                metric.empty(), Extracted(*examples, *network.extract(*examples[:1]))
             )
             for examples in (reals, fakes)
         ]
@@ -156,7 +156,7 @@ def test_a_broken_cache_file_is_made_anew(monkeypatch, tmp_path):
 def test_rotations_need_no_labels(asked, monkeypatch):
     monkeypatch.setattr(classifier, "STEPS", (2, 2))
     image = asked.examples.image[:32]
-    unlabelled = Asked(Examples(image, np.zeros(32, np.int32)), None, 0)
+    unlabelled = FeatureRequest(Examples(image, np.zeros(32, np.int32)), None, 0)
     network = open_features("auto", unlabelled)
     vector, logits = network.extract(image[:5])
     assert (network.name, vector.shape, logits.shape) == ("rotation", (5, 64), (5, 4))
@@ -248,7 +248,7 @@ def test_the_score_asks_held_out_reals_and_the_reverse_the_fakes(asked, monkeypa
     metric = METRICS["cas"].__class__(test=test)
     nothing = np.zeros((0, 1), np.float32)
     states = [
-        metric.update(metric.empty(), Seen(*examples, *(nothing,) * 2))
+        metric.update(metric.empty(), Extracted(*examples, *(nothing,) * 2))
         for examples in (reals, fakes)
     ]
     values = metric.compute(*states).values

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from sagan.metrics import gaussian
-from sagan.metrics.fid import Frechet, FrechetInfinity, IntraClass
+from sagan.metrics.fid import FrechetDistance, FrechetInfinity, IntraClass
 from sagan.metrics.gaussian import Gaussian, frechet_distance
 from sagan.metrics.inception_score import InceptionScore
-from sagan.metrics.interface import MetricError, Seen, row_blocks
-from sagan.metrics.kid import Kernel
-from sagan.metrics.prdc import Neighbours
+from sagan.metrics.interface import Extracted, MetricError, row_blocks
+from sagan.metrics.kid import KernelDistance
+from sagan.metrics.prdc import PrecisionRecall
 
 ALL = [
-    Frechet(),
+    FrechetDistance(),
     FrechetInfinity(),
     IntraClass(),
-    Kernel(subsets=5, size=20),
+    KernelDistance(subsets=5, size=20),
     InceptionScore(),
-    Neighbours(),
+    PrecisionRecall(),
 ]
 of_vectors = [metric for metric in ALL if not isinstance(metric, InceptionScore)]
 
@@ -32,10 +32,10 @@ each_metric = pytest.mark.parametrize("metric", ALL, ids=name)
 each_of_vectors = pytest.mark.parametrize("metric", of_vectors, ids=name)
 
 
-def seen(vector, label=None, logits=None):
+def extracted(vector, label=None, logits=None):
     vector = np.asarray(vector, np.float32)
     n = len(vector)
-    return Seen(
+    return Extracted(
         image=np.zeros((n, 1, 1, 1), np.uint8),
         label=np.zeros(n, np.int32) if label is None else np.asarray(label, np.int32),
         vector=vector,
@@ -46,11 +46,11 @@ def seen(vector, label=None, logits=None):
 def some(n=200, seed=0, d=6):
     rng = np.random.default_rng(seed)
     vector = (1 + 0.1 * seed) * rng.standard_normal((n, d))
-    return seen(vector, rng.integers(0, 3, n), rng.standard_normal((n, 5)))
+    return extracted(vector, rng.integers(0, 3, n), rng.standard_normal((n, 5)))
 
 
 def part(one, start, stop):
-    return Seen(*(field[start:stop] for field in one))
+    return Extracted(*(field[start:stop] for field in one))
 
 
 def state(metric, *batches):
@@ -64,21 +64,17 @@ def measure(metric, real, fake):
     return metric.compute(state(metric, real), state(metric, fake))
 
 
-def in_shards(metric, one):
-    """Three processes: one with two batches, one without images, one with the rest."""
-    shards = [
-        state(metric, part(one, 0, 7), part(one, 7, 40)),
-        metric.empty(),
-        state(metric, part(one, 40, len(one.label)), part(one, 0, 0)),
-    ]
-    return metric.merge(metric.merge(shards[0], shards[1]), shards[2])
+def in_pieces(metric, one):
+    """The state of four pieces, one of them empty."""
+    ends = [(0, 7), (7, 40), (0, 0), (40, len(one.label))]
+    return state(metric, *(part(one, *piece) for piece in ends))
 
 
 @each_metric
-def test_merged_shards_say_what_one_pass_says(metric):
+def test_pieces_say_what_one_pass_says(metric):
     real, fake = some(seed=0), some(seed=1)
     whole = measure(metric, real, fake)
-    parts = metric.compute(in_shards(metric, real), in_shards(metric, fake))
+    parts = metric.compute(in_pieces(metric, real), in_pieces(metric, fake))
     assert parts.notes == whole.notes
     assert parts.values == pytest.approx(whole.values, rel=1e-9)
 
@@ -87,7 +83,7 @@ def test_merged_shards_say_what_one_pass_says(metric):
 def test_a_state_is_not_changed_by_what_follows(metric):
     first = state(metric, some(30))
     before = jax.tree.map(np.copy, getattr(first, "__dict__", first))
-    metric.merge(metric.update(first, some(30, seed=1)), first)
+    metric.update(first, some(30, seed=1))
     after = getattr(first, "__dict__", first)
     assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
 
@@ -121,7 +117,7 @@ def test_the_numbers_are_floats(metric):
 
 def test_what_the_metrics_need():
     assert [name(m) for m in ALL if m.labelled] == ["IntraClass"]
-    assert [name(m) for m in ALL if m.paired] == ["Neighbours"]
+    assert [name(m) for m in ALL if m.paired] == ["PrecisionRecall"]
 
 
 # Gaussians and FID
@@ -197,7 +193,7 @@ def test_frechet_distance_by_hand(a, b, distance):
 
 
 @pytest.mark.parametrize("n", [2, 5, 31, 32, 33, 34, 100, 1000])
-@pytest.mark.parametrize("metric", [Frechet(), IntraClass()], ids=name)
+@pytest.mark.parametrize("metric", [FrechetDistance(), IntraClass()], ids=name)
 def test_identical_sets_are_at_distance_zero(metric, n):
     one = some(n, d=32)._replace(label=np.zeros(n, np.int32))
     for found in measure(metric, one, one).values.values():
@@ -206,8 +202,10 @@ def test_identical_sets_are_at_distance_zero(metric, n):
 
 @pytest.mark.parametrize("n", [3, 40])
 def test_fid_of_constant_features_is_the_distance_of_their_means(n):
-    real, fake = seen(np.full((n, 6), 2.0)), seen(np.full((n, 6), 5.0))
-    assert measure(Frechet(), real, fake).values == {"fid": pytest.approx(6 * 9.0)}
+    real, fake = extracted(np.full((n, 6), 2.0)), extracted(np.full((n, 6), 5.0))
+    assert measure(FrechetDistance(), real, fake).values == {
+        "fid": pytest.approx(6 * 9.0)
+    }
 
 
 def known():
@@ -218,7 +216,7 @@ def known():
 
     def draw(which, n, seed):
         x = np.random.default_rng(seed).standard_normal((n, d))
-        return seen(which.mean + x @ which.factor)
+        return extracted(which.mean + x @ which.factor)
 
     return a, b, frechet_distance(a, b), draw
 
@@ -239,12 +237,17 @@ def test_fid_comes_down_to_the_distance_as_one_over_n():
 def test_fid_infinity_is_nearer_to_the_distance_than_fid():
     a, b, truth, draw = known()
     reals = draw(a, 40_000, 0)
-    real, real_moments = state(FrechetInfinity(), reals), state(Frechet(), reals)
+    real, real_moments = (
+        state(FrechetInfinity(), reals),
+        state(FrechetDistance(), reals),
+    )
     errors = []
     for seed in range(1, 7):
         fakes = draw(b, 300, seed)
         infinite = FrechetInfinity().compute(real, state(FrechetInfinity(), fakes))
-        finite = Frechet().compute(real_moments, state(Frechet(), fakes))
+        finite = FrechetDistance().compute(
+            real_moments, state(FrechetDistance(), fakes)
+        )
         found = infinite.values["fid_infinity"], finite.values["fid"]
         errors.append([value - truth for value in found])
         again = FrechetInfinity().compute(real, state(FrechetInfinity(), fakes))
@@ -270,27 +273,29 @@ def test_ifid_is_the_mean_over_classes():
     found = measure(metric, real, fake).values
     for label in range(3):
         sets = [
-            seen(one.vector[one.label == label], one.label[one.label == label])
+            extracted(one.vector[one.label == label], one.label[one.label == label])
             for one in (real, fake)
         ]
-        alone = measure(Frechet(), *sets).values["fid"]
+        alone = measure(FrechetDistance(), *sets).values["fid"]
         assert found[f"ifid/{label}"] == pytest.approx(alone, rel=1e-9)
     each = [found[f"ifid/{label}"] for label in range(3)]
     assert found["ifid"] == pytest.approx(sum(each) / 3, rel=1e-12)
-    assert found["ifid"] > measure(Frechet(), real, fake).values["fid"]
+    assert found["ifid"] > measure(FrechetDistance(), real, fake).values["fid"]
 
 
 def test_ifid_sees_swapped_labels_and_fid_does_not():
     real = some()
     real = real._replace(vector=real.vector + 3 * real.label[:, None].astype("f4"))
     fake = real._replace(label=(real.label + 1) % 3)
-    assert measure(Frechet(), real, fake).values["fid"] == pytest.approx(0, abs=1e-9)
+    assert measure(FrechetDistance(), real, fake).values["fid"] == pytest.approx(
+        0, abs=1e-9
+    )
     assert measure(IntraClass(), real, fake).values["ifid"] > 10
 
 
 def test_ifid_names_the_classes_that_it_is_without():
-    real = seen(some(9).vector, [0, 0, 0, 1, 1, 1, 2, 5, 5])
-    fake = seen(some(9, seed=1).vector, [0, 0, 0, 0, 1, 2, 2, 2, 7])
+    real = extracted(some(9).vector, [0, 0, 0, 1, 1, 1, 2, 5, 5])
+    fake = extracted(some(9, seed=1).vector, [0, 0, 0, 0, 1, 2, 2, 2, 7])
     values, notes = measure(IntraClass(), real, fake)
     assert values.keys() == {"ifid", "ifid/0"}
     assert values["ifid"] == values["ifid/0"]
@@ -305,7 +310,7 @@ def test_ifid_names_the_classes_that_it_is_without():
 
 
 def test_ifid_without_any_class_is_refused():
-    real, fake = seen(some(4).vector, [0] * 4), seen(some(4).vector, [1] * 4)
+    real, fake = extracted(some(4).vector, [0] * 4), extracted(some(4).vector, [1] * 4)
     with pytest.raises(MetricError, match=r"class 0 \(0 fake, 4 real\), class 1"):
         measure(IntraClass(), real, fake)
 
@@ -315,7 +320,7 @@ def test_ifid_without_any_class_is_refused():
 
 def logits_of(p):
     p = np.asarray(p, float)
-    return seen(np.zeros((len(p), 1)), logits=np.log(np.maximum(p, 1e-30)))
+    return extracted(np.zeros((len(p), 1)), logits=np.log(np.maximum(p, 1e-30)))
 
 
 def test_inception_score_by_hand():
@@ -343,7 +348,7 @@ def test_inception_score_is_the_number_of_classes_that_are_seen(p, score):
 
 def test_inception_score_with_zero_probabilities_is_finite():
     logits = 1e4 * np.eye(3)[np.arange(30) % 2]  # exp(-1e4) is 0, and class 2 unseen
-    fake = seen(np.zeros((30, 1)), logits=logits)
+    fake = extracted(np.zeros((30, 1)), logits=logits)
     found = measure(InceptionScore(splits=3), some(), fake).values
     assert found["is_single"] == pytest.approx(2, rel=1e-9)
 
@@ -361,32 +366,36 @@ def test_inception_score_is_of_the_fakes_alone():
 
 def test_inception_score_refuses_what_has_none():
     with pytest.raises(MetricError, match="no classes"):
-        state(InceptionScore(), seen(np.zeros((20, 3)), logits=np.zeros((20, 0))))
+        state(InceptionScore(), extracted(np.zeros((20, 3)), logits=np.zeros((20, 0))))
     with pytest.raises(MetricError, match="9 fake images: is needs at least 10"):
         measure(InceptionScore(), some(), some(9))
     with pytest.raises(MetricError, match="no fake images"):
         measure(InceptionScore(), some(), some(0))
 
 
-# Kernel
+# KernelDistance
 
 
 def test_kid_by_hand():
     # (0 * 1 + 1)^3 across, (0 + 1)^3 within the fakes, (1 * 1 + 1)^3 within the reals.
-    found = measure(Kernel(size=2), seen(np.ones((4, 1))), seen(np.zeros((4, 1))))
+    found = measure(
+        KernelDistance(size=2), extracted(np.ones((4, 1))), extracted(np.zeros((4, 1)))
+    )
     assert found.values == {"kid": 7.0, "kid_std": 0.0, "kid_full": 7.0}
     # Fakes 0, 0, 2, 2: of 12 pairs 4 have a product of 4, the others none.
-    fakes = seen([[0], [0], [2], [2]])
+    fakes = extracted([[0], [0], [2], [2]])
     within = (2 * 5**3 + 10) / 12
     across = (2 * 3**3 + 2) / 4
-    found = measure(Kernel(size=2), seen(np.ones((4, 1))), fakes).values["kid_full"]
+    found = measure(KernelDistance(size=2), extracted(np.ones((4, 1))), fakes).values[
+        "kid_full"
+    ]
     assert found == pytest.approx(within + 8 - 2 * across)
 
 
 def test_kid_of_two_draws_of_one_distribution_is_zero_on_average():
-    metric = Kernel(subsets=1, size=2)
+    metric = KernelDistance(subsets=1, size=2)
     found = [
-        measure(metric, seen(one), seen(other)).values["kid_full"]
+        measure(metric, extracted(one), extracted(other)).values["kid_full"]
         for one, other in np.random.default_rng(0).standard_normal((60, 2, 40, 4))
     ]
     assert abs(np.mean(found)) < 2 * np.std(found) / math.sqrt(60)
@@ -394,27 +403,27 @@ def test_kid_of_two_draws_of_one_distribution_is_zero_on_average():
 
 
 def test_kid_has_smaller_subsets_of_few_images_and_says_so():
-    found = measure(Kernel(subsets=5, size=20), some(40), some(40, seed=1))
+    found = measure(KernelDistance(subsets=5, size=20), some(40), some(40, seed=1))
     assert found.notes == ()
-    found = measure(Kernel(subsets=5, size=40), some(40), some(39, seed=1))
+    found = measure(KernelDistance(subsets=5, size=40), some(40), some(39, seed=1))
     assert found.notes == ("kid: subsets of 19 images, not of 40",)
-    same = measure(Kernel(subsets=5, size=19), some(40), some(39, seed=1))
+    same = measure(KernelDistance(subsets=5, size=19), some(40), some(39, seed=1))
     assert same.values == found.values
     with pytest.raises(MetricError, match="3 are fake, 40 real"):
-        measure(Kernel(), some(40), some(3))
+        measure(KernelDistance(), some(40), some(3))
 
 
-# Neighbours
+# PrecisionRecall
 
 
 def test_neighbours_by_hand():
     # Radii of the reals to the third: 3 2 2 2 2 3, to the fifth: 5 4 3 3 4 5.
-    real = seen(np.arange(6.0)[:, None])
+    real = extracted(np.arange(6.0)[:, None])
     # Of the fakes: 13 12 10 11 12 13, and 25 23 12 13 14 15.
-    fake = seen(np.array([[8.0], [10], [20], [21], [22], [33]]))
+    fake = extracted(np.array([[8.0], [10], [20], [21], [22], [33]]))
     # To the third: 8 has 2 12 13, 10 has 2 10 11, 20 has 1 2 10, 21 has 1 1 11,
     # 22 has 1 2 11, 33 has 11 12 13. To the fifth: 25 23 13 13 14 25.
-    found = measure(Neighbours(), real, fake).values
+    found = measure(PrecisionRecall(), real, fake).values
     expected = {
         "improved_precision": 1 / 6,  # 8 is on the rim of the ball of 5
         "improved_recall": 1.0,  # 8 - 13 < 0
@@ -427,8 +436,8 @@ def test_neighbours_by_hand():
 
 
 def test_the_rim_counts_for_improved_only():
-    one = seen(np.full((8, 3), 0.1))
-    found = measure(Neighbours(), one, one).values
+    one = extracted(np.full((8, 3), 0.1))
+    found = measure(PrecisionRecall(), one, one).values
     assert found["improved_precision"] == found["improved_recall"] == 1
     for other in ("prdc_precision", "prdc_recall", "density", "coverage"):
         assert found[other] == 0
@@ -438,26 +447,26 @@ def test_the_rim_counts_for_improved_only():
 def test_of_identical_sets_every_image_is_covered(offset):
     one = some(97, d=48)
     one = one._replace(vector=one.vector + np.float32(offset))
-    found = measure(Neighbours(), one, one).values
+    found = measure(PrecisionRecall(), one, one).values
     assert set(found.values()) == {1.0}  # each ball has itself and four inside
 
 
 def test_dropped_modes_lower_recall_and_coverage_alone():
     rng = np.random.default_rng(0)
     mode = rng.integers(0, 2, 120)
-    real = seen(rng.standard_normal((120, 6)) + 50.0 * mode[:, None])
-    fake = seen(rng.standard_normal((120, 6)))
-    found = measure(Neighbours(), real, fake).values
+    real = extracted(rng.standard_normal((120, 6)) + 50.0 * mode[:, None])
+    fake = extracted(rng.standard_normal((120, 6)))
+    found = measure(PrecisionRecall(), real, fake).values
     assert min(found["improved_precision"], found["prdc_precision"]) > 0.8
     for low in ("improved_recall", "prdc_recall", "coverage"):
         assert found[low] < 0.6
 
 
 def test_neighbours_need_more_images_than_k():
-    measure(Neighbours(), some(6), some(6, seed=1))
+    measure(PrecisionRecall(), some(6), some(6, seed=1))
     for real, fake, which in ((5, 9, "real"), (9, 5, "fake")):
         with pytest.raises(MetricError, match=f"5 {which} images"):
-            measure(Neighbours(), some(real), some(fake))
+            measure(PrecisionRecall(), some(real), some(fake))
 
 
 @pytest.mark.parametrize(("n", "columns"), [(1, 1), (50_000, 50_000), (7, 2**30)])
@@ -470,7 +479,9 @@ def test_row_blocks_are_small_and_leave_nothing_out(n, columns):
 
 
 @pytest.mark.parametrize(
-    "metric", [FrechetInfinity(), IntraClass(), Kernel(), Neighbours()], ids=name
+    "metric",
+    [FrechetInfinity(), IntraClass(), KernelDistance(), PrecisionRecall()],
+    ids=name,
 )
 def test_progress_is_told_and_precision_left_alone(metric):
     told = []

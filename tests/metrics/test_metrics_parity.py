@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sagan.metrics import fid, inception_score, kid, prdc
-from sagan.metrics.interface import Seen
+from sagan.metrics.interface import Extracted
 from tests.support import metrics_oracle as oracle
 
 SUBSETS = 20  # enough to tell one draw from another
@@ -58,13 +58,13 @@ each_regime = pytest.mark.parametrize(
 
 def state(metric, vector, label=None, logits=None):
     n = len(vector)
-    seen = Seen(
+    extracted = Extracted(
         np.zeros((n, 1, 1, 1), np.uint8),
         np.zeros(n, np.int32) if label is None else label.astype(np.int32),
         vector,
         np.zeros((n, 0), np.float32) if logits is None else logits,
     )
-    return metric.update(metric.empty(), seen)
+    return metric.update(metric.empty(), extracted)
 
 
 def values(metric, real, fake):
@@ -86,7 +86,7 @@ def spread(*sets):
 
 @each_regime
 def test_fid_is_that_of_plain_numpy(real, fake):
-    found = values(fid.Frechet(), real, fake)
+    found = values(fid.FrechetDistance(), real, fake)
     # Distances of 0 and near have only the digits that the traces leave them.
     absolute = 1e-8 * spread(real, fake)
     close(found, {"fid": oracle.fid(real, fake)}, absolute)
@@ -107,13 +107,13 @@ def test_ifid_is_that_of_plain_numpy(real, fake):
 
 @each_regime
 def test_kid_is_that_of_plain_numpy(real, fake):
-    found = values(kid.Kernel(subsets=SUBSETS, size=12), real, fake)
+    found = values(kid.KernelDistance(subsets=SUBSETS, size=12), real, fake)
     close(found, oracle.kid(real, fake, SUBSETS, 12))
 
 
 @each_regime
 def test_neighbours_are_those_of_plain_numpy(real, fake):
-    found = values(prdc.Neighbours(), real, fake)
+    found = values(prdc.PrecisionRecall(), real, fake)
     close(found, oracle.neighbours(real, fake))
 
 
@@ -148,7 +148,7 @@ def in_clusters():
     ids=["mirrored", "an outlier", "clusters", "lattice far away"],
 )
 def test_neighbours_survive_rounding(real, fake):
-    found = values(prdc.Neighbours(), real, fake)
+    found = values(prdc.PrecisionRecall(), real, fake)
     close(found, oracle.neighbours(real, fake))
 
 
@@ -156,14 +156,14 @@ def test_neighbours_in_many_blocks_are_those_of_one(monkeypatch):
     real, fake = REGIMES["unequal numbers"]
     blocks = lambda n, _: [(i, min(48, n - i)) for i in range(0, n, 48)]  # noqa: E731
     monkeypatch.setattr(prdc, "row_blocks", blocks)
-    close(values(prdc.Neighbours(), real, fake), oracle.neighbours(real, fake))
+    close(values(prdc.PrecisionRecall(), real, fake), oracle.neighbours(real, fake))
 
 
 def test_kid_in_many_blocks_is_that_of_one(monkeypatch):
     real, fake = REGIMES["unequal numbers"]
     blocks = lambda n, _: [(i, min(48, n - i)) for i in range(0, n, 48)]  # noqa: E731
     monkeypatch.setattr(kid, "row_blocks", blocks)
-    found = values(kid.Kernel(subsets=SUBSETS, size=12), real, fake)
+    found = values(kid.KernelDistance(subsets=SUBSETS, size=12), real, fake)
     close(found, oracle.kid(real, fake, SUBSETS, 12))
 
 
@@ -228,7 +228,7 @@ def test_fid_is_that_of_torch_fidelity(fidelity, real, fake):
     ranks = [np.linalg.matrix_rank(np.cov(x.T.astype(float))) for x in (real, fake)]
     absolute = (1e-9 if min(ranks) == d else 1e-6) * spread(real, fake)
     close(
-        values(fid.Frechet(), real, fake),
+        values(fid.FrechetDistance(), real, fake),
         {"fid": theirs["frechet_inception_distance"]},
         absolute,
     )
@@ -242,7 +242,7 @@ def test_kid_is_that_of_torch_fidelity(fidelity, real, fake):
         kid_subset_size=12,
         verbose=False,
     )
-    ours = values(kid.Kernel(subsets=SUBSETS, size=12), real, fake)
+    ours = values(kid.KernelDistance(subsets=SUBSETS, size=12), real, fake)
     wanted = {
         "kid": theirs["kernel_inception_distance_mean"],
         "kid_std": theirs["kernel_inception_distance_std"],
@@ -268,7 +268,7 @@ def test_improved_precision_is_that_of_torch_fidelity(fidelity, real, fake):
     if any(len(np.unique(x, axis=0)) < len(x) for x in (real, fake)) or real is fake:
         pytest.skip("torch.cdist does not find ties; the plain ones are compared above")
     theirs = fidelity.prc.prc_features_to_metric(*tensors(fake, real), verbose=False)
-    ours = values(prdc.Neighbours(), real, fake)
+    ours = values(prdc.PrecisionRecall(), real, fake)
     wanted = {
         "improved_precision": theirs["precision"],
         "improved_recall": theirs["recall"],
@@ -285,7 +285,7 @@ def test_density_and_coverage_are_those_of_prdc(real, fake):
         )
     real64, fake64 = real.astype(np.float64), fake.astype(np.float64)
     theirs = prdc.compute_prdc(real64, fake64, nearest_k=5)
-    ours = values(prdc.Neighbours(), real, fake)
+    ours = values(prdc.PrecisionRecall(), real, fake)
     wanted = {
         "prdc_precision": theirs["precision"],
         "prdc_recall": theirs["recall"],

@@ -19,7 +19,7 @@ from sagan.cli.visualize import attend_command
 from sagan.config import ConfigError
 from sagan.data import pipeline
 from sagan.evaluation import results, run, scoring
-from sagan.evaluation.protocol import Protocol, as_json
+from sagan.evaluation.protocol import Protocol, protocol_to_json
 from sagan.metrics.features import of_callable
 from sagan.sampling import sampler
 from sagan.sampling.attention_maps import AttentionGrid
@@ -256,7 +256,7 @@ def test_ablation_repeats_all_of_the_evaluation_and_leaves_it_alone(
     assert not any(line.startswith("as trained") for line in said)  # nothing redone
     folder = workdir / "eval" / "step_7"
     assert sorted(p.name for p in folder.iterdir()) == ["card.md", "results.json"]
-    assert results.read(folder / results.RESULTS) == before
+    assert results.read_result(folder / results.RESULTS) == before
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,9 @@ def test_a_results_file_is_not_trusted(workdir, tmp_path, capsys, change, said):
     shutil.copy(workdir / "config.json", run)
     (run / "checkpoints").symlink_to(workdir / "checkpoints")
     row = {"metric": "fid", "weights": "raw", "batch_norm": "moving", "value": 1.0}
-    result = results.new({}, {"step": 7}) | {"asked": as_json(Protocol())}
+    result = results.new_result({}, {"step": 7}) | {
+        "asked": protocol_to_json(Protocol())
+    }
     result["results"] = [row]
     if name := change.pop("features", None):
         result["asked"]["features"] = name

@@ -184,7 +184,7 @@ SOUND |= {"versions": {}, "protocol_sha256": "a", "sha256": "b"}
         ({"protocol_sha256": ["a"]}, 0),
         ({"results": [{**ROW, "value": 10**400}]}, 0),
         ({"results": [{**ROW, "value": "1"}]}, 0),
-        ({"results": [{**ROW, "floor": None}]}, 0),
+        ({"results": [{**ROW, "baseline": None}]}, 0),
         ({"results": [{**ROW, "weights": {}}]}, 0),
         ({"results": [{"metric": 1, "value": 1}]}, 0),
         ({"results": []}, 0),
