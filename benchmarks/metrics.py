@@ -6,7 +6,8 @@ Each row is a process of its own, so that its peak memory is its own; compilatio
 included. The printed power of n is that of the CPU seconds. The wall time at 50,000 is
 extrapolated from the larger number by n^2, as the products grow. Memory is extrapolated
 linearly: features in float32 and float64, and blocks of a fixed size. The kernel
-distance is timed with one subset; a hundred subsets cost the same at every n, and are the last line.
+distance is timed with one subset; a hundred subsets cost the same at every n, and are
+the last line.
 """
 
 import argparse
