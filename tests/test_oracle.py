@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from sagan import losses
-from sagan.config import Config, check, replace
+from sagan.config import Config, check_config, replace
 from sagan.discriminator import Discriminator
 from sagan.generator import Generator
 from sagan.state import GANState, Player, make_game
@@ -81,7 +81,7 @@ Y = np.array([2, 0, 1, 2])
 
 def make(values):
     config = replace(Config(), {**BASE, **values})
-    check(config)
+    check_config(config)
     return config
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sagan.config.fields import differences, from_json, replace, to_json
 from sagan.config.schema import MAY_CHANGE, Config, ConfigError
-from sagan.config.validation import check
+from sagan.config.validation import check_config
 from sagan.runtime.files import write_whole
 
 _NAME = "config.json"
@@ -149,7 +149,7 @@ def read_config(workdir: str | pathlib.Path) -> Config:
     path = pathlib.Path(workdir) / _NAME
     try:
         config = from_json(path.read_text(encoding="utf-8"))
-        check(config)
+        check_config(config)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"{workdir}: holds no run (there is no {_NAME})") from error
     except OSError as error:

@@ -59,7 +59,7 @@ def override(default: Config, args: Arguments) -> Config:
         prog="train.py CONFIG --workdir DIR",
         description="Trains a Self-Attention GAN; resumes what is in DIR.",
     )
-    config_lib.check(config)
+    config_lib.check_config(config)
     return config
 
 

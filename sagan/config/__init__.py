@@ -1,4 +1,4 @@
-"""What an experiment is: its fields, their checks, and the files that set them."""
+"""An experiment: its fields, their allowed values, and the files that set them."""
 
 from sagan.config.fields import differences, fields, from_json, replace, to_json
 from sagan.config.loading import load, provenance
@@ -14,7 +14,7 @@ from sagan.config.schema import (
     OptimConfig,
     RunConfig,
 )
-from sagan.config.validation import check
+from sagan.config.validation import check_batch, check_config
 
 __all__ = [
     "MAY_CHANGE",
@@ -27,7 +27,8 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "RunConfig",
-    "check",
+    "check_batch",
+    "check_config",
     "differences",
     "fields",
     "from_json",

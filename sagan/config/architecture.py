@@ -1,4 +1,4 @@
-"""Which blocks the two networks have: resolutions and channels, from a config."""
+"""The blocks of both networks: resolutions and channels."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ class Block(NamedTuple):
     """One residual block.
 
     Attributes:
-      channels: of its output.
-      resolution: of its output, in pixels.
-      resampled: whether the block doubles (G) or halves (D) the resolution.
-      slot: whether the slot behind it is filled (by attention, say).
+      channels: Number of output channels.
+      resolution: Height and width of the output, in pixels.
+      resampled: Whether the block doubles (G) or halves (D) the resolution.
+      slot: Whether the block named in g.block or d.block, attention say, follows.
     """
 
     channels: int
@@ -25,7 +25,7 @@ def base_and_doublings(size: int) -> tuple[int, int]:
     """Writes size as base * 2^k with base 4 to 7 (3 * 2^k counts as 6 * 2^(k-1)).
 
     Raises:
-      ConfigError: no such pair exists.
+      ConfigError: There is no such pair.
     """
     base, k = size, 0
     while base > 7 and base % 2 == 0:
@@ -39,14 +39,14 @@ def base_and_doublings(size: int) -> tuple[int, int]:
 
 
 def generator_stem(config: Config) -> tuple[int, int]:
-    """Channels and resolution of what the first linear layer makes."""
+    """Channels and resolution of the first linear layer's output."""
     base, doublings = base_and_doublings(config.data.size)
     official = min(2**doublings, 16)
     return config.g.width * (config.g.multipliers or (official,))[0], base
 
 
 def generator_blocks(config: Config) -> tuple[Block, ...]:
-    """The generator's blocks, from coarse to fine.
+    """Blocks of the generator, from coarse to fine.
 
     The official 128 px generator has 16, 16, 8, 4, 2, 1 times `width` channels,
     linear layer included; other sizes keep the tail and its ceiling of 16.
@@ -70,7 +70,7 @@ def generator_blocks(config: Config) -> tuple[Block, ...]:
 
 
 def discriminator_blocks(config: Config) -> tuple[Block, ...]:
-    """The discriminator's blocks, from fine to coarse; the last ones keep the size.
+    """Blocks of the discriminator, from fine to coarse; the last keep the size.
 
     The official 128 px discriminator has 1, 2, 4, 8, 16 times `width` channels in
     the blocks that halve, then 16 in one that does not.
@@ -88,7 +88,7 @@ def discriminator_blocks(config: Config) -> tuple[Block, ...]:
     ]
     _check_slots("d", config, resolutions)
     return tuple(
-        # where several blocks share a resolution the slot follows the first
+        # the slot is after the first of several blocks with one resolution
         Block(config.d.width * m, r, i < down, i < down and r in config.d.attention)
         for i, (m, r) in enumerate(zip(multipliers, resolutions, strict=True))
     )

@@ -1,4 +1,4 @@
-"""The fields of a config by dotted name: read, replace, compare, write as JSON."""
+"""Fields of a config by dotted name: get, replace, compare, convert to JSON."""
 
 import dataclasses
 import difflib
@@ -10,21 +10,19 @@ from sagan.config.schema import Config, ConfigError
 
 
 def fields(config: Config) -> dict[str, Any]:
-    """All values by dotted name, in order of definition."""
+    """All values by dotted name, in the order of the schema."""
     return {
-        f"{section.name}.{field.name}": getattr(
-            getattr(config, section.name), field.name
-        )
-        for section in dataclasses.fields(config)
-        for field in dataclasses.fields(getattr(config, section.name))
+        f"{section}.{field}": value
+        for section, inner in vars(config).items()
+        for field, value in vars(inner).items()
     }
 
 
 def replace(config: Config, values: Mapping[str, Any]) -> Config:
-    """A copy with the dotted names in `values` set (dashes count as underscores).
+    """A copy with other values by dotted name; dashes count as underscores.
 
     Raises:
-      ConfigError: a name that no section has, or a value of the wrong type.
+      ConfigError: A field is unknown, or its value has the wrong type.
     """
     sections: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
@@ -42,7 +40,7 @@ def replace(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def field_type(name: str) -> Any:
-    """The type of a dotted name; an unknown one is a ConfigError with a suggestion."""
+    """The type of a field by dotted name; an unknown one is a ConfigError."""
     known = fields(Config())
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -54,7 +52,7 @@ def field_type(name: str) -> Any:
 
 
 def _coerce(name: str, value: Any, kind: Any) -> Any:
-    """`value` as the field's type: JSON and Python files write 1 for 1.0, [] for ()."""
+    """Converts 1 to 1.0 and [] to (), which JSON and config files may contain."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
         if value in args:
@@ -76,22 +74,21 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
 
 
 def to_json(config: Config) -> str:
-    """The config as JSON, sections in order."""
+    """The config as indented JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
 def from_json(text: str) -> Config:
     """The inverse of to_json."""
-    tree = json.loads(text)
-    flat = {
+    values = {
         f"{section}.{field}": value
-        for section, values in tree.items()
-        for field, value in values.items()
+        for section, inner in json.loads(text).items()
+        for field, value in inner.items()
     }
-    return replace(Config(), flat)
+    return replace(Config(), values)
 
 
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two configs differ, with both values."""
+    """Both values of each field in which two configs differ."""
     other = fields(b)
     return {k: (v, other[k]) for k, v in fields(a).items() if v != other[k]}

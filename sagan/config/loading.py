@@ -1,4 +1,4 @@
-"""Config files in Python: read, run, and turned into a checked Config."""
+"""Loads config files, which are Python."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Any
 
 from sagan.config.fields import fields, replace
 from sagan.config.schema import Config, ConfigError
-from sagan.config.validation import check
+from sagan.config.validation import check_config
 
 
 def load(
     path: str | pathlib.Path, overrides: Mapping[str, Any] | None = None
 ) -> Config:
-    """The checked Config of a file in `configs/`, with dotted fields replaced.
+    """Runs a config file and checks its config.
 
     Args:
-      path: a Python file with a function `config() -> Config`.
-      overrides: values by dotted name, such as {"optim.g_lr": 2e-4}.
+      path: A Python file with a function `config() -> Config`, as in `configs/`.
+      overrides: Values by dotted name, such as {"optim.g_lr": 2e-4}.
 
     Raises:
-      ConfigError: the file, a field or a value is wrong.
+      ConfigError: The file, a field or a value is wrong.
     """
     names = _run_file(path)
-    with _blame(path):
+    with _naming_file(path):
         config = names["config"]()
     if not isinstance(config, Config):
         raise ConfigError(f"{path}: config() must return a sagan.config.Config")
     config = replace(config, {**fields(config), **(overrides or {})})
-    check(config)
+    check_config(config)
     return config
 
 
 def provenance(path: str | pathlib.Path) -> dict[str, str]:
-    """Where a config file takes its deviations from the official recipe from."""
+    """The source of each deviation from the official recipe, by dotted name."""
     return dict(_run_file(path).get("PROVENANCE", {}))
 
 
@@ -46,7 +46,7 @@ def _run_file(path: str | pathlib.Path) -> dict[str, Any]:
         near = sorted(str(p) for p in pathlib.Path("configs").glob("*.py"))
         known = f"; there are {', '.join(near)}" if near else ""
         raise ConfigError(f"{path}: no such config file{known}")
-    with _blame(path):
+    with _naming_file(path):
         names = runpy.run_path(str(path))
     if not callable(names.get("config")):
         raise ConfigError(f"{path}: has no function config() -> Config")
@@ -54,8 +54,8 @@ def _run_file(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _blame(path: str | pathlib.Path) -> Iterator[None]:
-    """Whatever a user's file raises becomes one line that names the file."""
+def _naming_file(path: str | pathlib.Path) -> Iterator[None]:
+    """Turns any error of a user's file into one line that names the file."""
     try:
         yield
     except Exception as error:

@@ -1,8 +1,8 @@
-"""What differs between two rows of a results table.
+"""The fields of an experiment, their defaults and their --help.
 
 The defaults are the official recipe: the released TF1 code of Zhang et al. 2019
-(brain-research/self-attention-gan), ImageNet at 128x128, attention at 32x32. A file in
-`configs/` names only what it changes.
+(brain-research/self-attention-gan) for ImageNet at 128x128 with attention at 32x32. A
+file in `configs/` sets only what it changes.
 """
 
 import dataclasses
@@ -10,19 +10,19 @@ from typing import Literal
 
 
 class ConfigError(ValueError):
-    """A user's mistake: the message is all that the user needs to see."""
+    """A user's mistake. The message says all that the user needs to know."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The images, and how many of them make a step."""
+    """The images and the batch size."""
 
     name: str = "imagenet2012"
-    """A name in DATASETS (digits, folder), or a TFDS catalogue name."""
+    """Data set: digits, folder, or a name in the TFDS catalogue."""
     path: str = ""
-    """The folder of images, or the TFDS data directory; empty: TFDS's default."""
+    """Folder of images, or TFDS data directory; empty: TFDS's default."""
     split: str = "train"
-    """The split to train on."""
+    """Split to train on."""
     size: int = 128
     """Height and width in pixels: base * 2^k with base 4 to 7 and k >= 1."""
     channels: Literal[1, 3] = 3
@@ -30,101 +30,101 @@ class DataConfig:
     classes: int | None = None
     """Number of classes; 0: unconditional; None: as many as the data has."""
     batch: int = 256
-    """Real images of one D update, over all devices and processes."""
+    """Real images in a D update, over all devices and processes."""
     flip: bool = False
-    """Mirror every image left to right with probability 1/2."""
+    """Mirror each image left to right with probability 1/2."""
     skip_broken: bool = False
-    """Train without the images that cannot be read, instead of refusing."""
+    """Skip images that cannot be read, instead of stopping with an error."""
     allow_small: bool = False
-    """Enlarge images that are smaller than `size`, instead of refusing."""
+    """Enlarge images that are smaller than `size`, instead of stopping."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
-    """The generator: a linear layer, residual blocks that double, attention."""
+    """The generator: a linear layer, then residual blocks that double the size."""
 
     z: int = 128
-    """Length of the latent vector, normally distributed."""
+    """Length of the latent vector, which is normally distributed."""
     width: int = 64
     """Channels of the narrowest block."""
     multipliers: tuple[int, ...] = ()
-    """Channels over `width`: of the stem, then of each block. Empty: official."""
+    """Channels / `width` of the linear layer and of each block. Empty: official."""
     attention: tuple[int, ...] = (32,)
-    """Resolutions after whose block the slot is filled."""
+    """Resolutions after whose block an extra `block` is inserted."""
     block: str = "attention"
-    """What fills the slot: a name in sagan.blocks.BLOCKS."""
+    """The inserted block: attention, residual or none (sagan.blocks.BLOCKS)."""
     sn_tables: bool = False
     """Spectral normalisation of the class-conditional batch-norm tables."""
     bn_group: int = 64
-    """Images that share batch statistics; 0: the global batch."""
+    """Images that share batch-norm statistics; 0: the whole batch."""
     bn_momentum: float = 0.999
-    """What the running averages of the blocks keep at each update."""
+    """Decay of the running batch-norm averages in the blocks, per update."""
     bn_momentum_out: float = 0.9999
-    """The same, for the unconditional batch norm before the output."""
+    """Decay of those in the unconditional batch norm before the output."""
     bn_eps: float = 1e-5
     """Added to the batch variance."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:
-    """The discriminator: residual blocks that halve, attention, projection."""
+    """The discriminator: residual blocks that halve the size, then a projection."""
 
     width: int = 64
     """Channels of the narrowest block."""
     multipliers: tuple[int, ...] = ()
-    """Channels of each block over `width`. Empty: official."""
+    """Channels / `width` of each block. Empty: official."""
     down: int | None = None
-    """How many blocks halve the resolution, from the first; None: down to the base."""
+    """Number of blocks, from the first, that halve the size; None: down to the base."""
     attention: tuple[int, ...] = (32,)
-    """Resolutions after whose first block the slot is filled."""
+    """Resolutions after whose first block an extra `block` is inserted."""
     block: str = "attention"
-    """What fills the slot: a name in sagan.blocks.BLOCKS."""
+    """The inserted block: attention, residual or none (sagan.blocks.BLOCKS)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What both networks share."""
+    """Settings of both networks."""
 
     init: Literal["glorot_uniform", "orthogonal"] = "glorot_uniform"
-    """Initialiser of every convolution, linear layer and embedding."""
+    """Initialiser of all convolutions, linear layers and embeddings."""
     sn_eps: float = 1e-12
-    """Added to the norms of the power iteration."""
+    """Added to the norms in the power iteration of spectral normalisation."""
     sn_detach: bool = False
     """Stop gradients at the singular vectors. The official code does not."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of activations and convolutions; weights and statistics stay float32."""
+    """Type of activations and convolutions; weights and statistics stay float32."""
     fast: bool = True
-    """Resampling convolutions in their exact cheaper form."""
+    """Cheaper forms of the resampling convolutions, equal up to rounding."""
     target: Literal["auto", "cpu", "accelerator"] = "auto"
     """Devices to trace the networks for; auto: this machine's. `sagan plan` sets it."""
     remat: bool = False
-    """Compute activations again for the gradient: less memory, more time."""
+    """Recompute activations for the gradient: less memory, more time."""
     attention_chunks: int = 1
-    """Parts into which attention cuts its queries, one after another: less memory."""
+    """Number of chunks of queries that attention processes in turn: less memory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The loss and how the two players move."""
+    """The loss, Adam, and the number of updates."""
 
     loss: str = "hinge"
-    """A name in sagan.losses.LOSSES."""
+    """Name of the loss, a key of sagan.losses.LOSSES."""
     g_lr: float = 1e-4
     """Adam's learning rate of the generator."""
     d_lr: float = 4e-4
     """Adam's learning rate of the discriminator."""
     betas: tuple[float, float] = (0.0, 0.999)
-    """Adam's moment decays. The paper's text says 0.9 for the second."""
+    """Adam's moment decays. The second is 0.9 in the paper's text."""
     eps: float = 1e-8
     """Adam's epsilon."""
     decay_start: int | None = None
     """Step from which both rates fall linearly to 0 at run.steps; None: constant."""
     clip: float = 0.0
-    """Global gradient norm above which a player's gradient is scaled; 0: never."""
+    """Largest global gradient norm of a network; 0: no clipping."""
     d_steps: int = 1
     """D updates for each G update."""
     accumulate: int = 1
-    """Micro-batches into which each update's batch is cut, to save memory."""
+    """Micro-batches for each update: less memory, more time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,62 +132,62 @@ class EmaConfig:
     """Moving averages of the generator's weights and batch statistics."""
 
     decays: tuple[float, ...] = ()
-    """What each average keeps per step. Samples use the first."""
+    """Decay of each average, per step. Samples use the first."""
     start: int = 0
     """Step until which the averages are copies of the weights."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """How long, how often, and where things go."""
+    """Length of the run, intervals, logging, recovery and processes."""
 
     steps: int = 1_000_000
     """Train steps: each is `optim.d_steps` D updates and one G update."""
     seed: int = 0
-    """Of weights, latents, labels and the order of the data."""
+    """Seed of weights, latents, labels and the order of the data."""
     parallel: Literal["pmap", "jit"] = "pmap"
-    """How the step is spread over the devices."""
+    """How the step is distributed over the devices; both give the same update."""
     log_every: int = 100
-    """Steps between two lines of metrics.jsonl."""
+    """Steps between lines of metrics.jsonl."""
     sample_every: int = 1000
-    """Steps between two sample grids."""
+    """Steps between sample grids."""
     checkpoint_every: int = 1000
-    """Steps between two checkpoints."""
+    """Steps between checkpoints."""
     keep: int = 3
-    """Newest checkpoints to keep, besides the best."""
+    """Number of newest checkpoints to keep, besides the best."""
     evaluate_every: int = 0
-    """Steps between two evaluations, which decide the best checkpoint; 0: none."""
+    """Steps between evaluations, which decide the best checkpoint; 0: none."""
     evaluate_samples: int | None = None
-    """Samples of these evaluations; None: as many as eval.py takes."""
+    """Samples in these evaluations; None: eval.py's default."""
     tensorboard: bool = True
-    """Write TensorBoard event files too."""
+    """Also write TensorBoard event files."""
     wandb: bool = False
-    """Log to Weights & Biases too (extra `wandb`)."""
+    """Also log to Weights & Biases (extra `wandb`)."""
     on_divergence: Literal["warn", "rollback"] = "warn"
-    """When training goes wrong: say so, or go back to the last good checkpoint."""
+    """If training diverges: report it, or restore the last good checkpoint too."""
     watch_every: int = 500
-    """Steps between two looks at what is too slow for every step."""
+    """Steps between checks that are too slow for every step."""
     rollbacks: int = 3
-    """How often a run may go back before it stops."""
+    """Number of rollbacks after which a diverging run stops."""
     rollback_factor: float = 0.5
-    """What each return multiplies the discriminator's learning rate by."""
+    """Factor of the discriminator's learning rate at each rollback."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache directory, for the next start."""
     coordinator: str = ""
-    """HOST:PORT of process 0 of several; empty: found on Cloud TPU and SLURM."""
+    """HOST:PORT of process 0, if there are several; not needed on TPU or SLURM."""
     processes: int | None = None
     """Number of processes that train together, each with its own devices."""
     process: int | None = None
-    """Which of them this one is, from 0."""
+    """Index of this process, from 0."""
     startup_timeout: int = 300
-    """Seconds within which all processes must have met."""
+    """Seconds to wait at the start until all processes are connected."""
     heartbeat_timeout: int = 30
     """Seconds without a sign of life after which a process counts as dead."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One experiment."""
+    """An experiment."""
 
     data: DataConfig = DataConfig()
     g: GeneratorConfig = GeneratorConfig()
@@ -198,18 +198,8 @@ class Config:
     run: RunConfig = RunConfig()
 
 
-# A run may be resumed with other values of these: how long, how often it is told, on
-# which machine, and where the same images lie.
+# Fields that may change when a run is resumed: length, intervals, machine, and where
+# the same images are.
 MAY_CHANGE = frozenset(
-    [
-        "data.path",
-        "data.skip_broken",
-        "model.remat",
-        "model.target",
-        "model.attention_chunks",
-    ]
-) | {
-    f"run.{field.name}"
-    for field in dataclasses.fields(RunConfig)
-    if field.name != "seed"
-}
+    "data.path data.skip_broken model.remat model.target model.attention_chunks".split()
+) | {f"run.{field.name}" for field in dataclasses.fields(RunConfig)} - {"run.seed"}

@@ -1,4 +1,4 @@
-"""Every rule that the values of a config must keep."""
+"""The allowed values of a config."""
 
 import math
 from collections.abc import Iterator
@@ -7,73 +7,104 @@ from sagan.config.architecture import discriminator_blocks, generator_blocks
 from sagan.config.fields import fields
 from sagan.config.schema import Config, ConfigError
 
+# Fields, the condition that their values must meet, and the condition in words. None
+# is allowed wherever the type of the field allows it.
+_RULES = (
+    (
+        "data.batch g.z g.width d.width model.attention_chunks optim.d_steps"
+        " optim.accumulate run.steps run.log_every run.sample_every"
+        " run.checkpoint_every run.keep run.watch_every run.processes"
+        " run.startup_timeout run.heartbeat_timeout",
+        lambda value: value >= 1,
+        "at least 1",
+    ),
+    (
+        "g.bn_group g.bn_eps model.sn_eps optim.g_lr optim.d_lr optim.clip ema.start"
+        " run.rollbacks",
+        lambda value: 0 <= value < math.inf,
+        "0 or more, and finite",
+    ),
+    # Adam divides by it: the gradients of attention are exactly 0 while gamma is
+    ("optim.eps", lambda value: 0 < value < math.inf, "more than 0"),
+    ("data.classes", lambda value: value >= 0, "0 or more"),
+    ("run.evaluate_samples", lambda value: value >= 2, "at least 2"),
+    ("run.seed", lambda value: 0 <= value < 2**32, "in [0, 2^32)"),
+    ("run.rollback_factor", lambda value: 0 < value < 1, "between 0 and 1"),
+    ("g.bn_momentum g.bn_momentum_out", lambda value: 0 <= value < 1, "in [0, 1)"),
+    (
+        "optim.betas ema.decays",
+        lambda values: all(0 <= value < 1 for value in values),
+        "numbers in [0, 1)",
+    ),
+    (
+        "g.multipliers d.multipliers",
+        lambda values: all(value >= 1 for value in values),
+        "at least 1 each",
+    ),
+)
 
-def check(config: Config) -> None:
-    """Raises one ConfigError that names every value that cannot be, and what can."""
-    problems = list(dict.fromkeys(_problems(config)))
+
+def check_config(config: Config) -> None:
+    """Raises a ConfigError with a line for each invalid value: name and what's allowed.
+
+    Names in tables of the code, such as losses, are checked by `state.check_names`.
+    """
+    found = (_range_problems, _run_problems, _architecture_problems, _batch_problems)
+    problems = [line for problems_of in found for line in problems_of(config)]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
 
 
-def _problems(config: Config) -> Iterator[str]:
+def _range_problems(config: Config) -> Iterator[str]:
     values = fields(config)
+    for names, allows, allowed in _RULES:
+        for name in names.split():
+            value = values[name]
+            if value is not None and not allows(value):
+                yield f"{name} = {value!r}: must be {allowed}"
 
-    def unless(ok: bool, name: str, allowed: str) -> Iterator[str]:
-        if not ok:
-            yield f"{name} = {values[name]!r}: must be {allowed}"
 
-    at_least_one = ["data.batch", "g.z", "g.width", "d.width", "optim.d_steps"]
-    at_least_one += ["optim.accumulate"] + [
-        f"run.{name}"
-        for name in ("steps", "log_every", "sample_every", "checkpoint_every", "keep")
-    ]
-    at_least_one += ["model.attention_chunks", "run.watch_every"]
-    at_least_one += ["run.startup_timeout", "run.heartbeat_timeout"]
-    for name in at_least_one:
-        yield from unless(values[name] >= 1, name, "at least 1")
-    at_least_zero = ["optim.g_lr", "optim.d_lr", "optim.clip", "ema.start"]
-    at_least_zero += ["g.bn_group", "g.bn_eps", "model.sn_eps", "run.rollbacks"]
-    for name in at_least_zero:
-        ok = 0 <= values[name] < math.inf
-        yield from unless(ok, name, "0 or more, and finite")
-    # gradients are exactly 0 where gamma is: 0 / (0 + eps)
-    yield from unless(0 < values["optim.eps"] < math.inf, "optim.eps", "more than 0")
-    yield from unless(0 <= values["run.seed"] < 2**32, "run.seed", "in [0, 2^32)")
-    for name in ["g.bn_momentum", "g.bn_momentum_out"]:
-        yield from unless(0 <= values[name] < 1, name, "in [0, 1)")
-    for name in ["optim.betas", "ema.decays"]:
-        ok = all(0 <= value < 1 for value in values[name])
-        yield from unless(ok, name, "numbers in [0, 1)")
-    for name in ["g.multipliers", "d.multipliers"]:
-        yield from unless(all(m >= 1 for m in values[name]), name, "at least 1 each")
-    every, saved = config.run.evaluate_every, config.run.checkpoint_every
-    ok = every >= 0 and every % max(saved, 1) == 0
-    allowed = f"0, or a multiple of run.checkpoint_every = {saved}"
-    yield from unless(ok, "run.evaluate_every", allowed)
-    count = config.run.evaluate_samples
-    yield from unless(count is None or count >= 2, "run.evaluate_samples", "at least 2")
-    ok = 0 < config.run.rollback_factor < 1
-    yield from unless(ok, "run.rollback_factor", "between 0 and 1")
-    yield from _process_problems(config)
-    classes, start = config.data.classes, config.optim.decay_start
-    yield from unless(classes is None or classes >= 0, "data.classes", "0 or more")
-    ok = start is None or 0 <= start < config.run.steps
-    yield from unless(
-        ok, "optim.decay_start", f"in [0, run.steps = {config.run.steps})"
-    )
-    for blocks, net in (
-        (generator_blocks, config.g),
-        (discriminator_blocks, config.d),
+def _run_problems(config: Config) -> Iterator[str]:
+    run, start = config.run, config.optim.decay_start
+    if start is not None and not 0 <= start < run.steps:
+        yield (f"optim.decay_start = {start}: must be in [0, run.steps = {run.steps})")
+    if run.evaluate_every < 0 or run.evaluate_every % max(run.checkpoint_every, 1):
+        yield (
+            f"run.evaluate_every = {run.evaluate_every}: must be 0, or a multiple of"
+            f" run.checkpoint_every = {run.checkpoint_every}"
+        )
+    given = [run.coordinator != "", run.processes is not None, run.process is not None]
+    if not all(given):
+        if any(given):
+            yield (
+                f"run.coordinator = {run.coordinator!r}, run.processes ="
+                f" {run.processes}, run.process = {run.process}: give all three, or"
+                " none of them on Cloud TPU and SLURM"
+            )
+        return
+    host, _, port = run.coordinator.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        yield f"run.coordinator = {run.coordinator!r}: must be HOST:PORT"
+    if not 0 <= (run.process or 0) < max(run.processes or 1, 1):
+        yield f"run.process = {run.process}: must be in [0, {run.processes})"
+
+
+def _architecture_problems(config: Config) -> Iterator[str]:
+    for name, net, blocks_of in (
+        ("g", config.g, generator_blocks),
+        ("d", config.d, discriminator_blocks),
     ):
         try:
-            slots = [block for block in blocks(config) if block.slot]
+            blocks = blocks_of(config)
         except ConfigError as error:
             yield str(error)
             continue
-        if net.block == "attention" and any(block.channels % 8 for block in slots):
-            name = "g.width" if net is config.g else "d.width"
-            yield from unless(False, name, "such that attention has 8 k channels")
-    yield from _batch_problems(config)
+        widths = [block.channels for block in blocks if block.slot]
+        if net.block == "attention" and any(channels % 8 for channels in widths):
+            yield (
+                f"{name}.width = {net.width}: must give attention a multiple of 8"
+                f" channels; it gives {', '.join(map(str, widths))}"
+            )
 
 
 def _batch_problems(config: Config) -> Iterator[str]:
@@ -95,35 +126,14 @@ def _batch_problems(config: Config) -> Iterator[str]:
         )
     if not group and accumulate > 1:
         yield (
-            "g.bn_group = 0: the statistics of the global batch cannot be gathered"
-            f" over optim.accumulate = {accumulate} micro-batches; set it to a divisor"
-            f" of {micro}"
+            "g.bn_group = 0: statistics of the whole batch cannot be accumulated over"
+            f" optim.accumulate = {accumulate} micro-batches; set it to a divisor of"
+            f" {micro}"
         )
-
-
-def _process_problems(config: Config) -> Iterator[str]:
-    run = config.run
-    given = [run.coordinator != "", run.processes is not None, run.process is not None]
-    if not any(given):
-        return
-    if not all(given):
-        yield (
-            f"run.coordinator = {run.coordinator!r}, run.processes = {run.processes},"
-            f" run.process = {run.process}: give all three, or none of them on Cloud"
-            " TPU and SLURM"
-        )
-        return
-    host, _, port = run.coordinator.rpartition(":")
-    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
-        yield f"run.coordinator = {run.coordinator!r}: must be HOST:PORT"
-    if run.processes is not None and run.processes < 1:
-        yield f"run.processes = {run.processes}: must be at least 1"
-    elif not 0 <= (run.process or 0) < (run.processes or 1):
-        yield f"run.process = {run.process}: must be in [0, {run.processes})"
 
 
 def check_batch(config: Config, devices: int) -> None:
-    """Raises ConfigError where batch, micro-batches or groups do not divide."""
+    """Raises a ConfigError unless micro-batches and groups divide over the devices."""
     batch, parts, group = config.data.batch, config.optim.accumulate, config.g.bn_group
     if batch % (devices * parts):
         raise ConfigError(

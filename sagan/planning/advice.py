@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sagan.config.architecture import discriminator_blocks, generator_blocks
 from sagan.config.fields import replace
 from sagan.config.schema import Config, ConfigError
-from sagan.config.validation import check, check_batch
+from sagan.config.validation import check_batch, check_config
 from sagan.planning.topology import Topology, larger, parse
 
 
@@ -95,7 +95,7 @@ def _with_groups(
 
 def _is_right(config: Config, devices: int) -> bool:
     try:
-        check(config)
+        check_config(config)
         check_batch(config, devices)
     except ConfigError:
         return False

@@ -11,7 +11,7 @@ import numpy as np
 from sagan.checkpoints import workdir as workdir_lib
 from sagan.checkpoints.manager import Checkpoints
 from sagan.config.schema import Config
-from sagan.config.validation import check, check_batch
+from sagan.config.validation import check_batch, check_config
 from sagan.runtime import devices, processes
 from sagan.state import (
     Game,
@@ -43,7 +43,7 @@ class Started(NamedTuple):
 
 def start(config: Config, workdir: Path, report: Report) -> Started:
     """Checks everything that can be wrong, cheapest first; creates or restores."""
-    check(config)
+    check_config(config)
     check_names(config)
     check_batch(config, len(jax.devices()))
     main = processes.is_main()

@@ -1,7 +1,7 @@
 import pytest
 
 from sagan import config as config_lib
-from sagan.config import Config, ConfigError, check, fields, replace
+from sagan.config import Config, ConfigError, check_config, fields, replace
 
 FILE = """
 from sagan.config import Config, DataConfig
@@ -27,7 +27,7 @@ def test_defaults_are_the_official_recipe():
     assert values["ema.decays"] == () and values["optim.d_steps"] == 1
     assert not values["model.sn_detach"] and not values["g.sn_tables"]
     assert values["data.batch"] == 256 and not values["data.flip"]
-    check(Config())
+    check_config(Config())
 
 
 def test_load_reads_a_file_and_overrides_it(tmp_path):
@@ -106,13 +106,13 @@ def test_a_wrong_field_or_type_is_named(name, value, said):
 )
 def test_an_impossible_value_is_named_with_what_is_allowed(values, said):
     with pytest.raises(ConfigError, match=said):
-        check(replace(Config(), values))
+        check_config(replace(Config(), values))
 
 
 def test_all_problems_are_told_at_once():
     values = {"data.size": 33, "optim.g_lr": -1.0, "data.batch": 7}
     with pytest.raises(ConfigError) as error:
-        check(replace(Config(), values))
+        check_config(replace(Config(), values))
     assert len(str(error.value).splitlines()) == 3
 
 

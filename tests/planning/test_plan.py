@@ -12,7 +12,7 @@ import pytest
 
 from sagan import state
 from sagan.cli import arguments, main
-from sagan.config import Config, ConfigError, check, load, replace
+from sagan.config import Config, ConfigError, check_config, load, replace
 from sagan.config.validation import check_batch
 from sagan.planning import cost, plan, topology
 from sagan.planning.advice import advice
@@ -195,7 +195,7 @@ def test_every_advice_is_a_config_that_works(preset, name):
     for one in given:
         changed = arguments.override(config, one.arguments.split())
         assert changed == replace(config, one.values) != config
-        check(changed)
+        check_config(changed)
         check_batch(changed, machine.devices)
 
 
