@@ -11,33 +11,40 @@ from sagan.layers import FULL, SNConv, SpectralModule
 
 
 class SelfAttention(SpectralModule):
-    """Computes y = gamma * v(sum_i beta_ji h(x_i)) + x, over all positions j.
+    """Adds to each position j what it gathers from all positions i.
 
-    Names follow the paper: f gives the keys, g the queries, h the values, and
-    beta[j, i] is how much position j draws from position i (rows sum to one). Each of
-    the four maps is a 1x1 convolution: one linear layer, applied to every position by
-    itself. gamma starts at zero, so a fresh layer is the identity.
+    In the paper's names, with x_j the features at position j:
 
-    Follows the official code: keys and values are max-pooled to a quarter of the
-    positions and no map has a bias (the paper does not say), values have C/2 channels
-    (the paper says C/8), and scores are not divided by the root of the channels.
+      s_ij    = f(x_i) . g(x_j)                 scores of keys f and queries g
+      beta_ji = exp(s_ij) / sum_i exp(s_ij)     share of position i in what j gathers
+      o_j     = v(sum_i beta_ji h(x_i))         from the values h
+      y_j     = gamma o_j + x_j
 
-    f, g, h and v compute in model.dtype. Scores are multiplied at full precision and
-    summed in float32, on accelerators too, and so is the softmax; then beta is rounded
-    to model.dtype to weigh the values.
+    f, g, h and v are 1x1 convolutions with spectral normalisation: one linear layer
+    each, applied at every position. gamma is a learned scalar that starts at zero, so
+    that a fresh layer is the identity.
+
+    The rest follows the official code. Keys and values are max-pooled 2x2, so i runs
+    over a quarter of the positions (the paper does not say). Values have C/2 channels
+    (the paper says C/8). f, g, h and v have no bias. As in the paper, scores are not
+    divided by the root of the number of channels.
+
+    Precision: f, g, h and v compute in model.dtype. The scores of what f and g return
+    are multiplied and summed in full float32 (products of bfloat16 numbers are exact in
+    it), as is the softmax, on every backend. The sum over values casts beta to
+    model.dtype and, like a convolution, multiplies at the backend's default precision.
 
     With model.attention_chunks the queries are processed in that many parts, one after
-    another, so that only a part of beta exists at a time, with the same values and
-    gradients. If the collection `intermediates` is mutable, it gets all of beta
-    [n, positions j, positions i], x, and `drawn`, which is gamma * v(...): see
-    sampling/attention_maps.py.
+    another: the values and gradients are the same, but only a part of beta exists at a
+    time. If the collection `intermediates` is mutable, it gets x, all of beta [n,
+    positions j, positions i] and, as `drawn`, gamma o; see sampling/attention_maps.py.
 
     Attributes:
       reduction: C over the number of channels of keys and queries.
       value_reduction: C over the number of channels of the values.
 
-    Source: arXiv:1805.08318, section 3; official non_local.py:48-81, whose phi, theta
-    and g are f, g and h here.
+    Source: arXiv:1805.08318, section 3; official non_local.py:48-81, where f, g and h
+    are called phi, theta and g.
     """
 
     reduction: int = 8  # C / C-bar in the paper
@@ -87,7 +94,7 @@ def attend(
     keys: Float[Array, "n i c"],
     values: Float[Array, "n i o"],
 ) -> tuple[Float[Array, "n j o"], Float[Array, "n j i"]]:
-    """The values that each query draws, weighted by beta, and beta itself."""
+    """The sum over keys i of beta_ji times the values, and beta, for each query j."""
     full = {"precision": FULL, "preferred_element_type": jnp.float32}
     s = jnp.einsum("njc,nic->nji", queries, keys, **full)
     beta = jax.nn.softmax(s, axis=-1)  # over the keys i
@@ -101,7 +108,9 @@ def attend_in_chunks(
     *,
     chunks: int,
 ) -> Float[Array, "n j o"]:
-    """`attend` without beta: a part of the queries at a time, recomputed for gradients.
+    """The sum of `attend`, for a part of the queries at a time.
+
+    beta is never whole: the backward pass computes each part again.
 
     Raises:
       ValueError: The number of queries does not divide by `chunks`.
@@ -110,7 +119,7 @@ def attend_in_chunks(
     if positions % chunks:
         raise ValueError(f"{positions} positions do not divide by {chunks} chunks")
 
-    @partial(jax.checkpoint, prevent_cse=False)  # a loop's body: nothing to merge with
+    @partial(jax.checkpoint, prevent_cse=False)  # a loop prevents it already
     def one(chunk: Float[Array, "n j c"]) -> Float[Array, "n j o"]:
         return attend(chunk, keys, values)[0]
 
@@ -119,5 +128,5 @@ def attend_in_chunks(
 
 
 def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww c"]:
-    """The maximum of each 2x2 positions; an odd last row or column is dropped."""
+    """2x2 max pooling; an odd last row or column is dropped."""
     return nn.max_pool(x, (2, 2), strides=(2, 2))

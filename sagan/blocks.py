@@ -1,5 +1,6 @@
-"""Residual blocks of both networks, and BLOCKS: what fills the slot between them."""
+"""Residual blocks of both networks, and BLOCKS, the layers that go between them."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -12,14 +13,14 @@ from sagan.layers import BatchNorm, SNConv, SpectralModule
 
 
 class GeneratorBlock(nn.Module):
-    """Doubles the image: BN, ReLU, up, 3x3, BN, ReLU, 3x3, plus an upsampled 1x1.
+    """Doubles the resolution: BN, ReLU, up, 3x3, BN, ReLU, 3x3, plus an upsampled 1x1.
 
     Attributes:
       features: Number of channels of the output.
       classes: Number of classes of the batch norms; 0: unconditional.
       g: Batch-norm settings.
       model: Settings of the normalised layers.
-      axis_name: Name of the mapped axis, or None.
+      axis_name: Name of the axis over which pmap spreads the batch, or None.
 
     Source: official generator.py:78-92; the shortcut is always learned.
     """
@@ -34,40 +35,33 @@ class GeneratorBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "n h w c"], y: Int[Array, " n"], *, train: bool
     ) -> Float[Array, "n hh ww o"]:
-        def norm(name: str, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-            return BatchNorm(
-                group=self.g.bn_group,
-                momentum=self.g.bn_momentum,
-                eps=self.g.bn_eps,
-                classes=self.classes,
-                sn_tables=self.model if self.g.sn_tables else None,
-                axis_name=self.axis_name,
-                name=name,
-            )(x, y, train=train)
-
-        shortcut = SNConv(
-            self.model,
-            features=self.features,
-            kernel_size=1,
-            resample="up",
-            name="shortcut",
-        )(x)
-        x = jax.nn.relu(norm("bn1", x))
-        x = SNConv(self.model, features=self.features, resample="up", name="conv1")(x)
-        x = jax.nn.relu(norm("bn2", x))
-        x = SNConv(self.model, features=self.features, name="conv2")(x)
+        conv = partial(SNConv, self.model, features=self.features)
+        norm = partial(
+            BatchNorm,
+            group=self.g.bn_group,
+            momentum=self.g.bn_momentum,
+            eps=self.g.bn_eps,
+            classes=self.classes,
+            sn_tables=self.model if self.g.sn_tables else None,
+            axis_name=self.axis_name,
+        )
+        shortcut = conv(kernel_size=1, resample="up", name="shortcut")(x)
+        x = jax.nn.relu(norm(name="bn1")(x, y, train=train))
+        x = conv(resample="up", name="conv1")(x)
+        x = jax.nn.relu(norm(name="bn2")(x, y, train=train))
+        x = conv(name="conv2")(x)
         return x + shortcut
 
 
 class DiscriminatorBlock(nn.Module):
-    """ReLU, 3x3, ReLU, 3x3, plus a 1x1 shortcut; with `down` both are halved.
+    """ReLU, 3x3, ReLU, 3x3, plus a 1x1 shortcut; `down` halves the resolution.
 
-    The first block sees the image, and has no ReLU before its first convolution. The
-    shortcut is the identity if neither size nor channels change. Hidden and output
-    channels are equal.
+    The first block sees pixels, so it has no ReLU before its first convolution. The
+    shortcut is the identity if neither resolution nor channels change. Both 3x3
+    convolutions have the same number of channels.
 
-    Source: official discriminator.py:46-62 and, for the first, 82-93. The shortcut of
-    the official code starts from x itself: an in-place ReLU (StudioGAN) changes it.
+    Source: official discriminator.py:46-62 and, for the first, 82-93. As there, the
+    shortcut takes x itself; StudioGAN's in-place ReLU gives it ReLU(x).
     """
 
     features: int
@@ -77,30 +71,23 @@ class DiscriminatorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww o"]:
+        conv = partial(SNConv, self.model, features=self.features)
         resample = "down" if self.down else ""
         shortcut = x
         if self.down or x.shape[-1] != self.features:
-            shortcut = SNConv(
-                self.model,
-                features=self.features,
-                kernel_size=1,
-                resample=resample,
-                name="shortcut",
-            )(x)
+            shortcut = conv(kernel_size=1, resample=resample, name="shortcut")(x)
         x = x if self.is_first else jax.nn.relu(x)
-        x = SNConv(self.model, features=self.features, name="conv1")(x)
-        x = jax.nn.relu(x)
-        x = SNConv(self.model, features=self.features, resample=resample, name="conv2")(
-            x
-        )
+        x = conv(name="conv1")(x)
+        x = conv(resample=resample, name="conv2")(jax.nn.relu(x))
         return x + shortcut
 
 
 class Residual(SpectralModule):
-    """A residual block with about as many parameters as attention: 1.25 C^2.
+    """A residual block with about as many parameters as attention, 1.25 C^2.
 
-    Source: arXiv:1805.08318, table 1, whose text leaves the block open. Here two 3x3
-    convolutions through 5/72 C channels.
+    Two 3x3 convolutions with 5/72 C channels between them.
+
+    Source: arXiv:1805.08318, table 1; the paper does not describe the block further.
     """
 
     @nn.compact
@@ -113,19 +100,19 @@ class Residual(SpectralModule):
 
 
 class Identity(SpectralModule):
-    """Does nothing: the baseline without attention."""
+    """Returns its input: the baseline without attention."""
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         return x
 
 
 def maybe_remat(module: nn.Module, *args: Array, remat: bool, **static: Any) -> Array:
-    """Calls a module; with `remat` only its inputs are kept for the backward pass.
+    """Calls a module; with `remat` its backward pass computes the activations again.
 
-    Everything inside is then computed again. Collections move once all the same.
+    Only the inputs are kept. Mutable collections are still updated once.
 
     Args:
-      module: A block, bound to its network.
+      module: A block of the network that calls this.
       *args: Arrays.
       remat: config.model.remat.
       **static: Keyword arguments that are not arrays.

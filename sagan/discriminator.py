@@ -1,4 +1,4 @@
-"""The discriminator: image and class to logit."""
+"""The discriminator: from an image and a class to a logit."""
 
 import dataclasses
 
@@ -16,12 +16,14 @@ from sagan.layers import SNDense, SNEmbed
 class Discriminator(nn.Module):
     """Maps images [n h w c] in [-1, 1] and labels [n] to logits [n].
 
-    The features are summed over positions, not averaged; the class enters as their
-    inner product with its embedding (Miyato and Koyama 2018, arXiv:1802.05637), left
-    out if config.data.classes is 0. Collections: `params` and `spectral`.
+    The features h are summed over positions, not averaged. The logit is linear in h,
+    plus the inner product of h and the class's embedding (projection discriminator,
+    arXiv:1802.05637) unless config.data.classes is 0. Both are float32.
+
+    Collections: `params`; `spectral`, updated if mutable.
 
     Attributes:
-      config: The experiment's config; data.classes must be a number.
+      config: The experiment's config; data.classes must be an integer.
 
     Source: official discriminator.py:170-206.
     """

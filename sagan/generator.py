@@ -1,4 +1,4 @@
-"""The generator: latent and class to image."""
+"""The generator: from a latent and a class to an image."""
 
 import flax.linen as nn
 import jax
@@ -14,13 +14,14 @@ from sagan.layers import BatchNorm, SNConv, SNDense
 class Generator(nn.Module):
     """Maps z [n, config.g.z] and y [n] to images [n, size, size, channels] in [-1, 1].
 
-    The layers follow from the config: see config/architecture.py. Collections:
-    `params`; `batch_stats`, used if `train` is False, and moved if it is True and the
-    collection is mutable; `spectral`, moved if it is mutable. Labels are ignored if
+    config/architecture.py derives the blocks from the config. Labels are ignored if
     config.data.classes is 0.
 
+    Collections: `params`; `batch_stats`, the running moments, which `train` updates if
+    they are mutable and which normalise otherwise; `spectral`, updated if mutable.
+
     Attributes:
-      config: The experiment's config; data.classes must be a number.
+      config: The experiment's config; data.classes must be an integer.
       axis_name: Name of the axis over which pmap spreads the batch, or None.
 
     Source: official generator.py:179-219.

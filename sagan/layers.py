@@ -12,10 +12,11 @@ from sagan import conv
 from sagan.config.schema import ModelConfig
 from sagan.runtime.compilation import is_for_cpu
 
-# The precision policy. Accelerators multiply float32 with fewer bits than it has. What
-# must not lose them is computed in float32, and multiplied at this precision: power
-# iteration, attention scores and their softmax, batch moments, and the dense layers
-# (G's stem and D's logit, which are cheap). The rest follows model.dtype.
+# The precision policy. By default accelerators multiply float32 numbers with fewer bits
+# than they have. What must not lose bits is computed in float32 and multiplied at this
+# precision: power iteration, attention scores and their softmax, batch moments, and D's
+# logit. G's stem, the other dense layer, is cheap enough to share it. The rest follows
+# model.dtype and the backend's default.
 FULL = "highest"
 
 INITIALIZERS = {
@@ -31,7 +32,7 @@ def spectral_normalise(
     eps: float,
     detach: bool,
 ) -> tuple[Float[Array, ""], Float[Array, "1 out"]]:
-    """Estimates w's top singular value by one power iteration; returns it and u.
+    """One power iteration from u: the estimate sigma of w's top singular value, and u'.
 
     v = l2n(u w^T), u' = l2n(v w), sigma = v w u'^T; no clamp and no gain. The gradient
     of sigma flows through the iteration unless `detach`.
@@ -52,11 +53,11 @@ def spectral_normalise(
 
 
 class SpectralModule(nn.Module):
-    """Base of the spectrally normalised layers: keeps u and sigma.
+    """Base of the layers with spectral normalisation.
 
     The collection `spectral` holds u and the last sigma of every layer. Each call does
-    one power iteration from the stored u. The result is stored if the collection is
-    mutable, so the caller decides which passes move it (see step.py).
+    one power iteration from the stored u and, if the collection is mutable, stores the
+    result; the caller decides which passes do (see step.py).
 
     Attributes:
       model: Initialiser, epsilon, detaching and precision, shared by all layers.
@@ -67,10 +68,10 @@ class SpectralModule(nn.Module):
     def normalised(
         self, name: str, shape: Sequence[int], *, transposed: bool = False
     ) -> Float[Array, "..."]:
-        """The parameter `name` divided by its sigma, in the dtype of the activations.
+        """The parameter `name` divided by sigma, in model.dtype.
 
-        sigma is that of the weight as a matrix [-1, out] (an embedding's transpose),
-        in float32 whatever the dtype of the activations.
+        sigma is computed in float32, of the weight as a matrix [-1, out] or, if
+        `transposed`, of its transpose.
         """
         w = self.param(name, INITIALIZERS[self.model.init], tuple(shape))
         matrix = w.T if transposed else w.reshape(-1, shape[-1])
@@ -97,7 +98,7 @@ class SNConv(SpectralModule, kw_only=True):
       kernel_size: 1 or 3.
       use_bias: Whether to add a bias; attention's convolutions have none.
       resample: "up" doubles the image first (nearest neighbour), "down" halves the
-        result (2x2 mean). With model.fast in an exact cheaper form; see conv.py.
+        result (2x2 mean). model.fast selects exact, cheaper forms; see conv.py.
 
     Source: official ops.py:180-215.
     """
@@ -137,8 +138,9 @@ class SNDense(SpectralModule, kw_only=True):
 class SNEmbed(SpectralModule, kw_only=True):
     """A spectrally normalised table with one row for each class.
 
-    Source: official ops.py:243-265; normalised as its transpose, so u has one entry
-    for each class.
+    The transpose is normalised, so u has one entry for each class.
+
+    Source: official ops.py:243-265.
     """
 
     classes: int
@@ -151,10 +153,10 @@ class SNEmbed(SpectralModule, kw_only=True):
 
 
 class SNTable(SpectralModule, kw_only=True):
-    """A batch-norm table under spectral normalisation: `offset` + table[y].
+    """A spectrally normalised batch-norm table: `offset` + table[y].
 
-    Source: StudioGAN's variant (utils/ops.py:21-28), a normalised linear map of the
-    one-hot label added to 1; the official code does not normalise its tables.
+    Source: StudioGAN utils/ops.py:21-28, where scales are 1 plus a normalised linear
+    map of the one-hot label; the official code does not normalise its tables.
     """
 
     classes: int
@@ -168,19 +170,19 @@ class SNTable(SpectralModule, kw_only=True):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation, with a scale and bias for each class if there are classes.
+    """Batch normalisation, class-conditional if `classes` is not 0.
 
-    Statistics are the biased moments over `group` contiguous images of the global
-    batch (0: all of it), computed in float32; 64 gives the official code's statistics
-    (64 images a GPU) on any machine. Running averages take the mean over the groups.
+    Normalises with the biased moments of `group` contiguous images of the global batch
+    (0: all of it), in float32. 64 gives the moments of the official code, which has 64
+    images on each GPU, on any machine. Running averages take the mean over the groups.
 
     Attributes:
       group: Number of images that share statistics, over all devices.
-      momentum: Share of the running averages that an update keeps.
+      momentum: Share of the running averages that an update keeps, as in TensorFlow.
       eps: Added to the variance.
-      classes: Number of rows of the tables; 0: one scale and one bias.
-      sn_tables: Settings to normalise the tables spectrally, or None.
-      axis_name: Name of the mapped axis if pmap spreads the batch, else None.
+      classes: Number of rows of the tables of scales and biases; 0: no tables.
+      sn_tables: Settings for normalising the tables spectrally, or None.
+      axis_name: Name of the axis over which pmap spreads the batch, or None.
 
     Source: official ops.py:304-376.
     """
@@ -208,9 +210,10 @@ class BatchNorm(nn.Module):
                     if self.axis_name is not None:
                         now = jax.lax.pmean(now, self.axis_name)
                     running.value = keep * running.value + (1 - keep) * now
-            repeat = n // means.shape[0]
-            image_mean = jnp.repeat(means, repeat, axis=0)
-            image_var = jnp.repeat(variances, repeat, axis=0)
+            image_mean, image_var = (
+                jnp.repeat(moment, n // len(moment), axis=0)
+                for moment in (means, variances)
+            )
         else:
             image_mean, image_var = mean.value[None], var.value[None]
         scale, bias = self._scale_and_bias(y, c)
@@ -222,17 +225,8 @@ class BatchNorm(nn.Module):
         self, y: Int[Array, " n"], c: int
     ) -> tuple[Float[Array, "m c"], Float[Array, "m c"]]:
         if self.classes and self.sn_tables is not None:
-            scale, bias = (
-                SNTable(
-                    self.sn_tables,
-                    classes=self.classes,
-                    features=c,
-                    offset=offset,
-                    name=name,
-                )(y)
-                for name, offset in (("scale", 1.0), ("bias", 0.0))
-            )
-            return scale, bias
+            table = partial(SNTable, self.sn_tables, classes=self.classes, features=c)
+            return table(offset=1.0, name="scale")(y), table(name="bias")(y)
         shape = (self.classes, c) if self.classes else (c,)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
@@ -247,7 +241,7 @@ def group_moments(
     """Mean and biased variance of each group of images on this device, in float32.
 
     A group may be part of the device's images, all of them, or spread over several
-    devices of `axis_name`; then every one of these gets the same moments.
+    devices of `axis_name`, which then all get the same moments.
 
     Args:
       x: The images of this device.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sagan.attention import SelfAttention
+from sagan.attention import SelfAttention, attend
 from sagan.blocks import BLOCKS
 from sagan.config import ModelConfig
 
@@ -92,6 +92,19 @@ def test_softmax_is_float32_in_bfloat16(layer):
     y, sown = half.apply(variables, x, mutable=["intermediates"])
     assert y.dtype == jnp.bfloat16
     assert sown["intermediates"]["beta"][0].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_scores_and_their_gradients_are_multiplied_at_full_precision(dtype):
+    queries, keys, values = (jnp.ones((1, n, 2), dtype) for n in (4, 3, 3))
+
+    def drawn(queries, keys):
+        return attend(queries, keys, values)[0].sum()
+
+    text = str(jax.make_jaxpr(jax.grad(drawn, argnums=(0, 1)))(queries, keys))
+    full = text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+    # the scores and the gradients of both factors; not the sum over values and its own
+    assert (full, text.count("dot_general[")) == (3, 5)
 
 
 @pytest.mark.parametrize("chunks", [2, 6, 24])

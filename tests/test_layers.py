@@ -96,6 +96,14 @@ def test_bfloat16_keeps_weights_and_power_iteration_in_float32():
         assert leaf.dtype == jnp.float32
 
 
+def test_power_iteration_and_logits_are_multiplied_at_full_precision():
+    layer, x = SNDense(MODEL, features=1), jnp.ones((2, 3))
+    variables = layer.init(jax.random.key(0), x)
+    text = str(jax.make_jaxpr(layer.apply)(variables, x))
+    full = text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+    assert full == text.count("dot_general[") == 5  # two products for sigma, u, v, h W
+
+
 def norm(**changes):
     return BatchNorm(**{"group": 0, "momentum": 0.9, "eps": 1e-5, **changes})
 
