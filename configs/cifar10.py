@@ -22,7 +22,7 @@ PROVENANCE = {
     "g.multipliers": "StudioGAN: three blocks of 256 channels",
     "g.attention": "StudioGAN CIFAR10/SAGAN.yaml: attn_g_loc [2]",
     "g.bn_group": "one group: the whole batch of 64, as on StudioGAN's one GPU",
-    "g.bn_momentum": "StudioGAN and MMGeneration: PyTorch's 0.1, that is 0.9 kept",
+    "g.bn_momentum": "StudioGAN and MMGeneration: PyTorch's 0.1, which is 0.9 here",
     "g.bn_momentum_out": "as g.bn_momentum",
     "d.width": "StudioGAN: 128 channels everywhere (1,075,586 parameters)",
     "d.multipliers": "StudioGAN: two blocks down, two flat",

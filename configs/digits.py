@@ -1,8 +1,8 @@
 """Handwritten digits at 16x16 on a laptop's CPU, with nothing to download.
 
 python train.py configs/digits.py --workdir runs/digits
-Cost: about four minutes on two CPU cores. Of 2,000 samples with the averaged weights
-99.7 to 99.9 % are classified as their label: three seeds of benchmarks/digits.py.
+Cost: about four minutes on two CPU cores. A classifier recognises 99.7 to 99.9 % of
+2,000 samples as their label (averaged weights; three seeds of benchmarks/digits.py).
 """
 
 from sagan.config import (
@@ -17,11 +17,11 @@ from sagan.config import (
 )
 
 PROVENANCE = {
-    "g.z": "ours: small images need few numbers",
+    "g.z": "ours: small images need fewer latents",
     "g.width": "ours: for a CPU",
     "g.attention": "ours: the middle of a 16x16 network",
     "g.bn_group": "ours: one group, as the batch is small",
-    "g.bn_momentum": "BigGAN-PyTorch and MMGeneration keep 0.9",
+    "g.bn_momentum": "BigGAN-PyTorch and MMGeneration: 0.9",
     "g.bn_momentum_out": "as g.bn_momentum",
     "d.width": "ours: for a CPU",
     "d.attention": "ours: the middle of a 16x16 network",

@@ -1,9 +1,9 @@
-"""Your own images at 64x64: a folder, with one sub-folder for each class or none.
+"""Your own images at 64x64: a folder, with a sub-folder for each class or without.
 
 python train.py configs/folder.py --workdir runs/mine --data.path path/to/images
 Smaller or larger: --data.size 128 --g.attention 64 --d.attention 64. Grey images:
---data.channels 1. Too little memory: --optim.accumulate 4 --g.bn_group 16.
-Cost: see the README's table; on a CPU start with --g.width 16 --d.width 16.
+--data.channels 1. Out of memory: --optim.accumulate 4 --g.bn_group 16.
+Cost: see docs/benchmarks.md; on a CPU start with --g.width 16 --d.width 16.
 """
 
 from sagan.config import (
@@ -19,7 +19,7 @@ from sagan.config import (
 
 PROVENANCE = {
     "g.bn_group": "ours: one group, as the batch is small",
-    "g.bn_momentum": "BigGAN-PyTorch and MMGeneration keep 0.9",
+    "g.bn_momentum": "BigGAN-PyTorch and MMGeneration: 0.9",
     "g.bn_momentum_out": "as g.bn_momentum",
     "model.sn_detach": "PyTorch, TF-GAN and compare_gan detach u and v",
     "ema.decays": "MMGeneration",
@@ -28,7 +28,7 @@ PROVENANCE = {
 
 
 def config() -> Config:
-    """The recommended recipe at a size and batch that one GPU takes."""
+    """The recommended recipe at a size and batch for one GPU."""
     return Config(
         data=DataConfig(name="folder", size=64, batch=64, flip=True),
         g=GeneratorConfig(bn_group=0, bn_momentum=0.9, bn_momentum_out=0.9),

@@ -20,7 +20,7 @@ from sagan.config import (
 PROVENANCE = {
     "g.attention": "BigGAN-PyTorch launch_SAGAN_bs128x2_ema.sh and MMGeneration",
     "g.bn_group": "MMGeneration: 32 images a GPU, not synchronised",
-    "g.bn_momentum": "BigGAN-PyTorch and MMGeneration keep 0.9",
+    "g.bn_momentum": "BigGAN-PyTorch and MMGeneration: 0.9",
     "g.bn_momentum_out": "as g.bn_momentum",
     "d.attention": "BigGAN-PyTorch launch_SAGAN_bs128x2_ema.sh and MMGeneration",
     "model.sn_eps": "BigGAN-PyTorch and MMGeneration",

@@ -10,5 +10,5 @@ from sagan.config import Config
 
 
 def config() -> Config:
-    """The defaults: what every other recipe is a difference from."""
+    """The defaults, from which every other recipe differs."""
     return Config()

@@ -13,7 +13,7 @@ PROVENANCE = {
 
 
 def config() -> Config:
-    """The official recipe with one layer moved."""
+    """The official recipe with attention at 64x64."""
     return Config(
         g=GeneratorConfig(attention=(64,)), d=DiscriminatorConfig(attention=(64,))
     )
