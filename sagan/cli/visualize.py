@@ -45,17 +45,17 @@ def attend_command(args: Arguments) -> None:
     asked = parser.parse_args(args)
     from sagan.checkpoints.restore import labels_to_draw, open_run
     from sagan.checkpoints.workdir import read_config
-    from sagan.visualization import ablation, heatmaps, seen
+    from sagan.visualization import ablation, attention_reading, heatmaps
 
     cache.keep_compiled()
     config = read_config(asked.workdir)
-    grids = heatmaps.chosen_layers(config, asked.layers, real=asked.real)
+    grids = heatmaps.choose_layers(config, asked.layers, real=asked.real)
     if asked.ablate and "g" not in grids:
         raise ConfigError("--ablate gamma=0: the generator has no such attention layer")
     if "auto" in asked.queries and len(asked.queries) > 1:
         raise ConfigError("--queries auto: must be alone, or pixels only")
     queries = None if "auto" in asked.queries else asked.queries
-    seen.check_inside(config.data.size, queries or ())
+    attention_reading.check_pixels(config.data.size, queries or ())
     labels = labels_to_draw(config, asked.n, asked.classes)
     opened = open_run(asked.workdir, asked.step, asked.weights)
     out = asked.out or asked.workdir / "attend" / f"step_{opened.step}"
@@ -81,10 +81,10 @@ def sheets_command(args: Arguments) -> None:
         " (default: all that can be made)",
     )
     known = parser.parse_args(args)
-    from sagan.visualization.sheets import sheets
+    from sagan.visualization.sheets import write_sheets
 
     cache.keep_compiled()
-    sheets(**vars(known))
+    write_sheets(**vars(known))
 
 
 def report_command(args: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""What a generator loses when its attention is switched off: gamma = 0 at inference."""
+"""Switches attention off (gamma = 0) at inference, and measures what is lost."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,16 +17,16 @@ from sagan.evaluation import run
 from sagan.evaluation.protocol import BATCH_NORM, Protocol, protocol_from_json
 from sagan.evaluation.scoring import Function
 from sagan.runtime.files import make_folder, write_whole
+from sagan.sampling.grid import png
 from sagan.state import GANState
-from sagan.visualization import draw
-from sagan.visualization.picture import Panel, Sheet, save
-from sagan.visualization.record import read_result
+from sagan.visualization import checkpoint_images as drawing
+from sagan.visualization.layout import Panel, Sheet
 
 TRAINED = "as trained"
-Values = dict[tuple[str, ...], float]  # by metric, weights and batch statistics
+_KEYS = ("metric", "weights", "batch_norm")
 
 
-def switched_off(state: GANState, layers: Sequence[str]) -> GANState:
+def switch_off(state: GANState, layers: Sequence[str]) -> GANState:
     """The state with gamma = 0 in these layers of the generator and of its averages."""
 
     def off(params: PyTree[Array]) -> PyTree[Array]:
@@ -41,8 +41,8 @@ def switched_off(state: GANState, layers: Sequence[str]) -> GANState:
     return replace(state, g=g, ema=ema)
 
 
-def variants(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The layers to switch off, by the variant's name: none, each, all if several."""
+def ablations(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The layers to switch off, by name: none, each, and all if there are several."""
     each = {f"without {name}": (name,) for name in layers}
     together = {"without attention": tuple(layers)} if len(layers) > 1 else {}
     return {TRAINED: (), **each, **together}
@@ -60,56 +60,57 @@ def ablate(
 ) -> None:
     """Draws and evaluates a checkpoint with attention layers switched off.
 
-    The same latents in every row of `ablation.png`. The evaluation is that which the
-    workdir has of this step, done again by the same protocol; `ablation.json` holds
-    every number, `ablation.md` the table that is reported. The workdir's own evaluation
-    stays as it is.
+    Each row of `ablation.png` has the same latents. The workdir's evaluation of this
+    step is repeated by the same protocol; `ablation.json` holds all numbers,
+    `ablation.md` the reported table. The evaluation in the workdir stays unchanged.
 
     Args:
-      opened: the checkpoint; its evaluation is of the weights that it asked for.
-      labels: of the samples that are drawn.
-      layers: of the generator.
-      seed: of the latents that are drawn.
-      out: a folder.
-      features: see run.prepare_evaluation; if the evaluation was by your own function.
-      report: takes the lines for the user; also that there is no evaluation.
+      opened: The checkpoint; the evaluation uses the weights that it names.
+      labels: Labels of the samples to draw.
+      layers: Layers of the generator.
+      seed: Seed of the samples to draw.
+      out: A folder.
+      features: See run.prepare_evaluation; if the evaluation was by your own function.
+      report: Takes lines for the user.
 
     Raises:
-      ConfigError: the evaluation cannot be done again.
+      ConfigError: The evaluation cannot be repeated.
     """
     states = {
-        name: switched_off(opened.state, off) for name, off in variants(layers).items()
+        name: switch_off(opened.state, o) for name, o in ablations(layers).items()
     }
-    z = draw.latents(opened, seed, len(labels))
-    images = [draw.images(opened._replace(state=s), z, labels) for s in states.values()]
+    z = drawing.latents(opened, seed, len(labels))
+    variants = [opened._replace(state=state) for state in states.values()]
+    rows = [drawing.draw_rows(one, z, labels, len(labels)) for one in variants]
     title = f"{opened.words}: the same latents with and without attention"
     make_folder(out)
-    panel = Panel(title, np.stack(images), list(states))
-    save(out / "ablation.png", Sheet([panel], title).picture)
+    panel = Panel(title, np.concatenate(rows), list(states))
+    write_whole(out / "ablation.png", png(Sheet([panel], title).picture))
     report(f"{title}: {out / 'ablation.png'}")
     path = opened.workdir / "eval" / f"step_{opened.step}" / results_lib.RESULTS
-    if (before := read_result(path)) is None:
+    if (before := results_lib.read_complete_result(path)) is None:
         report(
-            f"no metrics: {opened.workdir} has no evaluation of step {opened.step};"
-            f" python eval.py --workdir {opened.workdir} --step {opened.step} makes one"
+            f"no metrics: {opened.workdir} has no evaluation of step {opened.step}; to"
+            f" evaluate it: python eval.py --workdir {opened.workdir} --step"
+            f" {opened.step}"
         )
         return
     try:
-        protocol = _protocol(before, features)
+        protocol = _same_protocol(before, features)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     ready = run.prepare_evaluation(
         opened.config, protocol, opened.workdir, features=features
     )
-    results = _evaluated(ready, states, before, out, report)
-    lines = table(results)
+    numbers = _compare(_evaluate(ready, states, before, out, report))
+    lines = comparison_table(numbers)
     report("\n" + results_lib.text_table(lines))
-    write_whole(out / "ablation.json", json.dumps(_numbers(results), indent=1) + "\n")
+    write_whole(out / "ablation.json", json.dumps(numbers, indent=1) + "\n")
     write_whole(out / "ablation.md", results_lib.markdown_table(lines) + "\n")
 
 
-def _protocol(before: results_lib.Result, features: Function | None) -> Protocol:
-    """That of an evaluation, for every kind of weights and statistics that it has."""
+def _same_protocol(before: results_lib.Result, features: Function | None) -> Protocol:
+    """The protocol of an evaluation, with all its kinds of weights and statistics."""
     protocol = protocol_from_json(before.get("asked"))
     if ":" in protocol.features and features is None:
         # a results file may come from anywhere: it must not name code to run
@@ -127,7 +128,7 @@ def _protocol(before: results_lib.Result, features: Function | None) -> Protocol
     return replace(protocol, weights=weights, batch_norm=",".join(known))
 
 
-def _evaluated(
+def _evaluate(
     ready: run.PreparedEvaluation,
     states: dict[str, GANState],
     before: results_lib.Result,
@@ -147,38 +148,38 @@ def _evaluated(
     facts = ("protocol_sha256", "versions")
     same = all(result[k] == before[k] for result in results.values() for k in facts)
     if not same:
-        report("the evaluation in the workdir is by another protocol or version")
+        report(
+            "the workdir's evaluation has another protocol or version: it is repeated"
+        )
     return {TRAINED: before if same else again(TRAINED), **results}
 
 
-def table(results: dict[str, results_lib.Result]) -> list[list[str]]:
-    """A head, and a row for each metric of each kind of weights and statistics."""
-    values = _numbers(results)
-    lines = [["metric", "weights", "statistics", *results]]
-    for row in values:
-        cells = [f"{row[TRAINED]:.4g}"]
-        for name in list(results)[1:]:
-            if row[name] is None:
-                cells.append("")
-                continue
-            change = row[name] - row[TRAINED]
-            cells.append(f"{row[name]:.4g} ({change:+.2g})")
-        lines.append([row["metric"], row["weights"], row["batch_norm"], *cells])
-    return lines
-
-
-def _numbers(results: dict[str, results_lib.Result]) -> list[dict[str, Any]]:
-    """A row for each number that there is of the network as it was trained."""
-
-    def by_name(result: results_lib.Result) -> Values:
-        rows = [row for row in result["results"] if "/" not in row["metric"]]
-        keys = ("metric", "weights", "batch_norm")
-        names = [tuple(row.get(key, "") for key in keys) for row in rows]
-        return dict(zip(names, [row["value"] for row in rows], strict=True))
-
-    values = {name: by_name(result) for name, result in results.items()}
+def _compare(results: dict[str, results_lib.Result]) -> list[dict[str, Any]]:
+    """A row for each number of the trained network, with that of each ablation."""
+    values = {
+        name: {
+            tuple(row.get(key, "") for key in _KEYS): row["value"]
+            for row in result["results"]
+            if "/" not in row["metric"]
+        }
+        for name, result in results.items()
+    }
     return [
-        {"metric": metric, "weights": weights, "batch_norm": mode}
-        | {name: mine.get((metric, weights, mode)) for name, mine in values.items()}
-        for metric, weights, mode in values[TRAINED]
+        dict(zip(_KEYS, place, strict=True))
+        | {name: mine.get(place) for name, mine in values.items()}
+        for place in values[TRAINED]
     ]
+
+
+def comparison_table(numbers: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A head, and a row for each metric of each kind of weights and statistics."""
+    names = [name for name in numbers[0] if name not in (*_KEYS, TRAINED)]
+    lines = [["metric", "weights", "statistics", TRAINED, *names]]
+    for row in numbers:
+        trained = row[TRAINED]
+        cells = [
+            "" if row[k] is None else f"{row[k]:.4g} ({row[k] - trained:+.2g})"
+            for k in names
+        ]
+        lines.append([*(row[key] for key in _KEYS), f"{trained:.4g}", *cells])
+    return lines

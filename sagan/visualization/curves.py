@@ -1,97 +1,240 @@
-"""Draws curves as inline SVG for a page."""
+"""Curves of one run, or of several for comparison, as data."""
 
-import io
-import re
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
-from sagan.visualization.panels import Panel, Series
+from sagan.config.schema import Config
+from sagan.evaluation.results import by_variant
+from sagan.sampling.attention_maps import (
+    AttentionGrid,
+    attention_layers,
+    uniform_bits,
+    uniform_pixels,
+)
+from sagan.visualization.run_record import RunRecord
 
-MOST_POINTS = 500
-COLOURS = ("#3b7dd8", "#d97b29", "#2f9e6e", "#b455b0", "#c94b4b", "#7a8794")
-_INK = "#010203"  # becomes the page's text colour
-
-
-def thinned(series: Series, most: int = MOST_POINTS) -> Series:
-    """At most so many points: the lowest and the highest of each stretch of steps."""
-    count = len(series.steps)
-    if count <= most:
-        return series
-    parts = np.array_split(np.arange(count), most // 2)
-    v = series.values
-    kept = {part[pick(v[part])] for part in parts for pick in (np.argmin, np.argmax)}
-    chosen = np.array(sorted(kept))
-    return series._replace(steps=series.steps[chosen], values=v[chosen])
+_MOST = 1e30  # axes overflow beyond
 
 
-def legend(panel: Panel) -> list[tuple[str, str, str]]:
-    """(label, colour, SVG's stroke-dasharray) of every line and level."""
-    dashes = {"-": "none", "--": "5 3", "-.": "6 3 2 3"}
-    lines = [(line.label, *_look(line.colour)) for line in panel.lines]
-    levels = [(label, "currentColor", "2 2") for label in panel.levels]
-    return [(label, colour, dashes[d]) for label, colour, d in lines] + levels
+class Curve(NamedTuple):
+    """Values of one quantity over the steps of a run.
 
-
-def _look(number: int) -> tuple[str, str]:
-    """Colour and dash of a line."""
-    times, colour = divmod(number, len(COLOURS))
-    return COLOURS[colour], ("-", "--", "-.")[times % 3]
-
-
-def _draw(axes: Any, panel: Panel) -> None:
-    for line in map(thinned, panel.lines):
-        options = {"marker": "o", "markersize": 3} if len(line.steps) < 15 else {}
-        colour, dash = _look(line.colour)
-        axes.plot(line.steps, line.values, dash, c=colour, lw=1.2, **options)
-    for level in panel.levels.values():
-        axes.axhline(level, color=_INK, lw=0.8, ls=":")
-    if panel.log:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(lambda value, _: "")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.02)
-    axes.locator_params(axis="x", nbins=5)
-    axes.xaxis.set_major_formatter(lambda step, _: _short(step))
-
-
-def _short(step: float) -> str:
-    """Such as 500, 2.5k, 1M."""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if abs(step) >= size:
-            return f"{step / size:g}{unit}"
-    return f"{step:g}"
-
-
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "sagan",
-    "text.parse_math": False,
-    "font.size": 8,
-    "path.simplify": True,
-    **{f"{name}.color": _INK for name in ("text", "xtick", "ytick")},
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.linewidth": 0.6,
-}
-
-
-def svg(panel: Panel) -> str:
-    """The panel as inline SVG, in the page's text colour, without title and legend.
-
-    No text in it comes from the run: there are numbers only.
+    Attributes:
+      label: Name in the legend.
+      steps: In rising order.
+      values: All finite.
+      dropped: Number of values that were not finite.
+      colour: Index of a colour.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
 
-    file = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(3.7, 2.1), layout="constrained")
-        _draw(figure.add_subplot(), panel)
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    text = file.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    text = re.sub(r' id="[a-zA-Z]+_?\d+(\.\d+)?"(?=>)', "", text)
-    return re.sub(r"\s*<metadata>.*?</metadata>|\n\s*", "\n", text, flags=re.DOTALL)
+    label: str
+    steps: Int[np.ndarray, " n"]
+    values: Float[np.ndarray, " n"]
+    dropped: int = 0
+    colour: int = 0
+
+
+class Plot(NamedTuple):
+    """Curves with common axes.
+
+    Attributes:
+      title: The quantity, with its unit.
+      curves: All curves with any value.
+      levels: Values to compare with, by label; drawn as dotted lines.
+      note: Explanation for the reader.
+      log: Whether the vertical axis is logarithmic.
+    """
+
+    title: str
+    curves: tuple[Curve, ...]
+    levels: Mapping[str, float] = {}
+    note: str = ""
+    log: bool = False
+
+
+class NamedRun(NamedTuple):
+    """A run to draw curves of."""
+
+    name: str
+    config: Config
+    record: RunRecord
+
+
+class _Quantity(NamedTuple):
+    """One plot of a run; one plot for each label if there are several runs.
+
+    Attributes:
+      title: The plot's title.
+      names: Names in metrics.jsonl, by label.
+      level: Name of a value to compare with.
+      levels: That value's variants, by label.
+      note: Explanation for the reader.
+      log: Whether values vary by orders of magnitude.
+    """
+
+    title: str
+    names: Mapping[str, str]
+    level: str = ""
+    levels: Mapping[str, Iterable[float]] = {}
+    note: str = ""
+    log: bool = False
+
+
+_TRAINING = (
+    _Quantity("loss", {"discriminator": "d_loss", "generator": "g_loss"}),
+    _Quantity(
+        "mean logit of the discriminator",
+        {"real images": "d_real", "generated images": "d_fake"},
+    ),
+    _Quantity(
+        "gradient norm",
+        {"discriminator": "d_grad_norm", "generator": "g_grad_norm"},
+        log=True,
+    ),
+    _Quantity(
+        "spectral norm of the weights",
+        {
+            "discriminator, largest": "sigma/d_max",
+            "generator, largest": "sigma/g_max",
+            "discriminator, smallest": "sigma/d_min",
+            "generator, smallest": "sigma/g_min",
+        },
+    ),
+    _Quantity(
+        "diversity of a batch",
+        {"real images": "real_diversity", "generated images": "fake_diversity"},
+        note="Standard deviation of a pixel over the batch; pixels are in [-1, 1].",
+    ),
+    _Quantity("share of saturated logits", {"discriminator": "d_saturated"}),
+)
+
+
+def make_plots(runs: Sequence[NamedRun]) -> list[Plot]:
+    """Plots of attention, training and evaluations that have any curve.
+
+    One run's players and layers share a plot; several runs share a plot for each player
+    and layer.
+    """
+    quantities = [*_attention(runs), *_TRAINING]
+    plots = [plot for quantity in quantities for plot in _logged(quantity, runs)]
+    return [plot for plot in [*plots, *_evaluations(runs)] if plot.curves]
+
+
+def _attention(runs: Sequence[NamedRun]) -> list[_Quantity]:
+    """The quantities of all attention layers of any of the runs."""
+    grids = defaultdict(set)
+    for run in runs:
+        for player in "gd":
+            for name, grid in attention_layers(run.config, player).items():
+                grids[f"{player}/{name}"].add(grid)
+    labels = {place: f"{place[0].upper()}, {place[2:]}" for place in grids}
+
+    def names(kind: str) -> dict[str, str]:
+        return {label: f"{kind}/{place}" for place, label in labels.items()}
+
+    def levels(value: Callable[[AttentionGrid], Any]) -> dict[str, set[float]]:
+        return {
+            labels[place]: {round(float(np.mean(value(grid))), 6) for grid in mine}
+            for place, mine in grids.items()
+        }
+
+    return [
+        _Quantity(
+            "gamma",
+            names("gamma"),
+            "zero",
+            levels(lambda grid: 0.0),
+            "The sign of gamma is shared with the output convolution v: (gamma, v) and"
+            " (-gamma, -v) are the same function. What counts is |gamma|; near 0 the"
+            " layer is hardly used.",
+        ),
+        _Quantity(
+            "strength of attention: |gamma v| / |x|",
+            names("strength"),
+            note="Norm of a layer's contribution over the norm of its input.",
+        ),
+        _Quantity(
+            "entropy of attention, bits",
+            names("entropy"),
+            "uniform",
+            levels(uniform_bits),
+            "Mean over positions; dotted: uniform attention.",
+        ),
+        _Quantity(
+            "distance of attention, pixels",
+            names("distance"),
+            "uniform",
+            levels(uniform_pixels),
+            "Mean distance from a query to the keys it attends to; dotted: uniform"
+            " attention.",
+        ),
+    ]
+
+
+def _logged(quantity: _Quantity, runs: Sequence[NamedRun]) -> Iterator[Plot]:
+    if len(runs) == 1:
+        curves = [_curve(k, _points(n, runs[0])) for k, n in quantity.names.items()]
+        yield _plot(quantity, curves)
+        return
+    note = quantity.note  # shown once, with the first of its plots
+    for label, name in quantity.names.items():
+        title = f"{quantity.title} ({label})"
+        levels = {label: quantity.levels.get(label, ())}
+        curves = [_curve(run.name, _points(name, run)) for run in runs]
+        plot = _plot(quantity._replace(title=title, levels=levels, note=note), curves)
+        yield plot
+        note = "" if plot.curves else note
+
+
+def _points(name: str, run: NamedRun) -> dict[int, float]:
+    """Values by step; the last one, if a step was logged twice."""
+    rows = run.record.metrics
+    return {int(row["step"]): row[name] for row in rows if name in row}
+
+
+def _curve(label: str, points: Mapping[int, float]) -> Curve:
+    steps = np.array(sorted(points), int)
+    values = np.array([points[step] for step in steps.tolist()], float)
+    good = np.abs(values) < _MOST  # False for NaN
+    return Curve(label, steps[good], values[good], int((~good).sum()))
+
+
+def _plot(quantity: _Quantity, found: Sequence[Curve]) -> Plot:
+    curves = tuple(
+        curve._replace(colour=number)
+        for number, curve in enumerate(found)
+        if len(curve.steps)
+    )
+    values = sorted({value for mine in quantity.levels.values() for value in mine})
+    name = quantity.level + (": {:.3g}" if len(values) > 1 else "")
+    levels = {name.format(value): value for value in values}
+    note = quantity.note
+    if dropped := sum(curve.dropped for curve in curves):
+        note = f"{note} Left out because they are not finite: {dropped} values.".strip()
+    log = quantity.log and all((curve.values > 0).all() for curve in curves)
+    return Plot(quantity.title, curves, levels, note, log)
+
+
+def _evaluations(runs: Sequence[NamedRun]) -> Iterator[Plot]:
+    """A plot for each metric: one run's variants, or the last variant of each run."""
+    points: dict[str, Any] = defaultdict(lambda: defaultdict(dict))
+    baselines: dict[str, list[float]] = {}
+    for run in runs:
+        for result in run.record.results:
+            by_name = list(by_variant(result).items())
+            for variant, rows in by_name[0 if len(runs) == 1 else -1 :]:
+                label = variant if len(runs) == 1 else f"{run.name}: {variant}"
+                for metric, row in rows.items():
+                    points[metric][label][result["about"]["step"]] = row["value"]
+                    if "baseline" in row and len(runs) == 1:
+                        baselines[metric] = [row["baseline"]]
+    for metric, by_label in points.items():
+        levels = {"": baselines.get(metric, ())}
+        curves = [_curve(label, points) for label, points in by_label.items()]
+        plot = _plot(_Quantity(metric, {}, "real against real", levels), curves)
+        if "_std" not in metric and any(len(c.steps) > 1 for c in plot.curves):
+            yield plot

@@ -1,10 +1,10 @@
-"""What the attention explorer of a page shows: rows of beta, small enough to embed.
+"""Data of the attention explorer of a page: rows of beta, small enough to embed.
 
-What the page does with it is in explorer.js; `unpacked` is the same in Python.
+explorer.js shows them; `unpack_beta` decodes them in the same way.
 """
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from sagan.checkpoints.restore import Opened, labels_to_draw
-from sagan.data.pipeline import Source
+from sagan.config.schema import ConfigError
+from sagan.data.pipeline import open_source
 from sagan.sampling.attention_maps import (
     AttentionGrid,
     LayerAttention,
@@ -22,230 +23,231 @@ from sagan.sampling.attention_maps import (
     uniform_bits,
     uniform_pixels,
 )
-from sagan.state import gammas
-from sagan.visualization.record import labelled, picture
-from sagan.visualization.seen import Seen, of_generated, of_real
+from sagan.visualization.attention_reading import (
+    ImageAttention,
+    player_gammas,
+    read_discriminator,
+    read_generator,
+)
+from sagan.visualization.embedded import embed
 
 MOST_QUERIES, MOST_KEYS = 32, 16  # along each side
-OVERVIEW: tuple[str, ...] = (
-    "layer",
-    "positions",
-    "gamma",
-    "strength",
-    "entropy",
-    "distance",
-)
+MOST_IMAGES = {"g": 10, "d": 6}
+PLAYERS = {"g": "The generator", "d": "The discriminator"}
 _NUMBERS = ("top", "entropy", "distance", "largest")
 Json = dict[str, Any]
 _entropy = jax.jit(entropy_bits)
 
 
-class Shown(NamedTuple):
-    """Which positions of a layer the page has.
+class Explorer(NamedTuple):
+    """One network of a run in a few images, or a note why it is not shown.
 
     Attributes:
-      grid: of the layer.
+      player: "g" or "d".
+      layers: Facts of each layer: see `layer_facts`.
+      images: Each image with its label, picture, packed layers and, for "d", logit.
+      note: A remark for the reader.
+    """
+
+    player: str
+    layers: list[Json]
+    images: list[Json]
+    note: str = ""
+
+
+class CoarseGrid(NamedTuple):
+    """The positions of a layer that are embedded: some queries, keys in square cells.
+
+    Attributes:
+      grid: The layer's positions.
     """
 
     grid: AttentionGrid
 
     @property
     def stride(self) -> int:
-        """Every which query is shown, along each side."""
+        """Distance between embedded queries, along each side."""
         return -(-self.grid.queries // MOST_QUERIES)
 
     @property
     def block(self) -> int:
-        """How many keys are one cell, along each side; the last may have fewer."""
+        """Number of keys of a cell along each side; the last may have fewer."""
         return -(-self.grid.keys // MOST_KEYS)
 
     @property
     def side(self) -> int:
-        """Queries shown, along each side."""
+        """Number of embedded queries along each side."""
         return -(-self.grid.queries // self.stride)
 
     @property
     def cells(self) -> int:
-        """Cells of keys, along each side."""
+        """Number of cells of keys along each side."""
         return -(-self.grid.keys // self.block)
 
     @property
     def rows(self) -> np.ndarray:
-        """The numbers j of the shown queries, in their order."""
+        """Positions j of the embedded queries."""
         along = np.arange(0, self.grid.queries, self.stride)
         return (along[:, None] * self.grid.queries + along).ravel()
 
     @property
     def nbytes(self) -> int:
-        """Of one image, in base64."""
+        """Size of one image's rows in base64."""
         queries, cells = self.side**2, self.cells**2
         return (queries * (cells + 4 * len(_NUMBERS)) + 2) * 4 // 3
 
 
-def facts(name: str, grid: AttentionGrid, gamma: float) -> Json:
-    """What is the same in all images."""
-    shown = Shown(grid)
+def make_explorer(
+    opened: Opened, player: str, class_names: Sequence[str], *, seed: int, budget: int
+) -> Explorer:
+    """The explorer of a network: samples 0, 1, ... of a seed, or real images.
+
+    Args:
+      opened: The checkpoint.
+      player: "g" or "d".
+      class_names: Class names of the run by label; empty if they are unknown.
+      seed: Seed of the latents.
+      budget: Number of bytes of its data, at most.
+    """
+    name, grids = PLAYERS[player], attention_layers(opened.config, player)
+    if not grids:
+        return Explorer(player, [], [], f"{name} has no attention layer.")
+    n = count_images(grids, MOST_IMAGES[player], budget)
+    if n < 1:
+        note = f"{name}: no image fits into {budget:,} bytes of this page."
+        return Explorer(player, [], [], note)
+    conditional, images = bool(opened.config.data.classes), []
+    try:
+        for read in _read(opened, player, class_names, seed, n):
+            known = read.label < len(class_names)
+            label = class_names[read.label] if known else str(read.label)
+            packed = [pack_layer(read.layers[k], grid) for k, grid in grids.items()]
+            images.append(
+                image_facts(
+                    read.image, label if conditional else "", packed, read.logit
+                )
+            )
+    except ConfigError as error:
+        return Explorer(player, [], [], f"{name} cannot be shown: {error}")
+    gamma = player_gammas(opened, player)
+    layers = [layer_facts(k, grid, float(gamma[k])) for k, grid in grids.items()]
+    return Explorer(player, layers, images)
+
+
+def _read(
+    opened: Opened, player: str, class_names: Sequence[str], seed: int, n: int
+) -> Iterator[ImageAttention]:
+    if player == "g":
+        labels = labels_to_draw(opened.config, n, None)
+        return read_generator(opened, labels, seed=seed)
+    source = open_source(opened.config)
+    if class_names and list(class_names) != list(source.class_names):
+        raise ConfigError("the data's classes have changed")
+    chosen = np.linspace(0, len(source) - 1, min(n, len(source))).astype(int)
+    return read_discriminator(opened, source.examples(chosen))
+
+
+def count_images(grids: Mapping[str, AttentionGrid], most: int, budget: int) -> int:
+    """The number of images that fit into `budget` bytes, at most `most`."""
+    size = max(grid.size for grid in grids.values())
+    each = size**2 * 4 + sum(CoarseGrid(grid).nbytes for grid in grids.values())
+    return min(most, budget // each)
+
+
+def layer_facts(name: str, grid: AttentionGrid, gamma: float) -> Json:
+    """The values of a layer that are the same for all images."""
+    coarse = CoarseGrid(grid)
     return {
         "name": name,
         "queries": grid.queries,
         "keys": grid.keys,
-        "stride": shown.stride,
-        "side": shown.side,
-        "block": shown.block,
-        "cells": shown.cells,
+        "stride": coarse.stride,
+        "side": coarse.side,
+        "block": coarse.block,
+        "cells": coarse.cells,
         "gamma": gamma,
+        "gamma_text": f"{gamma:.3f}".replace("-", "−"),
         "uniform_bits": uniform_bits(grid),
         "uniform_share": 1 / grid.keys**2,
-        "uniform_pixels": _base64(np.asarray(uniform_pixels(grid))[shown.rows]),
+        "uniform_pixels": _base64(np.asarray(uniform_pixels(grid))[coarse.rows]),
     }
 
 
-def packed(read: LayerAttention, grid: AttentionGrid) -> Json:
+def image_facts(
+    pixels: UInt8[np.ndarray, "h w c"],
+    label: str,
+    layers: list[Json],
+    logit: float | None = None,
+) -> Json:
+    """One of the images of an Explorer."""
+    uri = embed(pixels, label).uri
+    return {"label": label, "picture": uri, "layers": layers, "logit": logit}
+
+
+def pack_layer(layer: LayerAttention, grid: AttentionGrid) -> Json:
     """One layer in one image.
 
-    `beta` has a byte for each cell of each shown query: its share over the largest cell
-    of that query, `top`, times 255. Entropy, distance and the largest share are those
-    of the layer's own row, before anything is summed or rounded.
+    `beta` has a byte for each cell of each embedded query: its share, divided by the
+    row's largest cell `top`, times 255. Entropy, distance and the largest share are
+    computed from the full row, before summing and rounding.
     """
-    shown = Shown(grid)
-    beta = np.asarray(read.beta)[shown.rows].astype(np.float32)
-    cells = _summed(beta, shown)
+    coarse = CoarseGrid(grid)
+    beta = np.asarray(layer.beta)[coarse.rows].astype(np.float32)
+    cells = beta.reshape(-1, grid.keys, grid.keys)
+    for axis in (1, 2):
+        starts = np.arange(0, grid.keys, coarse.block)
+        cells = np.add.reduceat(cells, starts, axis=axis)
+    cells = cells.reshape(len(beta), -1)
     top = cells.max(axis=1)
-    levels = np.rint(cells / np.maximum(top, 1e-30)[:, None] * 255).astype(np.uint8)
+    levels = np.rint(cells / np.maximum(top, 1e-30)[:, None] * 255)
     numbers = {
         "top": top,
         "entropy": _entropy(beta),
-        "distance": np.asarray(distance_pixels(read.beta, grid))[shown.rows],
+        "distance": np.asarray(distance_pixels(layer.beta, grid))[coarse.rows],
         "largest": beta.max(axis=1),
     }
-    strength = float(read.strength)
     encoded = {name: _base64(values) for name, values in numbers.items()}
+    strength = float(layer.strength)
     return {"strength": strength, "beta": _base64(levels, np.uint8), **encoded}
 
 
-def unpacked(layer: Mapping[str, Any]) -> Float[np.ndarray, "shown cells"]:
-    """The shares that the page shows, a row for each shown query."""
-    top = decoded(layer["top"])
+def unpack_beta(layer: Mapping[str, Any]) -> Float[np.ndarray, "queries cells"]:
+    """The shares that the page shows, a row for each embedded query."""
+    top = unpack(layer["top"])
     levels = np.frombuffer(base64.b64decode(layer["beta"]), np.uint8)
     return levels.reshape(len(top), -1).astype(np.float32) / 255 * top[:, None]
 
 
-def decoded(text: str) -> Float[np.ndarray, " n"]:
-    """The numbers of base64."""
+def unpack(text: str) -> Float[np.ndarray, " n"]:
+    """Numbers from base64."""
     return np.frombuffer(base64.b64decode(text), "<f4")
-
-
-def _summed(
-    beta: Float[np.ndarray, "shown i"], shown: Shown
-) -> Float[np.ndarray, "shown cells"]:
-    keys = shown.grid.keys
-    square = beta.reshape(-1, keys, keys)
-    starts = np.arange(0, keys, shown.block)
-    for axis in (1, 2):
-        square = np.add.reduceat(square, starts, axis=axis)
-    return square.reshape(len(beta), -1)
 
 
 def _base64(values: Any, dtype: Any = "<f4") -> str:
     return base64.b64encode(np.asarray(values).astype(dtype).tobytes()).decode()
 
 
-class Group(NamedTuple):
-    """One network of one run, looked into at a few images.
-
-    Attributes:
-      player: "g" or "d".
-      layers: facts of each.
-      images: each with its label, picture, packed layers and, of "d", logit.
-    """
-
-    player: str
-    layers: list[Json]
-    images: list[Json]
-
-
-def image(
-    pixels: UInt8[np.ndarray, "h w c"],
-    label: str,
-    layers: list[Json],
-    logit: float | None = None,
-) -> Json:
-    """One image of a Group."""
-    seen = picture(pixels, label)
-    return {"label": label, "picture": seen.uri, "layers": layers, "logit": logit}
-
-
-def how_many(grids: Mapping[str, AttentionGrid], most: int, budget: int) -> int:
-    """The images that fit into so many bytes."""
-    size = max(grid.size for grid in grids.values())
-    each = size**2 * 4 + sum(Shown(grid).nbytes for grid in grids.values())
-    return min(most, budget // each)
-
-
-def of_generator(
-    opened: Opened, class_names: tuple[str, ...], *, seed: int, n: int
-) -> Group:
-    """The generator at the first n samples of a seed, those of `sagan sample`.
-
-    Raises:
-      ConfigError: what it computes is not finite.
-    """
-    labels = labels_to_draw(opened.config, n, None)
-    params = opened.variables["params"]
-    return _group(
-        opened, "g", params, of_generated(opened, labels, seed=seed), class_names
-    )
-
-
-def of_discriminator(
-    opened: Opened, class_names: tuple[str, ...], source: Source, *, n: int
-) -> Group:
-    """The discriminator at n real images, spread evenly over the data.
-
-    Raises:
-      ConfigError: an image cannot be read, or what it computes is not finite.
-    """
-    chosen = np.linspace(0, len(source) - 1, n).astype(int)
-    seen = of_real(opened, source.examples(chosen))
-    return _group(opened, "d", opened.state.d.params, seen, class_names)
-
-
-def _group(
-    opened: Opened,
-    player: str,
-    params: Mapping[str, Any],
-    seen: Iterator[Seen],
-    class_names: tuple[str, ...],
-) -> Group:
-    grids, gamma = attention_layers(opened.config, player), gammas(params)
-    layers = [facts(name, grid, float(gamma[name])) for name, grid in grids.items()]
-    images = []
-    for one in seen:
-        looks = [packed(one.reads[name], grid) for name, grid in grids.items()]
-        label = labelled(class_names, one.label) if opened.config.data.classes else ""
-        images.append(image(one.image, label, looks, one.logit))
-    return Group(player, layers, images)
-
-
-def signed(value: float) -> str:
-    """With a real minus sign."""
-    return f"{value:.3f}".replace("-", "−")
-
-
-def overview(group: Group) -> list[list[str]]:
-    """A row of OVERVIEW for each layer: means over positions and images."""
-    lines = []
-    for number, layer in enumerate(group.layers):
-        mine = [seen["layers"][number] for seen in group.images]
-
-        def mean(name: str, mine: list[Json] = mine) -> float:
-            return float(np.mean([decoded(one[name]) for one in mine]))
-
-        strength = np.mean([one["strength"] for one in mine])
-        pixels = decoded(layer["uniform_pixels"]).mean()
-        positions = f"{layer['queries']}×{layer['queries']}"
-        entropy = f"{mean('entropy'):.2f} of {layer['uniform_bits']:.2f} bits"
-        distance = f"{mean('distance'):.1f} px (uniform {pixels:.1f})"
-        row = [positions, signed(layer["gamma"]), f"{strength:.3f}", entropy, distance]
-        lines.append([layer["name"], *row])
+def overview(explorers: Sequence[Explorer]) -> list[list[str]]:
+    """A table of means over positions and images; the first row is its head."""
+    lines = [["layer", "positions", "gamma", "strength", "entropy", "distance"]]
+    for explorer in explorers:
+        player = PLAYERS[explorer.player].removeprefix("The ")
+        for number, layer in enumerate(explorer.layers):
+            mine = [image["layers"][number] for image in explorer.images]
+            entropy, distance = (
+                np.mean([unpack(one[name]) for one in mine])
+                for name in ("entropy", "distance")
+            )
+            strength = np.mean([one["strength"] for one in mine])
+            pixels = unpack(layer["uniform_pixels"]).mean()
+            lines.append(
+                [
+                    f"{player}, {layer['name']}",
+                    f"{layer['queries']}×{layer['queries']}",
+                    layer["gamma_text"],
+                    f"{strength:.3f}",
+                    f"{entropy:.2f} of {layer['uniform_bits']:.2f} bits",
+                    f"{distance:.1f} px (uniform {pixels:.1f})",
+                ]
+            )
     return lines

@@ -1,47 +1,44 @@
-"""Where each position of an image looks: pictures and numbers of every attention layer.
+"""Attention heat maps of every layer of a checkpoint, as in the paper's figure 5.
 
-The central figure of the paper (arXiv:1805.08318, figure 5), for any checkpoint.
+Source: arXiv:1805.08318, figure 5.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Float, Int32, UInt8
+from matplotlib import colormaps
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from sagan.checkpoints.restore import Opened
 from sagan.config.schema import Config, ConfigError
 from sagan.data.pipeline import open_source
 from sagan.data.source import Examples
-from sagan.runtime.files import make_folder, write_arrays
+from sagan.runtime.files import make_folder, write_arrays, write_whole
 from sagan.sampling.attention_maps import (
     AttentionGrid,
     attention_layers,
     uniform_bits,
     uniform_pixels,
 )
-from sagan.state import gammas
-from sagan.visualization.canvas import LINE, SIDE, Canvas, heat_map
-from sagan.visualization.draw import names_of
-from sagan.visualization.picture import enlarged, enlargement, save
-from sagan.visualization.seen import (
-    Looks,
-    Pixels,
-    Seen,
-    gather,
-    of_generated,
-    of_real,
-    real_examples,
-)
+from sagan.sampling.grid import png
+from sagan.visualization import attention_reading
+from sagan.visualization.attention_reading import LayerSummary, Pixels
+from sagan.visualization.checkpoint_images import label_names
+from sagan.visualization.layout import Panel, Sheet, enlarge, enlargement, font
 
-GAP = 10
-_FOOT = 11 + 2 * LINE
-_BESIDE = 190  # pixels for the words at the right
+# Okabe and Ito's palette, which colour-blind people can tell apart
+COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7")
+SIDE = 96  # pixels of an enlarged image, at least
+FRAME = 2  # pixels around a heat map
+_BAR, _SPACE, _DOT = 6, 4, 6
 NEGATIVE = (
-    "gamma < 0 is no fault: its sign is shared with v, and (gamma, v) and (-gamma, -v)"
-    " are the same layer"
+    "a negative gamma is not a fault: its sign is shared with v, so (gamma, v) and"
+    " (-gamma, -v) are the same layer"
 )
 
 
@@ -56,166 +53,209 @@ def attend(
     out: Path,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Draws the attention layers of a checkpoint, and reports what they do.
+    """Draws heat maps of a checkpoint's attention layers, and reports statistics.
 
     Writes a PNG for each layer, such as `g_attention32.png`, and `maps.npz` with
-    `g/image`, `g/label` and the arrays of Looks, such as `g/attention32/rows`.
+    `g/image`, `g/label` and the arrays of LayerSummary, such as `g/attention32/rows`.
 
     Args:
-      opened: the checkpoint.
-      labels: of the images.
-      grids: layers by player and name: see chosen_layers. The generator's look at
-        samples, the discriminator's at real images of these labels.
-      seed: of the latents, and of the choice of real images.
-      queries: pixels (row, column) that ask; None: chosen for each image and layer.
-      whole: also all of beta, as `g/attention32/beta`: 16 MiB an image for 64x64.
-      out: a folder.
-      report: takes the lines for the user.
+      opened: The checkpoint.
+      labels: The images' labels.
+      grids: Layers by player and name; see choose_layers. The generator is shown with
+        samples, the discriminator with real images of these labels.
+      seed: Seed of the latents, and of the choice of real images.
+      queries: Pixels (row, column); None: chosen for each image and layer.
+      whole: Also write all of beta, as `g/attention32/beta`: 16 MiB an image for 64x64.
+      out: A folder.
+      report: Takes lines for the user.
 
     Raises:
-      ConfigError: there are no such real images.
+      ConfigError: There are too few real images of a class.
     """
     make_folder(out)
     report(f"{len(labels)} images of {opened.words}: {out}")
     arrays: dict[str, Any] = {}
-    names = names_of(opened, labels, longest=14)
-    for player, mine in grids.items():
-        seen, gates = _seen(opened, player, labels, seed)
-        examples, looks = gather(seen, mine, gates, pixels=queries, whole=whole)
+    names = label_names(opened, labels, longest=14)
+    shown = {
+        "g": f"generated images, {opened.words}",
+        "d": f"real images, step {opened.step}",
+    }
+    for player, layers in grids.items():
+        gamma = attention_reading.player_gammas(opened, player)
+        read = _read(opened, player, labels, seed)
+        bar = tqdm(read, player, len(labels), leave=False, disable=None, unit="image")
+        examples, summaries = attention_reading.summarise(
+            iter(bar), layers, gamma, pixels=queries, whole=whole
+        )
         arrays |= {f"{player}/image": examples.image, f"{player}/label": examples.label}
-        for name, look in looks.items():
+        for name, summary in summaries.items():
             place = f"{player}/{name}"
-            title = f"{place} in {WHERE[player].format(opened)}"
-            save(out / f"{player}_{name}.png", sheet(title, examples, names, look))
-            arrays |= {f"{place}/{k}": v for k, v in look.arrays().items()}
-            report(in_words(place, look))
+            panel = heat_panel(f"{place} in {shown[player]}", examples, names, summary)
+            write_whole(out / f"{player}_{name}.png", png(Sheet([panel], "").picture))
+            arrays |= {f"{place}/{k}": v for k, v in summary.arrays().items()}
+            report(describe(place, summary))
     write_arrays(out / "maps.npz", arrays, compressed=True)
 
 
-def _seen(
+def _read(
     opened: Opened, player: str, labels: Int32[np.ndarray, " n"], seed: int
-) -> tuple[Iterator[Seen], dict[str, Float[Array, ""]]]:
-    """What the layers of a player do in images, and the gammas of these layers."""
+) -> Iterator[attention_reading.ImageAttention]:
     if player == "g":
-        seen = of_generated(opened, labels, seed=seed)
-        params = opened.variables["params"]
-    else:
-        source, classes = open_source(opened.config), opened.config.data.classes or 0
-        examples = real_examples(source, labels, seed=seed, classes=classes)
-        seen, params = of_real(opened, examples), opened.state.d.params
-    bar = tqdm(seen, player, len(labels), leave=False, disable=None, unit="image")
-    return iter(bar), gammas(params)
+        return attention_reading.read_generator(opened, labels, seed=seed)
+    source, classes = open_source(opened.config), opened.config.data.classes or 0
+    examples = attention_reading.choose_real_images(
+        source, labels, seed=seed, classes=classes
+    )
+    return attention_reading.read_discriminator(opened, examples)
 
 
-WHERE = {"g": "generated images, {0.words}", "d": "real images, step {0.step}"}
-
-
-def chosen_layers(
+def choose_layers(
     config: Config, names: Sequence[str] | None, *, real: bool
 ) -> dict[str, dict[str, AttentionGrid]]:
     """The generator's layers, and with `real` the discriminator's, by player and name.
 
     Args:
-      config: of the run.
-      names: of the layers; None: all.
-      real: see above.
+      config: The run's config.
+      names: Names of layers; None: all.
+      real: Include the discriminator, which needs real images.
 
     Raises:
-      ConfigError: there is no such layer, or none at all.
+      ConfigError: There is no such layer, or none at all.
     """
     grids = {p: attention_layers(config, p) for p in ("gd" if real else "g")}
-    known = sorted({name for mine in grids.values() for name in mine})
+    known = sorted({name for layers in grids.values() for name in layers})
     if not known:
         which = "run" if real else "generator"
-        raise ConfigError(f"nothing to see: the {which} has no attention layer")
+        raise ConfigError(f"nothing to draw: the {which} has no attention layer")
     for name in names or ():
         if name not in known:
             raise ConfigError(f"--layers {name}: there are {', '.join(known)}")
     chosen = {
-        player: {k: grid for k, grid in mine.items() if not names or k in names}
-        for player, mine in grids.items()
+        player: {k: grid for k, grid in layers.items() if not names or k in names}
+        for player, layers in grids.items()
     }
-    return {player: mine for player, mine in chosen.items() if mine}
+    return {player: layers for player, layers in chosen.items() if layers}
 
 
-def in_words(name: str, looks: Looks) -> str:
-    """A line: gamma, entropy, distance and strength, means over the images."""
-    grid = looks.grid
+def describe(name: str, summary: LayerSummary) -> str:
+    """A line with gamma, and mean entropy, distance and strength over the images."""
+    grid, bits = summary.grid, summary.entropy_bits.mean()
+    distance, strength = summary.distance_pixels.mean(), summary.strength.mean()
     return (
-        f"{name}: gamma {looks.gamma:.3g}; entropy {looks.entropy_bits.mean():.2f} of"
-        f" {uniform_bits(grid):.2f} bits; looks {looks.distance_pixels.mean():.1f}"
-        f" pixels far, {uniform_pixels(grid).mean():.1f} if everywhere alike;"
-        f" |gamma v| is {looks.strength.mean():.3f} of |x|"
-        + (f"\n  {NEGATIVE}" if looks.gamma < 0 else "")
+        f"{name}: gamma {summary.gamma:.3g};"
+        f" entropy {bits:.2f} of {uniform_bits(grid):.2f} bits; distance"
+        f" {distance:.1f} pixels, {uniform_pixels(grid).mean():.1f} if uniform;"
+        f" |gamma v| is {strength:.3f}"
+        " of |x|" + (f"\n  {NEGATIVE}" if summary.gamma < 0 else "")
     )
 
 
-def sheet(
-    title: str, examples: Examples, names: Sequence[str], looks: Looks
-) -> UInt8[np.ndarray, "h w 3"]:
-    """A row for each image: it with its queries, a heat map of each, and the mean map.
+def heat_panel(
+    title: str, examples: Examples, names: Sequence[str], summary: LayerSummary
+) -> Panel:
+    """A row for each image: the image, a heat map of each query, and the mean map.
 
-    Every map has its own scale, from 0 to its largest share. The names are of the
-    images' classes; empty: there are none.
+    Every map has its own scale, from 0 to its largest share.
+
+    Args:
+      title: First line of the title.
+      examples: The images.
+      names: Names of the images' classes; empty for an unconditional run.
+      summary: The layer in these images.
     """
-    grid, count = looks.grid, looks.queries.shape[1]
-    times = enlargement(grid.size, SIDE)
-    side = grid.size * times
-    step, below = side + GAP, side + _FOOT + GAP
-    head = [title, *_explained(looks)]
-    top = LINE * len(head) + GAP
-    width = GAP + (count + 2) * step + _BESIDE
-    canvas = Canvas(width, top + below * len(examples.image))
-    for i, line in enumerate(head):
-        canvas.words(GAP, 4 + LINE * i, line)
-    centres = grid.query_centres() * times
-    for i, image in enumerate(examples.image):
-        y = top + i * below
-        canvas.picture(GAP, y, enlarged(image, times))
-        canvas.words(GAP, y + side + 4, names[i] if names else "")
-        for k, j in enumerate(looks.queries[i]):
-            dot_y, dot_x = centres[j]
-            x = GAP + (k + 1) * step
-            canvas.dot(GAP + dot_x, y + dot_y, k)
-            _draw_map(canvas, x, y, looks.rows[i, k], grid)
-            canvas.frame(x, y, side, k)
-            canvas.dot(x + dot_x, y + dot_y, k)
-            bits, far = looks.entropy_bits[i, j], looks.distance_pixels[i, j]
-            canvas.words(x, y + side + 11 + LINE, f"{bits:.2f} bits, {far:.1f} px")
-        x = GAP + (count + 1) * step
-        _draw_map(canvas, x, y, looks.mean[i], grid)
-        canvas.words(x, y + side + 11 + LINE, "mean of all rows")
-        for k, line in enumerate(_said(looks, i)):
-            canvas.words(x + step, y + LINE * k, line)
-    return canvas.done()
-
-
-def _draw_map(
-    canvas: Canvas, x: int, y: int, row: np.ndarray, grid: AttentionGrid
-) -> None:
-    heated = heat_map(row, grid)
-    canvas.picture(x, y, heated)
-    side = len(heated)
-    canvas.colour_scale(x, y + side + 4, side, float(row.max()))
-
-
-def _explained(looks: Looks) -> list[str]:
-    grid = looks.grid
+    grid, count = summary.grid, summary.queries.shape[1]
+    bits, distance = uniform_bits(grid), uniform_pixels(grid).mean()
     lines = [
-        f"{grid.queries}x{grid.queries} positions look at {grid.keys}x{grid.keys};"
-        f" gamma = {looks.gamma:.3g}"
+        title,
+        f"{grid.queries}x{grid.queries} queries attend to {grid.keys}x{grid.keys} keys;"
+        f" gamma = {summary.gamma:.3g}; uniform attention: entropy {bits:.2f} bits,"
+        f" mean distance {distance:.1f} px",
     ]
-    if looks.gamma < 0:
-        lines.append(NEGATIVE)
-    return lines
+    cells, rows, captions = [], [], []
+    for i, image in enumerate(examples.image):
+        dots = dict(enumerate(summary.queries[i].tolist()))
+        cells.append([_cell(enlarge(image, SIDE), grid, dots)])
+        captions.append([""])
+        for k, j in dots.items():
+            cells[-1].append(_heat_cell(summary.rows[i, k], grid, {k: j}))
+            numbers = (
+                f"{summary.entropy_bits[i, j]:.2f} bits,"
+                f" {summary.distance_pixels[i, j]:.1f} px"
+            )
+            captions[-1].append(f"0 to {summary.rows[i, k].max():.1%}\n{numbers}")
+        cells[-1].append(_heat_cell(summary.mean[i], grid, {}))
+        captions[-1].append(f"0 to {summary.mean[i].max():.1%}")
+        means = [
+            f"entropy {summary.entropy_bits[i].mean():.2f} bits",
+            f"distance {summary.distance_pixels[i].mean():.1f} px",
+            f"|gamma v| = {summary.strength[i]:.3f} |x|",
+        ]
+        rows.append("\n".join([*names[i : i + 1], *means]))
+    return Panel(
+        "\n".join(lines + [NEGATIVE] * (summary.gamma < 0)),
+        np.array(cells),
+        rows,
+        ["image", *(f"query {k + 1}" for k in range(count)), "mean of all"],
+        captions,
+    )
 
 
-def _said(looks: Looks, i: int) -> list[str]:
-    return [
-        "over all positions:",
-        f"entropy {looks.entropy_bits[i].mean():.2f} of"
-        f" {uniform_bits(looks.grid):.2f} bits",
-        f"distance {looks.distance_pixels[i].mean():.1f} px",
-        f"(everywhere alike: {uniform_pixels(looks.grid).mean():.1f} px)",
-        f"|gamma v| = {looks.strength[i]:.3f} |x|",
-    ]
+def heat_map(
+    row: Float[np.ndarray, " i"], grid: AttentionGrid
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A row of beta over the enlarged image, brightest at its largest share.
+
+    A key covers the 2x2 positions that it is pooled from, without smoothing. An odd
+    last row or column of positions has no key and is black.
+    """
+    pixels = grid.size * enlargement(grid.size, SIDE)
+    position = np.arange(pixels) * grid.queries // pixels
+    shares = (row / row.max()).reshape(grid.keys, grid.keys)
+    shares = np.pad(shares, (0, grid.queries % 2))
+    return heat_colours(shares[np.ix_(position // 2, position // 2)])
+
+
+def heat_colours(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Colours of numbers from 0 to 1, dark to bright."""
+    return _palette()[np.round(np.clip(values, 0, 1) * 255).astype(int)]
+
+
+@functools.cache
+def _palette() -> UInt8[np.ndarray, "256 3"]:
+    return np.round(colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8)
+
+
+def _heat_cell(
+    row: Float[np.ndarray, " i"], grid: AttentionGrid, dots: Mapping[int, int]
+) -> UInt8[np.ndarray, "hh ww 3"]:
+    """A heat map in its query's frame, with the colour scale below."""
+    picture = heat_map(row, grid)
+    frame = next((COLOURS[k % len(COLOURS)] for k in dots), "white")
+    cell = _cell(picture, grid, dots, frame)
+    scale = np.tile(np.linspace(0, 1, len(picture)), (_BAR, 1))
+    cell[-_BAR:, FRAME:-FRAME] = heat_colours(scale)
+    return cell
+
+
+def _cell(
+    picture: UInt8[np.ndarray, "h w 3"],
+    grid: AttentionGrid,
+    dots: Mapping[int, int],
+    frame: str = "white",
+) -> UInt8[np.ndarray, "hh ww 3"]:
+    """A picture in a frame, with dots at queries (position by number), room below."""
+    framed = len(picture) + 2 * FRAME
+    cell = Image.new("RGB", (framed, framed + _SPACE + _BAR), "white")
+    pen = ImageDraw.Draw(cell)
+    pen.rectangle((0, 0, framed - 1, framed - 1), fill=frame)
+    cell.paste(Image.fromarray(picture), (FRAME, FRAME))
+    centres = grid.query_centres() * len(picture) / grid.size + FRAME
+    for number, position in dots.items():
+        y, x = centres[position]
+        box, colour = (
+            (x - _DOT, y - _DOT, x + _DOT, y + _DOT),
+            COLOURS[number % len(COLOURS)],
+        )
+        pen.ellipse(box, fill=colour, outline="black")
+        pen.text((x, y), str(number + 1), "black", font(10), anchor="mm")
+    return np.array(cell)

@@ -1,4 +1,4 @@
-"""Between samples: latents on a great circle, classes by their batch-norm tables."""
+"""Interpolates between samples: latents on a great circle, classes by their tables."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,52 +13,56 @@ from sagan.checkpoints.restore import Opened
 from sagan.config.fields import replace
 from sagan.config.schema import Config
 from sagan.layers import spectral_normalise
-from sagan.visualization import draw
-from sagan.visualization.draw import Variables
-from sagan.visualization.picture import Panel, Sheet
+from sagan.sampling.sampler import Variables
+from sagan.visualization import checkpoint_images as drawing
+from sagan.visualization.layout import Panel, Sheet
 
-_PATHS = 4  # rows of latents, and of classes, that become others
-_PARTS = np.linspace(0, 1, 9, dtype=np.float32)  # of the way from one to the other
+_ROWS = 4  # of each of the first two panels
+_PARTS = np.linspace(0, 1, 9, dtype=np.float32)  # of the way from one end to the other
 
 
-def interpolation(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> Sheet:
+def draw_interpolation(
+    opened: Opened, *, seed: int, classes: Sequence[int] | None
+) -> Sheet:
     """From latent to latent, from class to class, and both."""
-    ends = draw.latents(opened, seed, 2 * _PATHS)
+    ends = drawing.latents(opened, seed, 2 * _ROWS)
     a, b = ends[::2], ends[1::2]
-    labels = draw.in_turn(opened, classes, _PATHS + 1)
+    labels = drawing.labels_in_turn(opened, classes, _ROWS + 1)
     one_hot = np.eye(max(opened.config.data.classes or 0, 1), dtype=np.float32)
     first, second = one_hot[labels[:-1]], one_hot[labels[1:]]
-    columns = [f"{100 * part:g} %" for part in _PARTS]
-    latents = Panel(
-        f"{opened.words}: from one latent to another, the class kept",
-        _paths(opened, a, b, first, first),
-        draw.names_of(opened, labels[:-1]),
-        columns,
+    percent = [f"{100 * part:g} %" for part in _PARTS]
+    between_latents = Panel(
+        f"{opened.words}: from one latent to another, same class",
+        _draw_paths(opened, a, b, first, first),
+        drawing.label_names(opened, labels[:-1]),
+        percent,
     )
-    caption = f"Between samples of {opened.words}: from latent to latent (great circle)"
+    caption = f"Interpolations of {opened.words}: between latents (great circle)"
     if labels[0] == labels[1]:
-        why = "one class was asked for" if classes else draw.UNCONDITIONAL
-        return Sheet([latents], f"{caption}.", (f"only between latents: {why}",))
-    names = draw.names_of(opened, labels, longest=12)
-    between = Panel(
-        "from one class to another, the latent kept",
-        _paths(opened, a, a, first, second),
+        why = "one class was asked for" if classes else drawing.UNCONDITIONAL
+        return Sheet(
+            [between_latents], f"{caption}.", (f"only between latents: {why}",)
+        )
+    names = drawing.label_names(opened, labels, longest=12)
+    between_classes = Panel(
+        "from one class to another, same latent",
+        _draw_paths(opened, a, a, first, second),
         [f"{one} → {other}" for one, other in itertools.pairwise(names)],
-        columns,
+        percent,
     )
-    down = _mixtures(first[:1], second[:1])
+    down = _steps(first[:1], second[:1])
     start, end = (np.tile(x[:1], (len(_PARTS), 1)) for x in (a, b))
     both = Panel(
         "both: from latent to latent to the right, from class to class downwards",
-        _paths(opened, start, end, down, down),
-        [names[0], *columns[1:-1], names[1]],
-        columns,
+        _draw_paths(opened, start, end, down, down),
+        [names[0], *percent[1:-1], names[1]],
+        percent,
     )
-    caption += ", from class to class (mixed batch-norm tables), and both at once."
-    return Sheet([latents, between, both], caption)
+    caption += ", between classes (mixed batch-norm tables), and both at once."
+    return Sheet([between_latents, between_classes, both], caption)
 
 
-def _paths(
+def _draw_paths(
     opened: Opened,
     a: Float32[np.ndarray, "rows z"],
     b: Float32[np.ndarray, "rows z"],
@@ -68,49 +72,46 @@ def _paths(
     """Each row goes from one latent and mixture of classes to another."""
     count = len(_PARTS)
     ends = (a.repeat(count, axis=0), b.repeat(count, axis=0))
-    z = between(*ends, np.tile(_PARTS, len(a)))
-    mixtures = _mixtures(first, second)
-    return draw.in_rows(mixed_images(opened, z, mixtures), count)
+    z = great_circle(*ends, np.tile(_PARTS, len(a)))
+    images = draw_mixtures(opened, z, _steps(first, second))
+    return images.reshape(-1, count, *images.shape[1:])
 
 
-def _mixtures(
+def _steps(
     first: Float32[np.ndarray, "rows k"], second: Float32[np.ndarray, "rows k"]
 ) -> Float32[np.ndarray, "n k"]:
     """From each row of the first to that of the second, in equal steps."""
     part = np.tile(_PARTS, len(first))[:, None]
-    count = len(_PARTS)
-    return (1 - part) * first.repeat(count, axis=0) + part * second.repeat(
-        count, axis=0
-    )
+    first, second = (x.repeat(len(_PARTS), axis=0) for x in (first, second))
+    return (1 - part) * first + part * second
 
 
-def mixed_images(
+def draw_mixtures(
     opened: Opened,
     z: Float32[np.ndarray, "n z"],
     weights: Float32[np.ndarray, "n k"],
 ) -> UInt8[np.ndarray, "n h w c"]:
     """The image of each latent and mixture of the k classes.
 
-    A class enters the generator only through the tables of its batch norms, and of
-    these the mixture is taken: `weights[i] @ table`. One class with the weight 1 gives
-    the image of that class.
+    A class enters the generator only through the tables of its batch norms, so a
+    mixture uses `weights[i] @ table`. One class with weight 1 gives the image of that
+    class, bit for bit.
     """
-    config, variables = plain_tables(opened.config, opened.variables)
+    config, variables = without_sn_tables(opened.config, opened.variables)
     mixtures, y = np.unique(weights, axis=0, return_inverse=True)
     count = weights.shape[1]
-    size, channels = config.data.size, config.data.channels
-    drawn = np.zeros((len(z), size, size, channels), np.uint8)
+    images = np.zeros((len(z), *[config.data.size] * 2, config.data.channels), np.uint8)
     for start in range(0, len(mixtures), count):  # as many as the tables have rows
         rows = np.eye(count, dtype=np.float32)
         some = mixtures[start : start + count]
         rows[: len(some)] = some
         here = np.flatnonzero((y >= start) & (y < start + count))
-        tables = mixed(variables, rows)
-        drawn[here] = draw.images_of(config, tables, z[here], y[here] - start)
-    return drawn
+        tables = mix_tables(variables, rows)
+        images[here] = drawing.draw_images(config, tables, z[here], y[here] - start)
+    return images
 
 
-def mixed(variables: Variables, weights: Float32[np.ndarray, "k k"]) -> Variables:
+def mix_tables(variables: Variables, weights: Float32[np.ndarray, "k k"]) -> Variables:
     """The variables with `weights @ table` for every class-conditional table."""
 
     def mix(path: tuple[str, ...], leaf: Array) -> Array:
@@ -124,8 +125,8 @@ def mixed(variables: Variables, weights: Float32[np.ndarray, "k k"]) -> Variable
     return {**variables, "params": unflatten_dict(params)}
 
 
-def plain_tables(config: Config, variables: Variables) -> tuple[Config, Variables]:
-    """The same generator without g.sn_tables: its tables are what they come out as.
+def without_sn_tables(config: Config, variables: Variables) -> tuple[Config, Variables]:
+    """The same generator without g.sn_tables, its tables already normalised.
 
     A mixture of normalised tables must have the sigma of the whole table, not its own.
     """
@@ -148,15 +149,15 @@ def plain_tables(config: Config, variables: Variables) -> tuple[Config, Variable
     return replace(config, {"g.sn_tables": False}), {**variables, **found}
 
 
-def between(
+def great_circle(
     a: Float32[np.ndarray, "n z"],
     b: Float32[np.ndarray, "n z"],
     t: Float[np.ndarray, " n"],
 ) -> Float32[np.ndarray, "n z"]:
-    """Latents on the great circle from a (t = 0) to b (t = 1), in angle.
+    """Latents on the great circle from a (t = 0) to b (t = 1), in equal angles.
 
-    Normal latents lie near a sphere of radius sqrt(z): the middle of a straight line
-    has a norm that no sample has. Straight where a and b are parallel.
+    Normal latents lie near a sphere of radius sqrt(z); the middle of a straight line
+    has a norm that no sample has. Parallel a and b are joined by a straight line.
 
     Source: White 2016 (arXiv:1609.04468), section 2.1.
     """

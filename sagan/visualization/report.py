@@ -1,21 +1,20 @@
-"""One page about a run, or about several beside each other."""
+"""Writes one page about a run, or about several for comparison."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from sagan.checkpoints.restore import Opened, open_run
 from sagan.config.schema import ConfigError
-from sagan.data.pipeline import open_source
 from sagan.runtime.files import make_folder, write_whole
-from sagan.sampling.attention_maps import attention_layers
-from sagan.visualization import explorer, record
-from sagan.visualization.page import PLAYERS, Part, Run, ShownSheet, page
+from sagan.visualization import run_record
+from sagan.visualization.embedded import embed
+from sagan.visualization.explorer import make_explorer
+from sagan.visualization.report_page import ReportedRun, ShownSheet, render_page
 from sagan.visualization.sheets import SHEETS
 
-MOST_BYTES = 10_000_000  # of the file; the parts below leave room for curves and words
+MOST_BYTES = 10_000_000  # of the file; the parts below leave room for curves and text
 _EXPLORERS = {"g": 3_600_000, "d": 2_400_000}
-_PICTURES, _SHEETS = 1_500_000, 1_500_000
-_IMAGES = {"g": 10, "d": 6}  # in an explorer at most
+_GRIDS, _SHEETS = 1_500_000, 1_500_000
 
 
 def report(
@@ -26,17 +25,18 @@ def report(
     weights: str | None = None,
     seed: int = 0,
 ) -> str:
-    """Writes report.html, one file that needs nothing else; returns what and where.
+    """Writes report.html, one self-contained file; returns a line that says where.
 
     Args:
-      workdirs: of the runs, which may be going on.
-      out: the file; None: report.html, in the workdir of one run, else here.
-      step: of the checkpoints; None: the newest good one of each run.
-      weights: as for export.open_run.
-      seed: of the latents.
+      workdirs: The runs' directories; runs may be going on.
+      out: The file; None: report.html, in the workdir of a single run, else here.
+      step: The checkpoints' step; None: the newest good one of each run.
+      weights: See restore.open_run.
+      seed: Seed of the latents.
 
     Raises:
-      ConfigError: there is no such run, checkpoint or average.
+      ConfigError: There is no such run, checkpoint or average, or the page would be
+        too large.
     """
     workdirs = list(dict.fromkeys(workdirs))
     folder = workdirs[0] if len(workdirs) == 1 else Path()
@@ -45,21 +45,26 @@ def report(
         raise ConfigError(f"--out {out}: is a folder; must be a file")
     make_folder(out.parent)
     opened = [open_run(workdir, step, weights) for workdir in workdirs]
-    names = _names(workdirs)
+    names = [workdir.resolve().name for workdir in workdirs]
+    if len(set(names)) < len(names):
+        names = [str(workdir) for workdir in workdirs]
     share = 1 / len(opened)
-    runs = [gather(one, n, seed, share) for one, n in zip(opened, names, strict=True)]
-    size = written(runs, out)
+    runs = [
+        gather_run(one, name, seed, share)
+        for one, name in zip(opened, names, strict=True)
+    ]
+    size = write_page(runs, out)
     words = "; ".join(f"{run.name}: {run.opened.words}" for run in runs)
     return f"{words}: {out} ({size / 1e6:.1f} MB)"
 
 
-def written(runs: Sequence[Run], out: Path) -> int:
-    """Writes the page of what was gathered; returns its bytes.
+def write_page(runs: Sequence[ReportedRun], out: Path) -> int:
+    """Writes the page; returns its size in bytes.
 
     Raises:
-      ConfigError: there are too many.
+      ConfigError: The page is too large.
     """
-    text = page(runs)
+    text = render_page(runs)
     if (size := len(text.encode())) > MOST_BYTES:
         names = " ".join(run.name for run in runs)
         raise ConfigError(
@@ -70,68 +75,36 @@ def written(runs: Sequence[Run], out: Path) -> int:
     return size
 
 
-def _names(workdirs: Sequence[Path]) -> list[str]:
-    """The names of the folders; their paths where two have the same."""
-    names = [workdir.resolve().name for workdir in workdirs]
-    if len(set(names)) == len(names):
-        return names
-    return [str(workdir) for workdir in workdirs]
-
-
-def gather(opened: Opened, name: str, seed: int, share: float = 1.0) -> Run:
-    """What the page shows of a run.
+def gather_run(opened: Opened, name: str, seed: int, share: float = 1.0) -> ReportedRun:
+    """Everything that the page shows of a run.
 
     Args:
-      opened: the run.
-      name: of the run on the page.
-      seed: of the latents.
-      share: of the bytes of the page.
+      opened: The run.
+      name: The run's name on the page.
+      seed: Seed of the latents.
+      share: Share of the page's bytes.
     """
-    found = record.read_record(opened.workdir, opened.config)
-    pictures = record.pictures(opened.workdir, int(share * _PICTURES))
-    parts = [
-        part(opened, player, found, seed, int(share * _EXPLORERS[player]))
-        for player in PLAYERS
+    record = run_record.read_record(opened.workdir, opened.config)
+    grids = run_record.sample_grids(opened.workdir, int(share * _GRIDS))
+    explorers = [
+        make_explorer(
+            opened, player, record.class_names, seed=seed, budget=int(share * budget)
+        )
+        for player, budget in _EXPLORERS.items()
     ]
-    sheets = _sheets(opened, seed, int(share * _SHEETS))
-    return Run(name, opened, seed, found, pictures, parts, sheets)
+    sheets = _draw_sheets(opened, seed, int(share * _SHEETS))
+    return ReportedRun(name, opened, seed, record, grids, explorers, sheets)
 
 
-def part(
-    opened: Opened, player: str, found: record.Record, seed: int, budget: int
-) -> Part:
-    """The explorer of one network, or why there is none."""
-    grids = attention_layers(opened.config, player)
-    if not grids:
-        return Part(player, None, [f"{PLAYERS[player]} has no attention layer."])
-    n = explorer.how_many(grids, _IMAGES[player], budget)
-    if n < 1:
-        note = f"{PLAYERS[player]}: no image fits into {budget:,} bytes of this page."
-        return Part(player, None, [note])
-    names = found.class_names
-    try:
-        if player == "g":
-            group = explorer.of_generator(opened, names, seed=seed, n=n)
-        else:
-            source = open_source(opened.config)
-            if names and names != source.class_names:
-                raise ConfigError("the data have other classes now")
-            n = min(n, len(source))
-            group = explorer.of_discriminator(opened, names, source, n=n)
-    except ConfigError as error:
-        return Part(player, None, [f"{PLAYERS[player]} cannot be shown: {error}"])
-    return Part(player, group, [])
-
-
-def _sheets(opened: Opened, seed: int, budget: int) -> list[ShownSheet]:
-    """All sheets, each a picture or the note why there is none."""
+def _draw_sheets(opened: Opened, seed: int, budget: int) -> list[ShownSheet]:
+    """Every sheet, or a note why it cannot be drawn."""
     shown = []
-    for name, make in SHEETS.items():
+    for name, make_sheet in SHEETS.items():
         try:
-            sheet = make(opened, seed=seed, classes=None)
+            sheet = make_sheet(opened, seed=seed, classes=None)
         except (ConfigError, OSError) as error:
-            shown.append(ShownSheet(name, None, [f"It cannot be made: {error}"]))
+            shown.append(ShownSheet(name, None, [f"It cannot be drawn: {error}"]))
             continue
-        seen = record.picture(sheet.picture, sheet.caption, budget // len(SHEETS))
-        shown.append(ShownSheet(name, seen, list(sheet.notes)))
+        picture = embed(sheet.picture, sheet.caption, budget // len(SHEETS))
+        shown.append(ShownSheet(name, picture, list(sheet.notes)))
     return shown

@@ -1,132 +1,106 @@
-"""Sheets: pictures that show what the generator of a run has learned.
+"""Sheets: figures that show what a run's generator has learned.
 
-A new one is an entry of SHEETS: a function (opened, seed, classes) -> Sheet.
+To add one, add an entry to SHEETS: a function (opened, seed, classes) -> Sheet.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from sagan.checkpoints.restore import (
-    Opened,
-    labels_to_draw,
-    open_run,
-)
+from sagan.checkpoints.restore import Opened, labels_to_draw, open_run
 from sagan.config.schema import ConfigError
 from sagan.runtime.files import file_name, make_folder, write_whole
-from sagan.visualization import draw
-from sagan.visualization.interpolation import interpolation
-from sagan.visualization.nearest import neighbours
-from sagan.visualization.picture import Panel, Sheet, save
+from sagan.sampling.grid import png
+from sagan.visualization import checkpoint_images as drawing
+from sagan.visualization.checkpoint_images import COLUMNS
+from sagan.visualization.interpolation import draw_interpolation
+from sagan.visualization.layout import Panel, Sheet
+from sagan.visualization.nearest_neighbours import draw_neighbours
 
 _CHECKPOINTS = 16  # rows at most
 _THRESHOLDS = (0.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3)
 
 
-class MakeSheet(Protocol):
-    """What SHEETS holds."""
-
-    def __call__(
-        self, opened: Opened, *, seed: int, classes: Sequence[int] | None
-    ) -> Sheet:
-        """The sheet of a checkpoint.
-
-        Args:
-          opened: of export.open_run.
-          seed: of the latents.
-          classes: labels to show; None: a few that are spread over all.
-
-        Raises:
-          ConfigError: there is no such class, or not what this sheet needs.
-        """
-        ...
-
-
-def classes_sheet(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> Sheet:
-    """Rows are classes, columns latents: what of an image the class decides."""
-    shown = draw.classes_to_show(opened, classes)
+def draw_classes(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> Sheet:
+    """Rows are classes, columns latents; plain samples if unconditional."""
+    shown = drawing.classes_to_show(opened, classes)
     if not len(shown):
-        return _plain(opened, seed)
-    z = np.tile(draw.latents(opened, seed, draw.COLUMNS), (len(shown), 1))
-    images = draw.images(opened, z, shown.repeat(draw.COLUMNS))
+        z = drawing.latents(opened, seed, COLUMNS**2)
+        images = drawing.draw_rows(opened, z, np.zeros(len(z), np.int32))
+        panel = Panel(f"{opened.words}: latents of seed {seed}", images)
+        note = f"{drawing.UNCONDITIONAL}; every image has its own latent"
+        return Sheet([panel], f"Samples of {opened.words}.", (note,))
+    z = np.tile(drawing.latents(opened, seed, COLUMNS), (len(shown), 1))
     panel = Panel(
         f"{opened.words}: rows are classes, columns latents of seed {seed}",
-        draw.in_rows(images, draw.COLUMNS),
-        draw.names_of(opened, shown),
+        drawing.draw_rows(opened, z, shown.repeat(COLUMNS)),
+        drawing.label_names(opened, shown),
     )
     caption = (
-        f"Samples of {opened.words}: each row is a class, each column one latent in all"
-        " classes."
+        f"Samples of {opened.words}: a row for each class, a column for each latent."
     )
     return Sheet([panel], caption)
 
 
-def _plain(opened: Opened, seed: int) -> Sheet:
-    z = draw.latents(opened, seed, draw.COLUMNS**2)
-    images = draw.images(opened, z, np.zeros(len(z), np.int32))
-    title = f"{opened.words}: latents of seed {seed}"
-    panel = Panel(title, draw.in_rows(images, draw.COLUMNS))
-    note = f"{draw.UNCONDITIONAL}; every image is of another latent"
-    return Sheet([panel], f"Samples of {opened.words}.", (note,))
-
-
-def truncation(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> Sheet:
-    """Rows are thresholds of the latents, columns sample numbers."""
-    y = draw.in_turn(opened, classes)
-    z = [draw.latents(opened, seed, draw.COLUMNS, most) for most in _THRESHOLDS]
-    images = draw.images(opened, np.concatenate(z), np.tile(y, len(z)))
-    caption = (
-        f"The same sample numbers of {opened.words} with latents truncated harder and"
-        " harder: less variety, and at best more quality."
+def draw_truncation(
+    opened: Opened, *, seed: int, classes: Sequence[int] | None
+) -> Sheet:
+    """Rows are truncation thresholds of the latents, columns sample numbers."""
+    y = drawing.labels_in_turn(opened, classes)
+    z = [drawing.latents(opened, seed, COLUMNS, most) for most in _THRESHOLDS]
+    panel = Panel(
+        f"{opened.words}: latents of seed {seed}, thresholds at the left",
+        drawing.draw_rows(opened, np.concatenate(z), np.tile(y, len(z))),
+        ["none" if not t else f"{t:g}" for t in _THRESHOLDS],
+        drawing.label_names(opened, y, longest=8),
     )
-    title = f"{opened.words}: latents truncated at the number at the left, seed {seed}"
-    names = ["none" if not t else f"{t:g}" for t in _THRESHOLDS]
-    rows = draw.in_rows(images, draw.COLUMNS)
-    panel = Panel(title, rows, names, draw.names_of(opened, y, longest=8))
+    caption = (
+        f"The same sample numbers of {opened.words} with latents truncated more and"
+        " more: less variety, and at best higher quality."
+    )
     return Sheet([panel], caption)
 
 
-def progress(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> Sheet:
-    """Rows are the checkpoints of the run, columns latents."""
-    y, z = draw.in_turn(opened, classes), draw.latents(opened, seed, draw.COLUMNS)
+def draw_progress(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> Sheet:
+    """Rows are the run's checkpoints, columns latents."""
+    y = drawing.labels_in_turn(opened, classes)
+    z = drawing.latents(opened, seed, COLUMNS)
     steps = opened.saved.steps("all")
     places = np.linspace(0, len(steps) - 1, min(len(steps), _CHECKPOINTS)).round()
-    chosen = [steps[int(place)] for place in places]
-    notes = []
-    if len(chosen) < len(steps):
-        notes.append(f"{len(chosen)} of {len(steps)} checkpoints, evenly chosen")
-    rows, names = [], []
-    for step in chosen:
+    notes, rows, names = [], [], []
+    if len(places) < len(steps):
+        notes.append(f"{len(places)} of {len(steps)} checkpoints, evenly spaced")
+    for step in [steps[int(place)] for place in places]:
         try:
             state, _ = opened.saved.load(step)
         except ConfigError as error:
-            notes.append(f"passed over: {error}")
+            notes.append(f"skipped: {error}")
             continue
-        rows.append(draw.images(opened._replace(state=state, step=step), z, y))
+        rows.append(drawing.draw_rows(opened._replace(state=state, step=step), z, y))
         names.append(f"step {step}")
     if not rows:
-        raise ConfigError(f"{opened.workdir}: no checkpoint is good")
+        raise ConfigError(f"{opened.workdir}: no checkpoint can be read")
     title = f"{opened.weights}: latents of seed {seed} at every checkpoint"
+    names_above = drawing.label_names(opened, y, longest=8)
+    panel = Panel(title, np.concatenate(rows), names, names_above)
     caption = (
         f"The same latents at {len(rows)} checkpoints of the run ({opened.weights})."
     )
-    panel = Panel(title, np.stack(rows), names, draw.names_of(opened, y, longest=8))
     return Sheet([panel], caption, tuple(notes))
 
 
-SHEETS: dict[str, MakeSheet] = {
-    "classes": classes_sheet,
-    "interpolation": interpolation,
-    "truncation": truncation,
-    "neighbours": neighbours,
-    "progress": progress,
+SHEETS: dict[str, Callable[..., Sheet]] = {
+    "classes": draw_classes,
+    "interpolation": draw_interpolation,
+    "truncation": draw_truncation,
+    "neighbours": draw_neighbours,
+    "progress": draw_progress,
 }
 
 
-def sheets(
+def write_sheets(
     *,
     workdir: Path,
     only: Sequence[str] | None = None,
@@ -140,18 +114,18 @@ def sheets(
     """Writes a PNG for each sheet, and a JSON file beside those with numbers.
 
     Args:
-      workdir: of the run, which may be going on.
-      only: names in SHEETS; None: all that can be made.
-      step: of the checkpoint; None: the newest good one.
-      weights: see export.open_run.
-      seed: of the latents.
-      classes: labels to show; None: a few that are spread over all.
-      out: a folder; None: one of the workdir.
-      report: takes the lines for the user.
+      workdir: The run's directory; the run may be going on.
+      only: Names in SHEETS; None: all that can be drawn.
+      step: The checkpoint's step; None: the newest good one.
+      weights: See restore.open_run.
+      seed: Seed of the latents.
+      classes: Labels to show; None: a few, spread evenly.
+      out: A folder; None: a folder in the workdir.
+      report: Takes lines for the user.
 
     Raises:
-      ConfigError: there is no such run, checkpoint, sheet or class, or a sheet of
-        `only` cannot be made.
+      ConfigError: There is no such run, checkpoint, sheet or class, or a sheet of
+        `only` cannot be drawn.
     """
     for name in only or ():
         if name not in SHEETS:
@@ -168,20 +142,16 @@ def sheets(
                 raise ConfigError(f"{name}: {why}") from error
             report(f"note: {name} is left out: {why}")
             continue
-        report(f"{sheet.caption} {write(folder, name, sheet)}")
+        report(f"{sheet.caption} {_write_sheet(folder, name, sheet)}")
         for note in sheet.notes:
             report(f"note: {name}: {note}")
 
 
-def write(folder: Path, name: str, sheet: Sheet) -> Path:
-    """Writes NAME.png, and NAME.json if there are numbers; returns the picture's path.
-
-    Raises:
-      ConfigError: the folder cannot be one.
-    """
+def _write_sheet(folder: Path, name: str, sheet: Sheet) -> Path:
+    """Writes NAME.png, and NAME.json if there are numbers; returns the PNG's path."""
     make_folder(folder)
     path = folder / file_name(f"{name}.png")
-    save(path, sheet.picture)
+    write_whole(path, png(sheet.picture))
     if sheet.numbers is not None:
         numbers = json.dumps(sheet.numbers, indent=1) + "\n"
         write_whole(folder / file_name(f"{name}.json"), numbers)

@@ -8,8 +8,9 @@ from sagan.checkpoints.restore import Opened, SavedRun
 from sagan.config import Config, replace
 from sagan.sampling.attention_maps import AttentionGrid, LayerAttention
 from sagan.visualization import explorer
-from sagan.visualization.page import Part, Run
-from sagan.visualization.record import Record
+from sagan.visualization.explorer import Explorer
+from sagan.visualization.report_page import ReportedRun
+from sagan.visualization.run_record import RunRecord
 
 
 def config(**changes):
@@ -34,28 +35,28 @@ def scattered(grid, seed=0):
     return (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def group(layers, labels=("0", "1"), player="g", logit=None):
+def explorer_of(layers, labels=("0", "1"), player="g", logit=None):
     """An explorer of images with equal attention; layers: (name, grid, beta)."""
     size = layers[0][1].size
     pixels = np.full((size, size, 1), 128, np.uint8)
     pixels[::2] = 200
     packed = [
-        explorer.packed(LayerAttention(b, np.float32(0.25)), grid)
+        explorer.pack_layer(LayerAttention(b, np.float32(0.25)), grid)
         for _, grid, b in layers
     ]
-    facts = [explorer.facts(name, grid, -0.5) for name, grid, _ in layers]
-    images = [explorer.image(pixels, label, packed, logit) for label in labels]
-    return explorer.Group(player, facts, images)
+    facts = [explorer.layer_facts(name, grid, -0.5) for name, grid, _ in layers]
+    images = [explorer.image_facts(pixels, label, packed, logit) for label in labels]
+    return Explorer(player, facts, images)
 
 
-def run(tmp_path, parts=None, name="planted", metrics=(), seed=0, **changes):
-    """A Run with one planted layer where there are no parts."""
+def run(tmp_path, explorers=None, name="planted", metrics=(), seed=0, **changes):
+    """A ReportedRun, with one planted layer unless explorers are given."""
     player = types.SimpleNamespace(params={"w": np.zeros(3)})
     state = types.SimpleNamespace(g=player, d=player)
     opened = Opened(SavedRun(tmp_path / name, config(**changes)), state, 7, None)
-    if parts is None:
+    if explorers is None:
         grid = AttentionGrid(16, 8)
         layers = [("attention8", grid, focused(grid, np.zeros(64, int)))]
-        parts = [Part("g", group(layers), [])]
-    record = Record(list(metrics), [], [], (), [])
-    return Run(name, opened, seed, record, [], parts, [])
+        explorers = [explorer_of(layers)]
+    record = RunRecord(list(metrics), [], [], (), [])
+    return ReportedRun(name, opened, seed, record, [], explorers, [])

@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from sagan.checkpoints.manager import Checkpoints
 from sagan.checkpoints.restore import open_run
@@ -23,10 +23,10 @@ from sagan.evaluation.protocol import Protocol, protocol_to_json
 from sagan.metrics.features import of_callable
 from sagan.sampling import sampler
 from sagan.sampling.attention_maps import AttentionGrid
-from sagan.visualization import ablation, canvas, heatmaps, picture, seen
+from sagan.visualization import ablation, attention_reading, heatmaps, layout
 from tests.support import planted
 
-TIMES = picture.enlargement(8, canvas.SIDE)
+TIMES = layout.enlargement(8, heatmaps.SIDE)
 OPPOSITE = np.arange(16)[::-1]
 
 
@@ -49,7 +49,7 @@ def drawn(workdir, tmp_path_factory):
     heatmaps.attend(
         opened,
         np.array([4, 8, 4], np.int32),
-        heatmaps.chosen_layers(opened.config, None, real=True),
+        heatmaps.choose_layers(opened.config, None, real=True),
         seed=1,
         queries=[(0, 0), (7, 3)],
         whole=True,
@@ -88,20 +88,23 @@ def test_the_picture_is_bright_where_the_planted_network_looks(drawn):
     picture = np.asarray(Image.open(drawn[0] / "g_attention8.png"), int)
     square = 2 * TIMES * 8 // 8  # pixels of a key
     white = picture.sum(axis=-1)
-    brightest = canvas.heat(np.ones((1, 1)))[0, 0].sum()
-    # the first row of images: columns are the image, query 1, query 2, the mean
-    top = 3 * canvas.LINE + heatmaps.GAP  # title, layer, the sign of gamma
+    brightest = heatmaps.heat_colours(np.ones((1, 1)))[0, 0].sum()
     side = 8 * TIMES
 
-    def map_(column):
-        x = heatmaps.GAP + column * (side + heatmaps.GAP)
-        return white[top : top + side, x : x + side]
+    def map_(number):
+        """The heat map of a query in the first row, found by its frame."""
+        colour = ImageColor.getrgb(heatmaps.COLOURS[number])
+        framed = (picture == colour).all(axis=-1)
+        y = (framed.sum(axis=1) >= side + 2 * heatmaps.FRAME).argmax()
+        corner = np.array([y, framed[y].argmax()]) + heatmaps.FRAME
+        y, x = corner
+        return white[y : y + side, x : x + side]
 
-    for column, key in ((1, 15), (2, 2)):
+    for number, key in ((0, 15), (1, 2)):
         y, x = divmod(key, 4)
-        lit = map_(column)[y * square : (y + 1) * square, x * square : (x + 1) * square]
+        lit = map_(number)[y * square : (y + 1) * square, x * square : (x + 1) * square]
         assert (lit[4:-4, 4:-4] == brightest).all()
-        assert (map_(column) == brightest).sum() <= square**2
+        assert (map_(number) == brightest).sum() <= square**2
 
 
 def test_each_layer_has_a_picture_and_a_line(drawn):
@@ -111,18 +114,18 @@ def test_each_layer_has_a_picture_and_a_line(drawn):
     assert said[0].startswith("3 images of step 7 (EMA 0.5)")
     line = next(line for line in said if line.startswith("g/attention8"))
     assert "gamma -0.5; entropy 0.00 of 4.00 bits" in line and "0.50" in line
-    assert "\n  gamma < 0 is no fault" in line
+    assert "\n  a negative gamma is not a fault" in line
 
 
 @pytest.mark.parametrize("grid", [AttentionGrid(16, 8), AttentionGrid(7, 7)], ids=str)
 def test_a_heat_map_lights_the_pixels_of_its_key_alone(grid):
-    by = picture.enlargement(grid.size, canvas.SIDE)
+    by = layout.enlargement(grid.size, heatmaps.SIDE)
     for key in range(grid.keys**2):
         row = np.full(grid.keys**2, 0.01)
         row[key] = 0.5
-        lit = canvas.heat_map(row, grid).sum(axis=-1)
+        lit = heatmaps.heat_map(row, grid).sum(axis=-1)
         assert lit.shape == (grid.size * by, grid.size * by)
-        assert lit.max() == canvas.heat(np.ones((1, 1))).sum()
+        assert lit.max() == heatmaps.heat_colours(np.ones((1, 1))).sum()
         y, x = (lit == lit.max()).nonzero()
         centre = grid.key_centres()[key] * by
         np.testing.assert_allclose([y.mean() + 0.5, x.mean() + 0.5], centre)
@@ -134,31 +137,33 @@ def test_pixels_belong_to_the_position_whose_centre_is_nearest():
         for pixel in np.ndindex(grid.size, grid.size):
             apart = grid.query_centres() - np.add(pixel, 0.5)
             nearest = np.linalg.norm(apart, axis=1).argmin()
-            assert seen.position(grid, pixel) == nearest
+            assert attention_reading.position_of(grid, pixel) == nearest
 
 
 def test_chosen_queries_look_at_different_things():
     beta = np.tile(np.eye(16)[3], (64, 1))  # nearly all look at the same
     beta[5], beta[40], beta[41] = 1 / 16, np.eye(16)[7], np.eye(16)[7]
-    chosen = seen.choose_queries(beta, 3)
+    chosen = attention_reading.choose_queries(beta, 3)
     assert len(set(chosen)) == 3 and 5 in chosen and {40, 41} & set(chosen)
 
 
 def test_real_images_have_the_labels_that_were_asked_for(tiny):
     source = pipeline.open_source(tiny())
     labels = np.array([9, 1, 9], np.int32)
-    some = seen.real_examples(source, labels, seed=3, classes=10)
+    some = attention_reading.choose_real_images(source, labels, seed=3, classes=10)
     assert some.label.tolist() == [9, 1, 9]
     assert (some.image[0] != some.image[2]).any()
     with pytest.raises(ConfigError, match="--n 500: .* images of class 9, fewer than"):
-        seen.real_examples(source, np.full(500, 9), seed=0, classes=10)
+        attention_reading.choose_real_images(
+            source, np.full(500, 9), seed=0, classes=10
+        )
 
 
 def test_switching_off_changes_the_gates_alone(workdir):
     opened = open_run(workdir)
-    assert ablation.variants(["a"]) == {"as trained": (), "without a": ("a",)}
-    assert ablation.variants(["a", "b"])["without attention"] == ("a", "b")
-    off = ablation.switched_off(opened.state, ("attention8",))
+    assert ablation.ablations(["a"]) == {"as trained": (), "without a": ("a",)}
+    assert ablation.ablations(["a", "b"])["without attention"] == ("a", "b")
+    off = ablation.switch_off(opened.state, ("attention8",))
     changed = [
         jax.tree_util.keystr(path)
         for (path, a), b in zip(
@@ -187,7 +192,7 @@ def test_every_number_of_the_evaluation_is_compared():
         "as trained": result(fd=2.0, kid=0.1, **{"ifd/3": 1.0}),
         "without attention8": result(fd=3.5),
     }
-    assert ablation.table(results) == [
+    assert ablation.comparison_table(ablation._compare(results)) == [
         ["metric", "weights", "statistics", "as trained", "without attention8"],
         ["fd", "raw", "moving", "2", "3.5 (+1.5)"],
         ["kid", "raw", "moving", "0.1", ""],
@@ -209,7 +214,8 @@ def test_ablation_draws_and_says_that_there_is_no_evaluation(workdir, capsys, tm
     options = ["--ablate", "gamma=0", "--out", str(out)]
     code, said, _ = attend_by(capsys, workdir, *options)
     assert code == 0
-    assert f"no metrics: {workdir} has no evaluation of step 7; python eval.py" in said
+    missing = f"no metrics: {workdir} has no evaluation of step 7; to evaluate it: "
+    assert f"{missing}python eval.py" in said
     assert not (out / "ablation.json").exists()
     with Image.open(out / "ablation.png") as picture:
         drawn = np.asarray(picture, int)[-10 - 2 * 66 : -10, -10 - 2 * 66 : -10]
@@ -308,7 +314,7 @@ def test_a_mistake_is_one_line(workdir, capsys, options, said):
 
 
 def test_an_unconditional_run_has_no_classes_in_its_pictures(tiny):
-    looks = heatmaps.Looks(
+    summary = heatmaps.LayerSummary(
         AttentionGrid(8, 8),
         0.5,
         np.zeros((1, 1), int),
@@ -321,9 +327,14 @@ def test_an_unconditional_run_has_no_classes_in_its_pictures(tiny):
     image = np.zeros((1, 8, 8, 1), np.uint8)
     examples = heatmaps.Examples(image, np.zeros(1, np.int32))
     named, without = (
-        heatmaps.sheet("", examples, names, looks) for names in (["class 0"], [])
+        heatmaps.heat_panel("", examples, names, summary) for names in (["class 0"], [])
     )
-    assert (named != without).any()
+    assert [panel.rows[0].splitlines()[0] for panel in (named, without)] == [
+        "class 0",
+        "entropy 0.00 bits",
+    ]
+    pictures = [layout.Sheet([panel], "").picture for panel in (named, without)]
+    assert pictures[0].shape != pictures[1].shape or (pictures[0] != pictures[1]).any()
 
 
 def test_a_run_without_attention_is_told_so(tiny, tmp_path, capsys):
@@ -331,7 +342,7 @@ def test_a_run_without_attention_is_told_so(tiny, tmp_path, capsys):
     claim(workdir, tiny(g__attention=()), 10, ["a"])
     code, _, error = attend_by(capsys, workdir)
     assert code == 2
-    said = "nothing to see: the generator has no attention layer"
+    said = "nothing to draw: the generator has no attention layer"
     assert error == f"error: {said}\n"
 
 

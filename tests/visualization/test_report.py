@@ -12,8 +12,9 @@ from sagan.checkpoints.restore import Opened, SavedRun, open_run
 from sagan.config import ConfigError, replace
 from sagan.sampling import attention_maps
 from sagan.sampling.attention_maps import AttentionGrid, LayerAttention
-from sagan.visualization import curves, explorer, panels, record, report
-from sagan.visualization.page import Part, page
+from sagan.visualization import curves, embedded, explorer, report, run_record, svg
+from sagan.visualization.explorer import Explorer
+from sagan.visualization.report_page import render_page
 from tests.support import pages
 
 GRIDS = [AttentionGrid(16, 8), AttentionGrid(28, 7), AttentionGrid(34, 34)]
@@ -31,9 +32,9 @@ def data_of(text):
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_the_page_has_the_rows_of_beta_but_for_the_rounding_to_a_byte(grid):
-    beta, shown = pages.scattered(grid), explorer.Shown(grid)
-    layer = explorer.packed(LayerAttention(beta, np.float32(0.5)), grid)
-    found = explorer.unpacked(layer)
+    beta, shown = pages.scattered(grid), explorer.CoarseGrid(grid)
+    layer = explorer.pack_layer(LayerAttention(beta, np.float32(0.5)), grid)
+    found = explorer.unpack_beta(layer)
     assert found.shape == (shown.side**2, shown.cells**2)
     for y, x in [(0, 0), (1, 2), (shown.side - 1, shown.side - 1)]:
         j = y * shown.stride * grid.queries + x * shown.stride
@@ -52,35 +53,35 @@ def test_the_page_has_the_rows_of_beta_but_for_the_rounding_to_a_byte(grid):
 
 @pytest.mark.parametrize("grid", GRIDS[1:], ids=str)
 def test_the_numbers_are_those_of_maps(grid):
-    beta, rows = pages.scattered(grid), explorer.Shown(grid).rows
-    layer = explorer.packed(LayerAttention(beta, np.float32(0.5)), grid)
+    beta, rows = pages.scattered(grid), explorer.CoarseGrid(grid).rows
+    layer = explorer.pack_layer(LayerAttention(beta, np.float32(0.5)), grid)
     wanted = {
         "entropy": attention_maps.entropy_bits(jnp.asarray(beta))[rows],
         "distance": attention_maps.distance_pixels(jnp.asarray(beta), grid)[rows],
         "largest": beta[rows].max(axis=1),
     }
     for name, values in wanted.items():
-        np.testing.assert_allclose(explorer.decoded(layer[name]), values, rtol=1e-5)
-    uniform = explorer.facts("attention", grid, 0.0)["uniform_pixels"]
+        np.testing.assert_allclose(explorer.unpack(layer[name]), values, rtol=1e-5)
+    uniform = explorer.layer_facts("attention", grid, 0.0)["uniform_pixels"]
     wanted = attention_maps.uniform_pixels(grid)[rows]
-    np.testing.assert_allclose(explorer.decoded(uniform), wanted, rtol=1e-5)
+    np.testing.assert_allclose(explorer.unpack(uniform), wanted, rtol=1e-5)
 
 
 def test_a_row_that_looks_at_one_position_has_no_entropy_and_all_the_share():
     grid = AttentionGrid(16, 8)
     beta = pages.focused(grid, np.full(64, 5), share=1.0)
-    layer = explorer.packed(LayerAttention(beta, np.float32(0.5)), grid)
-    assert (explorer.decoded(layer["entropy"]) == 0).all()
-    assert (explorer.unpacked(layer).argmax(axis=1) == 5).all()
-    assert (explorer.decoded(layer["top"]) == 1).all()
+    layer = explorer.pack_layer(LayerAttention(beta, np.float32(0.5)), grid)
+    assert (explorer.unpack(layer["entropy"]) == 0).all()
+    assert (explorer.unpack_beta(layer).argmax(axis=1) == 5).all()
+    assert (explorer.unpack(layer["top"]) == 1).all()
 
 
 def test_the_images_of_an_explorer_fit_into_its_bytes():
     grids = {"a": AttentionGrid(256, 64), "b": AttentionGrid(256, 128)}
-    each = 256 * 256 * 4 + 2 * explorer.Shown(grids["a"]).nbytes
-    assert explorer.how_many(grids, 10, 3 * each) == 3
-    assert explorer.how_many(grids, 2, 3 * each) == 2
-    assert explorer.how_many(grids, 2, each - 1) == 0
+    each = 256 * 256 * 4 + 2 * explorer.CoarseGrid(grids["a"]).nbytes
+    assert explorer.count_images(grids, 10, 3 * each) == 3
+    assert explorer.count_images(grids, 2, 3 * each) == 2
+    assert explorer.count_images(grids, 2, each - 1) == 0
 
 
 # Curves
@@ -89,9 +90,9 @@ def test_the_images_of_an_explorer_fit_into_its_bytes():
 def test_long_curves_keep_the_extremes_of_every_stretch():
     values = np.sin(np.arange(100_000) / 50)
     values[12_345] = 9.0
-    series = panels.Series("loss", np.arange(100_000), values)
-    few = curves.thinned(series)
-    assert len(few.steps) <= curves.MOST_POINTS
+    series = curves.Curve("loss", np.arange(100_000), values)
+    few = svg.thin(series)
+    assert len(few.steps) <= svg.MOST_POINTS
     assert few.values.max() == 9.0 and few.values.min() == values.min()
     assert (np.diff(few.steps) > 0).all()
 
@@ -106,15 +107,17 @@ def lines(count=3):
 
 def test_what_is_logged_becomes_curves_and_the_uniform_is_dotted(tmp_path):
     run = pages.run(tmp_path, metrics=lines())
-    drawn = panels.panels([panels.Curves(run.name, run.opened.config, run.record)])
-    titles = {panel.title: panel for panel in drawn}
+    drawn = curves.make_plots(
+        [curves.NamedRun(run.name, run.opened.config, run.record)]
+    )
+    titles = {plot.title: plot for plot in drawn}
     entropy = titles["entropy of attention, bits"]
     assert entropy.levels == {"uniform": 4.0}
-    assert entropy.lines[0].label == "G, attention8"
+    assert entropy.curves[0].label == "G, attention8"
     assert "(-gamma, -v) are the same function" in titles["gamma"].note
     loss = titles["loss"]
-    assert [line.values.tolist() for line in loss.lines] == [[1, 2, 3], [-1, -1, -1]]
-    assert titles["norm of the gradient"].log
+    assert [line.values.tolist() for line in loss.curves] == [[1, 2, 3], [-1, -1, -1]]
+    assert titles["gradient norm"].log
     assert "diversity of a batch" not in titles  # nothing of it was logged
 
 
@@ -123,26 +126,26 @@ def test_of_several_runs_the_curves_lie_over_each_other(tmp_path):
     one = pages.run(tmp_path, name="one", metrics=lines())
     two = pages.run(tmp_path, name="two", metrics=more, g__attention=(8, 16))
     both = [one, two]
-    made = [panels.Curves(r.name, r.opened.config, r.record) for r in both]
-    titles = {panel.title: panel for panel in panels.panels(made)}
+    made = [curves.NamedRun(r.name, r.opened.config, r.record) for r in both]
+    titles = {plot.title: plot for plot in curves.make_plots(made)}
     loss = titles["loss (discriminator)"]
-    assert [(line.label, line.colour) for line in loss.lines] == [
+    assert [(line.label, line.colour) for line in loss.curves] == [
         ("one", 0),
         ("two", 1),
     ]
     entropy = titles["entropy of attention, bits (G, attention16)"]
     assert entropy.levels == {"uniform": 6.0}  # of this layer alone
-    assert [(line.label, line.colour) for line in entropy.lines] == [("two", 1)]
+    assert [(line.label, line.colour) for line in entropy.curves] == [("two", 1)]
 
 
 def test_a_curve_is_an_svg_with_the_colour_of_the_page_and_no_text_of_the_run():
-    series = panels.Series(EVIL, np.arange(3), np.array([1.0, 2.0, 4.0]))
-    panel = panels.Panel(EVIL, (series,), {EVIL: 2.0}, log=True)
-    text = curves.svg(panel)
+    series = curves.Curve(EVIL, np.arange(3), np.array([1.0, 2.0, 4.0]))
+    plot = curves.Plot(EVIL, (series,), {EVIL: 2.0}, log=True)
+    text = svg.draw_svg(plot)
     assert text.startswith("<svg") and "currentColor" in text and "onerror" not in text
     assert "$" not in text and len(text) < 20_000
-    assert curves.svg(panel) == text  # the same every time
-    assert curves.legend(panel)[0][0] == EVIL
+    assert svg.draw_svg(plot) == text  # the same every time
+    assert svg.legend(plot)[0][0] == EVIL
 
 
 # What a workdir holds
@@ -161,7 +164,7 @@ def test_logs_that_cannot_be_trusted_are_read_as_far_as_they_are_right(tmp_path)
     for name, result in zip("abc", results, strict=True):
         (tmp_path / "eval" / name).mkdir(parents=True)
         (tmp_path / "eval" / name / "results.json").write_text(result)
-    read = record.read_record(tmp_path, pages.config())
+    read = run_record.read_record(tmp_path, pages.config())
     assert len(read.metrics) == 1
     row = read.metrics[0]
     assert (row["step"], row["d_loss"]) == (5, 1.5) and np.isnan(row["g_loss"])
@@ -195,7 +198,7 @@ def test_an_evaluation_that_cannot_be_shown_is_left_out(tmp_path, change, known)
     (tmp_path / "eval" / "step_3").mkdir(parents=True)
     path = tmp_path / "eval" / "step_3" / "results.json"
     path.write_text(json.dumps({**SOUND, **change}))
-    assert len(record.read_record(tmp_path, pages.config()).results) == known
+    assert len(run_record.read_record(tmp_path, pages.config()).results) == known
 
 
 def test_the_newest_pictures_are_shown_averages_first(tmp_path):
@@ -206,10 +209,10 @@ def test_the_newest_pictures_are_shown_averages_first(tmp_path):
         )
     (tmp_path / "samples" / "ema_00000030.png").write_bytes(b"%!PS-Adobe-3.0")
     (tmp_path / "samples" / "other_00000020.png").mkdir()
-    shown = record.pictures(tmp_path, 10_000)
+    shown = run_record.sample_grids(tmp_path, 10_000)
     assert [p.caption for p in shown] == ["raw weights, step 20"]
     (tmp_path / "samples" / "ema_00000030.png").unlink()
-    shown = record.pictures(tmp_path, 10_000)
+    shown = run_record.sample_grids(tmp_path, 10_000)
     words = ["averaged weights, step 20", "raw weights, step 20"]
     assert [p.caption for p in shown] == words
     assert all(p.uri.startswith("data:image/png;base64,") for p in shown)
@@ -217,7 +220,7 @@ def test_the_newest_pictures_are_shown_averages_first(tmp_path):
 
 def test_a_picture_with_too_many_bytes_becomes_smaller():
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
-    shown = record.picture(noise, "noise", 20_000)
+    shown = embedded.embed(noise, "noise", 20_000)
     assert shown.uri.startswith("data:image/jpeg") and len(shown.uri) < 20_100
     assert 1.3 < shown.width / shown.height < 1.7
 
@@ -226,7 +229,7 @@ def test_a_picture_with_too_many_bytes_becomes_smaller():
 
 
 def test_the_page_loads_nothing_and_runs_only_its_own_script(tmp_path):
-    text = page([pages.run(tmp_path, metrics=lines())])
+    text = render_page([pages.run(tmp_path, metrics=lines())])
     links = set(
         re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]{1,40})""", text)
     )
@@ -240,21 +243,21 @@ def test_names_from_files_are_text_and_not_markup(tmp_path):
     run = pages.run(tmp_path, metrics=lines(), name=f"a{EVIL}".replace("/", ""))
     grid = AttentionGrid(16, 8)
     layers = [("attention8", grid, pages.scattered(grid))]
-    group = pages.group(layers, labels=(EVIL, "0"))
+    group = pages.explorer_of(layers, labels=(EVIL, "0"))
     findings = [{"step": 1, "message": EVIL}]
     notes = run.record._replace(findings=findings, notes=[EVIL])
-    run = run._replace(parts=[Part("g", group, [EVIL])], record=notes)
+    run = run._replace(explorers=[group._replace(note=EVIL)], record=notes)
     group.layers[0]["name"] = EVIL
-    text = page([run])
+    text = render_page([run])
     assert "<img src=x" not in text
     assert data_of(text)[0]["layers"][0]["name"] == EVIL
 
 
 def test_a_bare_run_says_what_is_missing_and_how_to_get_it(tmp_path):
     run = pages.run(
-        tmp_path, parts=[Part("g", None, ["no attention layer"])], name="a b"
+        tmp_path, explorers=[Explorer("g", [], [], "no attention layer")], name="a b"
     )
-    text = page([run])
+    text = render_page([run])
     assert "There are no pictures in samples/ yet" in text
     assert "Nothing is logged in metrics.jsonl yet" in text
     assert f"python eval.py --workdir &#39;{tmp_path}/a b&#39;" in text
@@ -262,7 +265,7 @@ def test_a_bare_run_says_what_is_missing_and_how_to_get_it(tmp_path):
 
 
 def test_the_page_tells_what_is_not_official(tmp_path):
-    text = page([pages.run(tmp_path, optim__g_lr=0.25)])
+    text = render_page([pages.run(tmp_path, optim__g_lr=0.25)])
     row = r'<th scope="row">optim.g_lr</th><td>0.25</td><td>0.0001</td>'
     assert row in text
     assert '<th scope="row">optim.d_lr</th>' not in text
@@ -279,7 +282,7 @@ def evaluated(run, value, protocol="p"):
 
 
 def test_an_evaluation_is_its_table_with_its_notes(tmp_path):
-    text = page([evaluated(pages.run(tmp_path), 12.5)])
+    text = render_page([evaluated(pages.run(tmp_path), 12.5)])
     assert "<td>12.5</td><td>12.5</td>" in text and "note of planted" in text
     assert "Step 7, 99 samples" in text and "eval.py" not in text
 
@@ -287,11 +290,11 @@ def test_an_evaluation_is_its_table_with_its_notes(tmp_path):
 def test_several_runs_are_compared(tmp_path):
     one = evaluated(pages.run(tmp_path, name="one", optim__g_lr=0.25), 12.5)
     two = evaluated(pages.run(tmp_path, name="two", optim__g_lr=0.5), 7.5, "q")
-    text = page([one, two])
+    text = render_page([one, two])
     assert "<h3>Fields that differ between the runs</h3>" in text
     assert '<th scope="row">optim.g_lr</th><td>0.25</td><td>0.5</td><td>0.0001' in text
     assert '<th scope="row">fid</th><td>12.5</td><td>7.5</td>' in text
-    assert "different protocols" in text
+    assert "The protocols differ" in text
     assert len(data_of(text)) == 2
 
 
@@ -343,17 +346,17 @@ def test_a_report_shows_both_networks_of_a_checkpoint(written):
     assert [group["layers"][0]["queries"] for group in groups] == [8, 4]
     assert groups[0]["images"][0]["logit"] is None
     assert isinstance(groups[1]["images"][0]["logit"], float)
-    assert "It cannot be made: there is no such thing" in text
+    assert "It cannot be drawn: there is no such thing" in text
 
 
 @pytest.mark.parametrize(("player", "number"), [("g", 9), ("d", 3)])
 def test_every_image_has_its_own_attention(written, opened, player, number):
     groups = dict(zip("gd", data_of(written[2]), strict=True))
     images = groups[player]["images"]
-    source = report.open_source(opened.config)
+    source = explorer.open_source(opened.config)
     real = source.labels(np.linspace(0, len(source) - 1, 6).astype(int))
     label = number if player == "g" else real[number]
-    found = explorer.unpacked(images[number]["layers"][0])
+    found = explorer.unpack_beta(images[number]["layers"][0])
     assert (found.argmax(axis=1) == label % 4).all()
     np.testing.assert_allclose(found.max(axis=1), 0.75)
 
@@ -364,11 +367,11 @@ def test_a_report_shows_what_the_reader_reads(finished_run, opened, tmp_path):
     text = (tmp_path / "a.html").read_text()
     d = opened.state.d
     variables = {"params": d.params, **d.stats}
-    source = report.open_source(opened.config)
+    source = explorer.open_source(opened.config)
     images, labels = source.examples(np.linspace(0, len(source) - 1, 6).astype(int))
     reader = attention_maps.make_reader(opened.config, "d")
     _, reads = reader(variables, attention_maps.to_float(images)[3], labels[3])
-    found = explorer.unpacked(data_of(text)[1]["images"][3]["layers"][0])
+    found = explorer.unpack_beta(data_of(text)[1]["images"][3]["layers"][0])
     np.testing.assert_allclose(found, reads["attention4"].beta, atol=2e-3)
 
 
@@ -391,19 +394,18 @@ def test_a_mistake_is_one_line(written, tmp_path):
 
 def test_a_network_that_cannot_be_shown_is_a_note(tmp_path):
     without = replace(pages.config(), {"g.block": "none", "d.attention": ()})
-    read = record.read_record(tmp_path, without)
 
-    def part(config, player, budget=10**6):
+    def shown(config, player, budget=10**6):
         opened = Opened(SavedRun(tmp_path, config), None, 1, None)
-        return report.part(opened, player, read, 0, budget)
+        return explorer.make_explorer(opened, player, (), seed=0, budget=budget)
 
-    assert part(without, "g") == Part(
-        "g", None, ["The generator has no attention layer."]
+    assert shown(without, "g") == Explorer(
+        "g", [], [], "The generator has no attention layer."
     )
-    assert "discriminator has no attention layer" in part(without, "d").notes[0]
-    assert "no image fits into 10 bytes" in part(pages.config(), "g", 10).notes[0]
+    assert "discriminator has no attention layer" in shown(without, "d").note
+    assert "no image fits into 10 bytes" in shown(pages.config(), "g", 10).note
     gone = replace(pages.config(), {"data.name": "folder", "data.path": "/nowhere"})
-    assert "discriminator cannot be shown: " in part(gone, "d").notes[0]
+    assert "discriminator cannot be shown: " in shown(gone, "d").note
 
 
 def test_a_network_that_is_not_finite_is_a_note(opened, monkeypatch):
@@ -414,21 +416,21 @@ def test_a_network_that_is_not_finite_is_a_note(opened, monkeypatch):
         return lambda *inputs: (jnp.zeros((grid.size, grid.size, 1)), read)
 
     monkeypatch.setattr(attention_maps, "make_reader", broken_reader)
-    read = record.read_record(opened.workdir, opened.config)
-    shown = report.part(opened, "g", read, 0, 10**6)
-    said = "The generator cannot be shown: g/attention8: what it computes is not finite"
-    assert shown == Part("g", None, [said])
+    names = run_record.read_record(opened.workdir, opened.config).class_names
+    shown = explorer.make_explorer(opened, "g", names, seed=0, budget=10**6)
+    said = "The generator cannot be shown: g/attention8: its attention is not finite"
+    assert shown == Explorer("g", [], [], said)
 
 
 @pytest.mark.slow
 def test_as_many_images_as_fit_do_fit():
     grids = {f"attention{n}": AttentionGrid(128, n) for n in (32, 64)}
     layers = [(name, grid, pages.scattered(grid)) for name, grid in grids.items()]
-    group = pages.group(layers, labels=("",))
+    group = pages.explorer_of(layers, labels=("",))
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
-    one = explorer.image(noise, "", group.images[0]["layers"])
+    one = explorer.image_facts(noise, "", group.images[0]["layers"])
     for most in report._EXPLORERS.values():
-        n = explorer.how_many(grids, 10, most)
+        n = explorer.count_images(grids, 10, most)
         assert n >= 2
         assert 0.9 * most - len(json.dumps(one)) < n * len(json.dumps(one)) < most
 
@@ -436,5 +438,5 @@ def test_as_many_images_as_fit_do_fit():
 def test_a_page_that_is_too_large_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "MOST_BYTES", 1000)
     with pytest.raises(ConfigError, match="page would have .* must be 1,000 at most"):
-        report.written([pages.run(tmp_path)], tmp_path / "a.html")
+        report.write_page([pages.run(tmp_path)], tmp_path / "a.html")
     assert not (tmp_path / "a.html").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sagan.sampling.attention_maps import AttentionGrid
-from sagan.visualization.page import Part, page
+from sagan.visualization.report_page import render_page
 from tests.support import pages
 
 pytestmark = pytest.mark.slow
@@ -43,18 +43,20 @@ def path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     layers = [(f"attention{g.queries}", g, pages.focused(g, turned(g))) for g in GRIDS]
     still = [("attention8", COARSE, pages.focused(COARSE, np.full(64, 5)))]
-    parts = [
-        Part("g", pages.group(layers, labels=("0", EVIL)), [EVIL]),
-        Part("d", pages.group(still, player="d", logit=1.5), []),
+    explorers = [
+        pages.explorer_of(layers, labels=("0", EVIL))._replace(note=EVIL),
+        pages.explorer_of(still, player="d", logit=1.5),
     ]
     metrics = [
         {"step": i, "d_loss": 1.0 + i, "gamma/g/attention8": -0.1} for i in (1, 2)
     ]
-    run = pages.run(folder, parts, "a_long_name_" * 12, metrics, g__attention=(8, 16))
+    run = pages.run(
+        folder, explorers, "a_long_name_" * 12, metrics, g__attention=(8, 16)
+    )
     findings = [{"step": 1, "message": EVIL}]
     run = run._replace(record=run.record._replace(findings=findings, notes=[EVIL]))
     path = folder / "report.html"
-    path.write_text(page([run]))
+    path.write_text(render_page([run]))
     return path
 
 

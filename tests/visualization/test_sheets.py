@@ -19,7 +19,12 @@ from sagan.evaluation import image_sets
 from sagan.layers import SNTable
 from sagan.metrics.features import of_callable
 from sagan.sampling import sampler
-from sagan.visualization import draw, interpolation, nearest, picture
+from sagan.visualization import (
+    checkpoint_images,
+    interpolation,
+    layout,
+    nearest_neighbours,
+)
 from sagan.visualization import sheets as sheets_lib
 
 SEED = 5
@@ -52,7 +57,7 @@ def in_a_block(path):
 @pytest.fixture(scope="module")
 def plain(opened):
     """Samples as `sagan sample` draws them: (labels, **options) -> images."""
-    compiled = draw.sampler(opened.config)  # once for this module
+    compiled = checkpoint_images.sampler(opened.config)  # once for this module
 
     def samples(labels, variables=opened.variables, seed=SEED, **options):
         labels = np.asarray(labels, np.int32)
@@ -83,14 +88,16 @@ def quarters(image):
 @pytest.fixture
 def quick_features(monkeypatch):
     network = of_callable(quarters, "quarters")
-    monkeypatch.setattr(nearest, "open_features", lambda name, asked: network)
+    monkeypatch.setattr(
+        nearest_neighbours, "open_features", lambda name, asked: network
+    )
     monkeypatch.setattr(image_sets, "TRAINING", 300)  # of 1493
 
 
 def test_rows_are_classes_and_columns_the_same_latents(opened, plain):
     (panel,) = panels("classes", opened, classes=[7, 2])
     for label, row in zip([7, 2], panel.images, strict=True):
-        np.testing.assert_array_equal(row, plain([label] * draw.COLUMNS))
+        np.testing.assert_array_equal(row, plain([label] * checkpoint_images.COLUMNS))
     assert panel.rows == ["class 7", "class 2"]
     assert (panel.images[0] != panel.images[1]).any()
     assert panels("classes", opened)[0].images.shape[0] == 10
@@ -124,10 +131,10 @@ def test_halfway_between_classes_is_the_mean_of_their_tables(opened, plain):
 def test_more_mixtures_than_classes_are_drawn_as_few_are(opened):
     rng = np.random.default_rng(0)
     weights = rng.dirichlet(np.ones(10), size=23).astype(np.float32)
-    z = draw.latents(opened, SEED, 23)
-    together = interpolation.mixed_images(opened, z, weights)
+    z = checkpoint_images.latents(opened, SEED, 23)
+    together = interpolation.draw_mixtures(opened, z, weights)
     for i in (0, 11, 22):
-        alone = interpolation.mixed_images(opened, z[i : i + 1], weights[i : i + 1])
+        alone = interpolation.draw_mixtures(opened, z[i : i + 1], weights[i : i + 1])
         np.testing.assert_array_equal(alone[0], together[i])
 
 
@@ -148,9 +155,11 @@ def test_normalised_tables_keep_the_sigma_of_the_whole(tiny, name):
         return {"block1": {"bn1": {name: leaf}}}
 
     variables = {kind: placed(leaf) for kind, leaf in own.items()}
-    now, variables = interpolation.plain_tables(config, variables)
+    now, variables = interpolation.without_sn_tables(config, variables)
     weights = rng.dirichlet(np.ones(10), size=10).astype(np.float32)
-    found = interpolation.mixed(variables, weights)["params"]["block1"]["bn1"][name]
+    found = interpolation.mix_tables(variables, weights)["params"]["block1"]["bn1"][
+        name
+    ]
     assert not now.g.sn_tables
     np.testing.assert_allclose(found, weights @ wanted, rtol=1e-5, atol=1e-6)
 
@@ -161,12 +170,12 @@ def test_latents_go_along_a_great_circle():
     t = np.array([0.5, 1 / 3, 0.25, 0.5], np.float32)
     root = np.sqrt(2)
     wanted = [[root, root], [np.sqrt(3), 1], [3, 0], [0, 0]]  # opposite: straight
-    np.testing.assert_allclose(interpolation.between(a, b, t), wanted, atol=1e-6)
+    np.testing.assert_allclose(interpolation.great_circle(a, b, t), wanted, atol=1e-6)
 
 
 def test_truncation_shows_the_same_sample_numbers(opened, plain):
     (panel,) = panels("truncation", opened, classes=[4, 9])
-    labels = np.resize([4, 9], draw.COLUMNS)
+    labels = np.resize([4, 9], checkpoint_images.COLUMNS)
     for name, row in zip(panel.rows, panel.images, strict=True):
         truncation = 0.0 if name == "none" else float(name)
         np.testing.assert_array_equal(row, plain(labels, truncation=truncation))
@@ -210,12 +219,14 @@ def test_an_unconditional_run_goes_between_latents_only(opened):
 
 @pytest.mark.parametrize("chunk", [40, 1 << 20])
 def test_the_nearest_are_those_of_all_distances(monkeypatch, chunk):
-    monkeypatch.setattr(nearest, "_CHUNK", chunk)  # 40: ten images of four numbers
+    monkeypatch.setattr(
+        nearest_neighbours, "_CHUNK", chunk
+    )  # 40: ten images of four numbers
     rng = np.random.default_rng(0)
     many = rng.integers(0, 256, (57, 2, 2, 1)).astype(np.uint8)
     form = rng.uniform(0, 255, (6, 4)).astype(np.float32)
     forms = [form, form + rng.normal(0, 9, form.shape).astype(np.float32)]
-    found = nearest.nearest(forms, many, 3)
+    found = nearest_neighbours.find_nearest(forms, many, 3)
     flat = many.reshape(57, 4).astype(np.float64)
     apart = [np.linalg.norm(form[:, None] - flat[None], axis=-1) for form in forms]
     distance = np.minimum(*apart)
@@ -239,7 +250,7 @@ def test_neighbours_are_training_images_at_the_distance_said(
             np.testing.assert_array_equal(image[0], images[j])
             assert label[0] == one["label"]
             shown = images[[0, j]].astype(float)
-            if j > nearest._NEAREST:
+            if j > nearest_neighbours._NEAREST:
                 apart = np.linalg.norm(np.subtract(*quarters(shown)))
             else:
                 apart = np.sqrt(np.square(shown[0] - shown[1]).mean())
@@ -256,7 +267,9 @@ def test_a_generator_of_copies_is_at_distance_zero(
     config = replace(opened.config, {"data.flip": True})
     indices = image_sets.order(len(source))[:256]
     copies = source.images(indices)[:, :, ::-1]  # mirrored, as training sees them
-    monkeypatch.setattr(nearest.sampler, "samples", lambda *_, **__: [copies])
+    monkeypatch.setattr(
+        nearest_neighbours.sampler, "samples", lambda *_, **__: [copies]
+    )
     numbers = sheets_lib.SHEETS["neighbours"](
         opened._replace(saved=SavedRun(opened.workdir, config)), seed=SEED, classes=None
     ).numbers
@@ -270,8 +283,8 @@ def test_a_generator_of_copies_is_at_distance_zero(
 def test_small_images_are_enlarged_by_a_whole_factor():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 3, 24, 24, 1)).astype(np.uint8)
-    panel = picture.Panel("title", images, ["a", "b"], ["c", "", "d"])
-    drawn = picture.Sheet([panel, panel], "").picture
+    panel = layout.Panel("title", images, ["a", "b"], ["c", "", "d"])
+    drawn = layout.Sheet([panel, panel], "").picture
     enlarged = images[1, 2].repeat(3, axis=0).repeat(3, axis=1).repeat(3, axis=2)
     corners = np.argwhere(drawn[:, :, 0] == enlarged[0, 0, 0])
     places = [

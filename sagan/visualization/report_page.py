@@ -1,0 +1,239 @@
+"""Renders the page of a report: one HTML file that loads nothing."""
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from sagan.checkpoints.restore import Opened, config_digest
+from sagan.config import fields as config_fields
+from sagan.config import to_json
+from sagan.config.schema import Config
+from sagan.evaluation import results
+from sagan.sampling.attention_maps import attention_layers
+from sagan.state import count
+from sagan.visualization import explorer, svg
+from sagan.visualization.curves import NamedRun, make_plots
+from sagan.visualization.embedded import EmbeddedPicture
+from sagan.visualization.explorer import Explorer
+from sagan.visualization.layout import enlargement
+from sagan.visualization.run_record import RunRecord
+
+_HERE = Path(__file__).parent
+_SHOWN_PIXELS = 40  # of one image of a grid of samples, at least
+Table = list[list[str]]
+
+
+class ShownSheet(NamedTuple):
+    """A sheet, or notes why there is none."""
+
+    name: str
+    picture: EmbeddedPicture | None
+    notes: list[str]
+
+
+class ReportedRun(NamedTuple):
+    """Everything that a page shows of a run.
+
+    Attributes:
+      name: The run's name, unique on its page.
+      opened: The checkpoint.
+      seed: Seed of the explorers' latents.
+      record: The run's logs and evaluations.
+      grids: Grids of samples.
+      explorers: One for each network.
+      sheets: All sheets.
+    """
+
+    name: str
+    opened: Opened
+    seed: int
+    record: RunRecord
+    grids: list[EmbeddedPicture]
+    explorers: list[Explorer]
+    sheets: list[ShownSheet]
+
+
+def render_page(runs: Sequence[ReportedRun]) -> str:
+    """The text of the file."""
+    script = (_HERE / "explorer.js").read_text("utf-8")
+    sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    named = [NamedRun(run.name, run.opened.config, run.record) for run in runs]
+    explorers = [one for run in runs for one in run.explorers if one.images]
+    return environment.get_template("report.html").render(
+        title=" and ".join(run.name for run in runs),
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline';"
+        f" script-src 'sha256-{sha}'",
+        css=Markup((_HERE / "report.css").read_text("utf-8")),
+        script=Markup(script),
+        runs=runs,
+        several=len(runs) > 1,
+        players=explorer.PLAYERS,
+        overviews=[explorer.overview(run.explorers) for run in runs],
+        facts=_facts_table(runs) if len(runs) > 1 else _facts(runs[0]).items(),
+        grids=_sample_grids(runs),
+        evaluations=_evaluations(runs),
+        # an SVG has no text from the run, so it is safe markup
+        plots=[
+            (plot, svg.legend(plot), Markup(svg.draw_svg(plot)))
+            for plot in make_plots(named)
+        ],
+        configs=_configs(runs),
+        config_json=[to_json(run.opened.config) for run in runs],
+        provenance=_provenance(runs),
+        data=[_script_data(one) for one in explorers],
+    )
+
+
+def _script_data(one: Explorer) -> dict[str, Any]:
+    """The data of explorer.js; the page itself has the pictures and labels."""
+    keys = ("logit", "layers")
+    images = [{key: image[key] for key in keys} for image in one.images]
+    return {"layers": one.layers, "images": images}
+
+
+def _sample_grids(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
+    """The grids of samples; those of the same kind of weights side by side."""
+    shown = []
+    for run in runs:
+        times = enlargement(run.opened.config.data.size, _SHOWN_PIXELS)
+        prefix = f"{run.name}: " if len(runs) > 1 else ""
+        for kind, grid in enumerate(run.grids):
+            size = {"width": grid.width * times, "height": grid.height * times}
+            facts = {"uri": grid.uri, "caption": f"{prefix}{grid.caption}"}
+            shown.append({**facts, **size, "pixels": times > 1, "kind": kind})
+    return sorted(shown, key=lambda one: one["kind"])
+
+
+def _facts(run: ReportedRun) -> dict[str, str]:
+    opened, config = run.opened, run.opened.config
+    size, classes = config.data.size, config.data.classes
+    at: dict[str, list[str]] = {}
+    for player in "gd":
+        grids = attention_layers(config, player).values()
+        if places := ", ".join(f"{grid.queries}×{grid.queries}" for grid in grids):
+            at.setdefault(places, []).append(player.upper())
+    layers = "; ".join(f"{k} in {' and '.join(v)}" for k, v in at.items())
+    sizes = {"G": count(opened.state.g.params), "D": count(opened.state.d.params)}
+    return {
+        "data": config.data.name,
+        "images": f"{size}×{size},"
+        f" {f'{classes} classes' if classes else 'unconditional'}",
+        "step": f"{opened.step:,} of {config.run.steps:,}",
+        "weights": opened.weights,
+        "attention": layers or "none",
+        "parameters": "; ".join(f"{k} {_rounded(n)}" for k, n in sizes.items()),
+    }
+
+
+def _facts_table(runs: Sequence[ReportedRun]) -> Table:
+    each = {run.name: _facts(run) for run in runs}
+    head = ["run", *next(iter(each.values()))]
+    return [head, *([name, *facts.values()] for name, facts in each.items())]
+
+
+def _rounded(n: int) -> str:
+    return f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.0f} k"
+
+
+class _Evaluation(NamedTuple):
+    """A part of the section: a table with text, or how to get one."""
+
+    title: str = ""
+    table: Table | None = None
+    lines: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    command: str = ""
+
+
+def _evaluations(runs: Sequence[ReportedRun]) -> list[_Evaluation]:
+    """The newest evaluation of a run; for several runs a table of all."""
+    several = len(runs) > 1
+    evaluated = [run for run in runs if run.record.results]
+    parts = []
+    if evaluated and several:
+        parts.append(_side_by_side(evaluated))
+    elif evaluated:
+        result = evaluated[0].record.results[-1]
+        line = (
+            f"Step {result['about']['step']}, {result['protocol'].get('samples')}"
+            " samples. Real against real: the same metric between two sets of real"
+            " images, with as many images as the last column says."
+        )
+        notes = list(map(str, result["notes"]))
+        parts.append(_Evaluation("", results.result_table(result), [line], notes))
+    for run in runs:
+        if not run.record.results:
+            command = f"python eval.py --workdir {shlex.quote(str(run.opened.workdir))}"
+            line = "This run has not been evaluated yet. To evaluate it:"
+            title = run.name if several else ""
+            parts.append(_Evaluation(title, lines=[line], command=command))
+    return parts
+
+
+def _side_by_side(runs: Sequence[ReportedRun]) -> _Evaluation:
+    runs = [run for run in runs if results.by_variant(run.record.results[-1])]
+    newest = [run.record.results[-1] for run in runs]
+    last = [list(results.by_variant(result).items())[-1] for result in newest]
+    table = [
+        ["metric", *(run.name for run in runs)],
+        ["step", *(str(result["about"]["step"]) for result in newest)],
+        ["weights", *(name for name, _ in last)],
+    ]
+    for metric in dict.fromkeys(name for _, rows in last for name in rows):
+        values = [rows.get(metric, {}).get("value") for _, rows in last]
+        table.append([metric, *("" if v is None else f"{v:.4g}" for v in values)])
+    lines, notes = [], []
+    for run, result in zip(runs, newest, strict=True):
+        notes += [f"{run.name}: {note}" for note in result["notes"]]
+    if len({result["protocol_sha256"] for result in newest}) > 1:
+        lines.append("The protocols differ: these numbers are not comparable.")
+    return _Evaluation("", table, lines, notes)
+
+
+def _configs(runs: Sequence[ReportedRun]) -> list[tuple[str, Table]]:
+    """Tables of the fields in which the runs differ, and of those not official."""
+    each = [config_fields(run.opened.config) for run in runs]
+    official = config_fields(Config())
+    names = [run.name for run in runs] if len(runs) > 1 else ["this run"]
+
+    def table(wanted: Sequence[str]) -> Table:
+        rows = [[k, *(_text(one[k]) for one in [*each, official])] for k in wanted]
+        return [["field", *names, "official recipe"], *rows]
+
+    unlike = [k for k in official if any(one[k] != each[0][k] for one in each)]
+    others = [k for k in official if any(one[k] != official[k] for one in each)]
+    rest = table([k for k in others if k not in unlike])
+    tables = [("Fields that differ from the official recipe", rest)]
+    if len(runs) > 1:
+        tables.insert(0, ("Fields that differ between the runs", table(unlike)))
+    return tables
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "(empty)"
+    return '""' if value == "" else str(value)
+
+
+def _provenance(runs: Sequence[ReportedRun]) -> Table:
+    lines = [["", "value"]]
+    for run in runs:
+        prefix = f"{run.name}: " if len(runs) > 1 else ""
+        lines.append([f"{prefix}workdir", str(run.opened.workdir)])
+        lines.append([f"{prefix}checkpoint", run.opened.words])
+        lines.append([f"{prefix}config SHA-256", config_digest(run.opened.config)])
+    lines.append(["seed of the latents", str(runs[0].seed)])
+    return [*lines, *([name, value] for name, value in results.versions().items())]

@@ -1,0 +1,127 @@
+"""Reads a run's logs, evaluations and sample grids, without trusting any file.
+
+Unreadable files are left out or become a note; only a missing run is an error.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sagan.checkpoints.workdir import class_names
+from sagan.config.schema import Config
+from sagan.data.source import flat, is_grey, opened_image
+from sagan.evaluation import results
+from sagan.visualization.embedded import EmbeddedPicture, embed
+
+Row = dict[str, Any]
+_LINE_MOST = 2**20  # characters of one line of a log
+_SAMPLES = re.compile(r"([A-Za-z0-9.-]+)_(\d{8,})\.png")
+_KINDS = 4  # kinds of weights whose sample grids are shown, at most
+
+
+class RunRecord(NamedTuple):
+    """Files of a workdir beside the checkpoints.
+
+    Attributes:
+      metrics: Lines of metrics.jsonl, each with a "step"; values are floats.
+      findings: Lines of monitor.jsonl, each with "step" and "message".
+      results: Evaluations comparable with the newest, by step.
+      class_names: Class names by label; empty if unconditional or unknown.
+      notes: Remarks about what was left out.
+    """
+
+    metrics: list[dict[str, float]]
+    findings: list[Row]
+    results: list[results.Result]
+    class_names: tuple[str, ...]
+    notes: list[str]
+
+
+def read_record(workdir: Path, config: Config) -> RunRecord:
+    """Reads everything but the pictures."""
+    evaluations, broken = results.read_results(workdir / "eval")
+    same = results.comparable(evaluations, evaluations[-1]) if evaluations else []
+    notes = []
+    if broken:
+        notes.append(f"evaluations that cannot be read: {broken}")
+    if others := len(evaluations) - len(same):
+        notes.append(
+            "evaluations of earlier steps with another protocol, config or version,"
+            f" not shown: {others}"
+        )
+    names, findings = class_names(workdir), _lines(workdir / "monitor.jsonl")
+    return RunRecord(
+        metrics=_metrics(workdir / "metrics.jsonl"),
+        findings=[row for row in findings if isinstance(row.get("message"), str)],
+        results=same,
+        class_names=tuple(names) if len(names) == config.data.classes else (),
+        notes=notes,
+    )
+
+
+def _lines(path: Path) -> list[Row]:
+    """Objects of a .jsonl file that have a step; lines torn by a kill are skipped."""
+    rows = []
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in iter(lambda: file.readline(_LINE_MOST), ""):
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(row, dict) and _is_step(row.get("step")):
+                    rows.append(row)
+    except OSError:
+        pass
+    return rows
+
+
+def _metrics(path: Path) -> list[dict[str, float]]:
+    return [
+        {name: v for name, value in row.items() if (v := _number(value)) is not None}
+        for row in _lines(path)
+    ]
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _number(value: Any) -> float | None:
+    """A float; the logger writes NaN and infinities, which JSON lacks, as strings."""
+    if isinstance(value, str) and value not in ("nan", "inf", "-inf"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def sample_grids(workdir: Path, most: int) -> list[EmbeddedPicture]:
+    """The newest sample grid of each kind of weights, averages first.
+
+    Args:
+      workdir: The run's directory.
+      most: Number of characters of all of them together.
+    """
+    newest: dict[str, tuple[int, Path]] = {}
+    for path in sorted(workdir.glob("samples/*.png")):
+        if match := _SAMPLES.fullmatch(path.name):
+            kind, step = match[1], int(match[2])
+            newest[kind] = max(newest.get(kind, (-1, path)), (step, path))
+    words = {"raw": "raw weights", "ema": "averaged weights"}
+    newest, grids = dict(sorted(newest.items())[:_KINDS]), []
+    for kind, (step, path) in newest.items():
+        try:
+            with path.open("rb") as stream, opened_image(stream) as opened:
+                mode = "L" if is_grey(opened) else "RGB"
+                pixels = np.asarray(flat(opened, mode), np.uint8)
+        except Exception:  # Pillow raises nearly anything
+            continue
+        caption = f"{words.get(kind, kind)}, step {step}"
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        grids.append(embed(pixels, caption, most // len(newest)))
+    return grids
