@@ -1,4 +1,4 @@
-"""Do samples show the class that was asked for, and can one learn from them?"""
+"""Class-conditional metrics: accuracy of samples, and of classifiers trained on some."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -11,10 +11,10 @@ from sagan.runtime.progress import Progress, silent
 
 @dataclasses.dataclass(frozen=True)
 class ClassAccuracy(Collecting):
-    """The share of samples whose class the feature network reads as it was asked for.
+    """Share of samples that the feature network classifies as their label.
 
-    Needs a feature network whose logits are the classes of the data. A generator that
-    draws one perfect image of each class scores 1: read it beside recall.
+    Needs a feature network whose logits are the classes of the data. A generator with
+    one perfect image of each class scores 1: read it together with recall.
     """
 
     labelled = True
@@ -23,7 +23,7 @@ class ClassAccuracy(Collecting):
     keeps = ("label", "logits")
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
-        """{"accuracy"}, of the fakes."""
+        """{"accuracy"}."""
         del real, progress
         label, logits = (gather(fake, name, "fake") for name in self.keeps)
         if label.max() >= logits.shape[1]:
@@ -36,16 +36,16 @@ class ClassAccuracy(Collecting):
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationAccuracyScore(Collecting):
-    """Trains the embedded classifier on fakes and asks it about reals, and the reverse.
+    """Trains the embedded classifier on fakes and tests it on reals, and vice versa.
 
-    The reverse (GAN-test, Shmelkov et al. 2018, arXiv:1807.09499) is trained on the
-    reals of the comparison.
+    The reverse (GAN-test, Shmelkov et al. 2018, arXiv:1807.09499) trains on the reals
+    of the comparison.
 
     Attributes:
-      test: reals that no training saw; None: the reals of the comparison are asked.
+      test: Held-out reals; None: tests on the reals of the comparison.
 
-    Source: Ravuri and Vinyals 2019 (arXiv:1905.10887), with a ResNet-50 on ImageNet:
-    numbers of a smaller classifier are lower.
+    Source: Ravuri and Vinyals 2019 (arXiv:1905.10887), with a ResNet-50 on ImageNet;
+    smaller classifiers score lower.
     """
 
     test: Examples | None = None
@@ -60,7 +60,7 @@ class ClassificationAccuracyScore(Collecting):
         fakes = Examples(*(gather(fake, name, "fake") for name in self.keeps))
         reals = Examples(*(gather(real, name, "real") for name in self.keeps))
         test = self.test or reals
-        notes = () if self.test else ("cas: no held-out split; asked about the reals",)
+        notes = () if self.test else ("cas: no held-out split; tested on the reals",)
         values = {
             "cas": _score(fakes, test, progress),
             "cas_reverse": _score(reals, fakes, progress, keep=True),

@@ -1,4 +1,4 @@
-"""A small classifier of the real images: the feature network that needs no download."""
+"""A small classifier of the real images: a feature network without a download."""
 
 import functools
 from collections.abc import Iterator
@@ -17,20 +17,16 @@ from sagan.metrics.extract import over_batches
 from sagan.runtime import cache
 from sagan.runtime.progress import Progress, silent
 
-RECIPE = 1  # goes up with every change that changes what `fit` gives
+RECIPE = 1  # raise it when the result of `fit` changes
 BATCH = 128
 EPOCHS = 30
-STEPS = (200, 3000)  # at least and at most, however many images there are
+STEPS = (200, 3000)  # at least and at most
 FEATURES = 64
-LARGEST = 32  # pixels; what is larger is shrunk first
+LARGEST = 32  # pixels; larger images are shrunk first
 
 
 class Classifier(nn.Module):
-    """Two convolutions and two linear layers: images in [-1, 1] to features and logits.
-
-    Attributes:
-      classes: of the logits.
-    """
+    """Two convolutions and two linear layers, from images to features and logits."""
 
     classes: int
 
@@ -44,7 +40,7 @@ class Classifier(nn.Module):
         first = 2 if x.shape[1] > LARGEST // 2 else 1
         x = nn.gelu(nn.Conv(32, (3, 3), strides=first)(x))
         x = nn.gelu(nn.Conv(64, (3, 3), strides=2)(x))
-        # not relu: a unit that is dead is a feature less
+        # not ReLU: a dead unit would be a missing feature
         vector = nn.gelu(nn.Dense(FEATURES)(x.reshape(x.shape[0], -1)))
         dropped = nn.Dropout(0.3, deterministic=not train)(vector)
         return vector, nn.Dense(self.classes)(dropped)
@@ -54,10 +50,10 @@ class Fitted(NamedTuple):
     """A trained classifier.
 
     Attributes:
-      params: of Classifier(classes).
-      scale: of the features: their variances over the images of the training have the
-        sum 100, so that a Fréchet distance is in per cent of it.
-      classes: that it tells apart.
+      params: Parameters of Classifier(classes).
+      scale: Factor of the features. Their variances over the training images then sum
+        to 100, so that a Fréchet distance is in per cent of it.
+      classes: Number of classes.
       digest: SHA-256 of the parameters and the scale.
     """
 
@@ -75,17 +71,10 @@ def fit(
     *,
     keep: bool = False,
 ) -> Fitted:
-    """The classifier of these images, a function of them alone.
+    """Trains a classifier; the result depends on images and labels alone.
 
-    AdamW up to 3e-3 and down along a cosine, 30 epochs (between 200 and 3000 steps) of
-    batches of 128, each shifted by up to a pixel; seed 0.
-
-    Args:
-      image: to train on.
-      label: of the images.
-      classes: that there are.
-      progress: counts the steps.
-      keep: in the user's cache directory, and look there first.
+    AdamW with a cosine schedule up to 3e-3, 30 epochs (between 200 and 3000 steps) of
+    batches of 128, each shifted by up to a pixel; seed 0. With `keep` it is cached.
     """
 
     def make() -> cache.Arrays:
@@ -105,10 +94,9 @@ def fit(
 def rotated(
     image: UInt8[np.ndarray, "n h w c"],
 ) -> tuple[UInt8[np.ndarray, "m h w c"], Int32[np.ndarray, " m"]]:
-    """Every image upright and turned by 90, 180 and 270 degrees, with the turn.
+    """Every image rotated by 0, 90, 180 and 270 degrees, and the rotation as a label.
 
-    What to train on where there are no labels. Source: Gidaris et al. 2018
-    (arXiv:1803.07728).
+    To train on without labels. Source: Gidaris et al. 2018 (arXiv:1803.07728).
     """
     turned = [np.rot90(image, turn, axes=(1, 2)) for turn in range(4)]
     return np.concatenate(turned), np.repeat(np.arange(4, dtype=np.int32), len(image))
@@ -142,7 +130,7 @@ def _train(
 
 @functools.cache
 def _step(classes: int, count: int) -> tuple[optax.GradientTransformation, Any]:
-    """The optimizer and one compiled step of a training of `count` steps."""
+    """The optimizer and compiled step of a training with `count` steps."""
     network = Classifier(classes)
     rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, count // 10, count)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate))
@@ -165,15 +153,15 @@ def _step(classes: int, count: int) -> tuple[optax.GradientTransformation, Any]:
         updates, opt_state = tx.update(jax.grad(loss_fn)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    # XLA's own options: with those of compilation.py, a third faster, weights depend on
-    # the number of virtual devices
+    # default options: with those of compilation.py, a third faster, the weights depend
+    # on the number of virtual devices
     return tx, jax.jit(step, donate_argnums=(0, 1))
 
 
 def _batches(
     image: np.ndarray, label: np.ndarray, count: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of one permutation after another, each shifted by up to a pixel."""
+    """Batches from one permutation after another, each shifted by up to a pixel."""
     rng = np.random.default_rng(0)
     waiting = np.empty(0, int)
     h, w = image.shape[1:3]

@@ -1,4 +1,4 @@
-"""A network over many images: one compilation, all devices, no image left out."""
+"""Runs a network over many images: one compilation, all devices."""
 
 from collections.abc import Callable
 from typing import Any

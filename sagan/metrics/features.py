@@ -1,4 +1,4 @@
-"""Feature networks: what turns images into the vectors that metrics compare.
+"""Feature networks: they turn images into the vectors that metrics compare.
 
 A new one is an entry of FEATURES: a function (FeatureRequest) -> FeatureNetwork.
 """
@@ -23,15 +23,15 @@ from sagan.runtime.progress import Progress, silent
 
 
 class FeatureRequest(NamedTuple):
-    """What a feature network may need.
+    """Everything that a feature network may need.
 
     Attributes:
-      examples: of the real training split.
-      test: real examples of another split, to try it on; None: there are none.
-      classes: of the labels; 0: there are none.
-      resize: a name in resize.RESIZES, for networks with an image size of their own.
-      weights: a file, for networks that are not trained here; None: the cache's.
-      progress: told of everything that takes long.
+      examples: The real training split.
+      test: Real images of another split, to measure its accuracy; None without any.
+      classes: Number of classes; 0: there are no labels.
+      resize: A name in resize.RESIZES, for networks with an image size of their own.
+      weights: File of weights, for networks not trained here; None: the cached ones.
+      progress: Shows the progress of whatever takes long.
     """
 
     examples: Examples
@@ -42,19 +42,19 @@ class FeatureRequest(NamedTuple):
     progress: Progress = silent
 
 
-VERSION = 1  # goes up with every change that changes the features of a digest
-UNKNOWN = "not known"  # the digest of a function's weights
+VERSION = 1  # raise it when the features of an unchanged network change
+UNKNOWN = "not known"  # digest of a network whose weights are unknown
 
 
 class FeatureNetwork(NamedTuple):
-    """A network, ready for images of one kind.
+    """A network that is ready for images of one size.
 
     Attributes:
-      name: in the names of its numbers; see `metric_name`.
-      digest: of its weights.
-      about: what else a reader must know.
-      reads_labels: its logits are the classes of the data.
-      has_classes: its logits are classes at all.
+      name: Part of the names of its metrics; see `metric_name`.
+      digest: SHA-256 of its weights.
+      about: Further facts for the reader.
+      reads_labels: Whether its logits are the classes of the data.
+      has_classes: Whether its logits are classes at all.
       extract: (images [n h w c] uint8, progress) -> (features, logits).
     """
 
@@ -67,24 +67,24 @@ class FeatureNetwork(NamedTuple):
 
     @property
     def key(self) -> str | None:
-        """All that decides the features of an image; None: that is not known."""
+        """Digest of everything that decides an image's features; None if unknown."""
         if self.digest == UNKNOWN:
             return None
         facts = (self.digest, *self.about.items(), VERSION, jax.default_backend())
         return f"{self.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
 
 
-def open_features(name: str, asked: FeatureRequest) -> FeatureNetwork:
-    """The feature network of a name in FEATURES, or of `module:function`.
+def open_features(name: str, request: FeatureRequest) -> FeatureNetwork:
+    """Opens the feature network of a name in FEATURES, or of `module:function`.
 
-    "auto" is inception for colour images where its weights are given or in the cache,
-    else classifier where there are labels, else rotation.
+    "auto" is inception for colour images if its weights are given or cached, else
+    classifier if there are labels, else rotation.
 
     Raises:
-      ConfigError: there is none of this name, or its weights cannot be had.
+      ConfigError: The name is unknown, or the weights are not available.
     """
     if name == "auto":
-        name = _best(asked)
+        name = _best(request)
     if ":" in name:
         return of_callable(_imported(name), name.replace(":", "."))
     if name not in FEATURES:
@@ -92,17 +92,16 @@ def open_features(name: str, asked: FeatureRequest) -> FeatureNetwork:
             f"--features {name}: unknown; there are auto, {', '.join(FEATURES)}, and"
             " any module:function from images to vectors"
         )
-    return FEATURES[name](asked)
+    return FEATURES[name](request)
 
 
 def of_callable(
     function: Callable[[np.ndarray], Any], name: str, digest: str = UNKNOWN
 ) -> FeatureNetwork:
-    """Features by any function from images [n h w c] uint8 to vectors [n d].
+    """Makes a feature network of a function from images [n h w c] uint8 to [n d].
 
     Raises:
-      ConfigError: the name is that of a network of FEATURES, whose numbers these are
-        not.
+      ConfigError: The name belongs to a network in FEATURES.
     """
     if name in FEATURES:
         raise ConfigError(f"a feature function called {name}: choose another name")
@@ -125,10 +124,10 @@ def of_callable(
 
 
 def metric_name(metric: str, network: FeatureNetwork) -> str:
-    """The name under which a number of these features goes.
+    """The name of a metric with the features of a network.
 
-    Only the Inception network's are called as in papers. Those of others carry its
-    name, and FID, which stands for Inception, is FD: fd_classifier.
+    Only the Inception network's metrics have the names of the papers. Those of others
+    carry the network's name, and FID, whose I is Inception, becomes fd_classifier.
     """
     if network.name == "inception":
         return metric
@@ -136,17 +135,17 @@ def metric_name(metric: str, network: FeatureNetwork) -> str:
     return f"{name.replace('fid', 'fd')}_{network.name}{slash}{part}"
 
 
-def _best(asked: FeatureRequest) -> str:
-    colour = asked.examples.image.shape[-1] == 3
-    if colour and (asked.weights or weights.cached().is_file()):
+def _best(request: FeatureRequest) -> str:
+    colour = request.examples.image.shape[-1] == 3
+    if colour and (request.weights or weights.cached().is_file()):
         return "inception"
-    return "classifier" if asked.classes else "rotation"
+    return "classifier" if request.classes else "rotation"
 
 
 def _imported(name: str) -> Callable[[np.ndarray], Any]:
     module, _, function = name.partition(":")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # a file of yours beside you, as for `python -m`
+        sys.path.insert(0, "")  # the working directory, as for `python -m`
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
@@ -156,40 +155,42 @@ def _imported(name: str) -> Callable[[np.ndarray], Any]:
     return found
 
 
-def _inception(asked: FeatureRequest) -> FeatureNetwork:
-    variables, digest = weights.load(asked.weights)
-    about = {"weights file sha256": digest, "resize": f"{asked.resize}, to 299x299"}
-    extract = inception.extractor(variables, asked.resize)
+def _inception(request: FeatureRequest) -> FeatureNetwork:
+    variables, digest = weights.load(request.weights)
+    about = {"weights file sha256": digest, "resize": f"{request.resize}, to 299x299"}
+    extract = inception.extractor(variables, request.resize)
     params = jax.device_get(variables["params"])
     flat: cache.Arrays = flatten_dict(params, sep="/")  # type: ignore
     read = cache.digest(*(flat[name] for name in sorted(flat)))
     return FeatureNetwork("inception", read, about, False, True, extract)
 
 
-def _classifier(asked: FeatureRequest) -> FeatureNetwork:
-    if not asked.classes:
+def _classifier(request: FeatureRequest) -> FeatureNetwork:
+    if not request.classes:
         raise ConfigError(
             "--features classifier: the data has no labels; use rotation or inception"
         )
-    image, label = asked.examples
-    network = classifier.fit(image, label, asked.classes, asked.progress, keep=True)
+    image, label = request.examples
+    network = classifier.fit(image, label, request.classes, request.progress, keep=True)
     extract = classifier.extractor(network)
-    about = _accuracy(extract, asked)
+    about = _accuracy(extract, request)
     return FeatureNetwork("classifier", network.digest, about, True, True, extract)
 
 
-def _rotation(asked: FeatureRequest) -> FeatureNetwork:
-    image, turn = classifier.rotated(asked.examples.image)
-    network = classifier.fit(image, turn, 4, asked.progress, keep=True)
+def _rotation(request: FeatureRequest) -> FeatureNetwork:
+    image, turn = classifier.rotated(request.examples.image)
+    network = classifier.fit(image, turn, 4, request.progress, keep=True)
     extract = classifier.extractor(network)
     about: dict[str, str] = {"trained to tell": "by how much an image is turned"}
     return FeatureNetwork("rotation", network.digest, about, False, False, extract)
 
 
-def _accuracy(extract: Callable[..., Outputs], asked: FeatureRequest) -> dict[str, str]:
-    if asked.test is None:
+def _accuracy(
+    extract: Callable[..., Outputs], request: FeatureRequest
+) -> dict[str, str]:
+    if request.test is None:
         return {}
-    right = extract(asked.test.image)[1].argmax(axis=1) == asked.test.label
+    right = extract(request.test.image)[1].argmax(axis=1) == request.test.label
     return {"accuracy on held-out reals": f"{right.mean():.1%} of {len(right)}"}
 
 

@@ -1,4 +1,4 @@
-"""FID: over all images, without the fakes' bias, and class by class."""
+"""FID over all images, extrapolated to infinitely many, and within each class."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -19,13 +19,13 @@ from sagan.runtime.progress import Progress, silent
 
 @dataclasses.dataclass(frozen=True)
 class FrechetDistance:
-    """FID: the distance of the Gaussians fitted to the features of fakes and reals.
+    """FID: the Fréchet distance of Gaussians fitted to the features of both sets.
 
-    It falls with the number of images of either set: compare equal numbers only.
+    It falls as either set grows: compare only equal numbers of images.
 
-    Source: Heusel et al. 2017 (arXiv:1706.08500). Covariances over n - 1 and no epsilon
-    on their diagonals, as in torch-fidelity; TTUR's `fid.py` adds one where its root
-    fails, which this form of it (`gaussian.frechet_distance`) does not.
+    Source: Heusel et al. 2017 (arXiv:1706.08500). Covariances are divided by n - 1 and
+    no epsilon is added to their diagonals, as in torch-fidelity; TTUR's `fid.py` adds
+    one if its matrix root fails, which `gaussian.frechet_distance` cannot.
     """
 
     labelled = False
@@ -55,18 +55,18 @@ class FrechetDistance:
 
 
 _POINTS = 15  # numbers of fakes, as in the authors' code
-_LEAST = 200  # fakes, so that the smallest subset holds 20
+_LEAST = 200  # fakes: the smallest subset then holds 20
 
 
 @dataclasses.dataclass(frozen=True)
 class FrechetInfinity(Collecting):
-    """FID at infinitely many fakes: the line through FIDs over 1/N, at 1/N = 0.
+    """FID extrapolated to infinitely many fakes: a line fitted over 1/N, at 1/N = 0.
 
-    The FIDs are of random subsets of n/10 to n fakes beside all reals. What the number
-    of reals adds stays in it, so the reals should be many and always the same.
+    The FIDs are those of random subsets of n/10 to n fakes against all reals. The bias
+    by the number of reals remains: use many reals, and always the same.
 
-    Source: Chong & Forsyth 2020 (arXiv:1911.07023), section 4. The authors draw the
-    latents by a Sobol sequence where they can; these are any fakes.
+    Source: Chong & Forsyth 2020 (arXiv:1911.07023), section 4. The authors prefer
+    latents from a Sobol sequence; here any fakes will do.
     """
 
     labelled = False
@@ -76,7 +76,7 @@ class FrechetInfinity(Collecting):
         """{"fid_infinity"}.
 
         Raises:
-          MetricError: there are fewer than 200 fakes, or two reals.
+          MetricError: There are fewer than 200 fakes or two reals.
         """
         fakes = gather(fake, "vector", "fake")
         n, d = fakes.shape
@@ -104,8 +104,8 @@ class FrechetInfinity(Collecting):
 class IntraClass(Collecting):
     """FID within each class, and its mean over the classes.
 
-    A class rarely has as many images as features: its covariance is then singular, and
-    its FID high by what so few images add. Compare equal numbers of images only.
+    A class rarely has as many images as there are features; its covariance is then
+    singular, and its FID is biased upwards. Compare only equal numbers of images.
 
     Source: Miyato & Koyama 2018 (arXiv:1802.05637), section 4.1.
     """
@@ -115,12 +115,12 @@ class IntraClass(Collecting):
     paired = False
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
-        """{"ifid"}: the mean; {"ifid/3"}: that of class 3, and so for all.
+        """{"ifid"}, the mean, and {"ifid/3"} for class 3, and so on.
 
-        A class with fewer than two fakes or reals is not in the mean, and in the notes.
+        Classes with fewer than two fakes or reals are left out, and noted.
 
         Raises:
-          MetricError: no class has two of both.
+          MetricError: No class has two of both.
         """
         reals, fakes = _by_class(real, "real"), _by_class(fake, "fake")
         nothing = np.zeros((0, 1), np.float32)
@@ -141,7 +141,7 @@ class IntraClass(Collecting):
 
 
 def _by_class(state: Any, what: str) -> dict[int, np.ndarray]:
-    """The features of each class, in the order of the images."""
+    """Features by class, in the order of the images."""
     vectors, labels = gather(state, "vector", what), gather(state, "label", what)
     order = np.argsort(labels, kind="stable")
     classes, starts = np.unique(labels[order], return_index=True)

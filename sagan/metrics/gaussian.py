@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 
 from sagan.metrics.interface import MetricError, as_float64
 
-_ROWS = 4096  # rows that are in float64 at one time
+_ROWS = 4096  # rows in float64 at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,10 +17,9 @@ class Moments:
     """Number, mean and scatter of features, in float64.
 
     Attributes:
-      n: how many features.
-      mean: their mean.
-      scatter: the sum of the outer products of the centred features; the covariance is
-        this by n - 1.
+      n: Number of feature vectors.
+      mean: Their mean.
+      scatter: Sum of outer products of the centred vectors: n - 1 times the covariance.
     """
 
     n: int
@@ -32,7 +31,7 @@ NOTHING = Moments(0, np.zeros(0), np.zeros((0, 0)))
 
 
 def moments(x: Float[np.ndarray, "n d"]) -> Moments:
-    """The moments of features, centred block by block: a large mean costs nothing."""
+    """Moments of features, centred block by block: a large mean costs no digits."""
     found = NOTHING
     for start in range(0, len(x), _ROWS):
         block = as_float64(x[start : start + _ROWS])
@@ -43,7 +42,7 @@ def moments(x: Float[np.ndarray, "n d"]) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """The moments of two sets together.
+    """Moments of the union of two sets.
 
     Source: Chan, Golub & LeVeque 1979, Updating formulae and a pairwise algorithm for
     computing sample variances.
@@ -58,10 +57,10 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-    """A Gaussian with the covariance factor @ factor.T, which need not have full rank.
+    """A Gaussian with the covariance factor @ factor.T, of any rank.
 
-    A factor keeps what a covariance loses: the square roots that the distance needs are
-    its singular values, never the roots of eigenvalues that rounding made negative.
+    The distance needs square roots. With factors they are singular values, never roots
+    of eigenvalues that rounding has made negative.
     """
 
     mean: Float64[np.ndarray, " d"]
@@ -69,14 +68,10 @@ class Gaussian:
 
 
 def from_features(x: Float[np.ndarray, "n d"], what: str) -> Gaussian:
-    """The Gaussian of features; no d x d matrix where they are no more than d.
-
-    Args:
-      x: the features.
-      what: such as "fake", for the message.
+    """Fits a Gaussian to features; makes no d x d matrix for n <= d.
 
     Raises:
-      MetricError: there are fewer than two.
+      MetricError: There are fewer than two; `what` names the set.
     """
     n, d = x.shape
     if n > d:
@@ -88,12 +83,12 @@ def from_features(x: Float[np.ndarray, "n d"], what: str) -> Gaussian:
 
 
 def from_moments(found: Moments, what: str) -> Gaussian:
-    """The Gaussian of moments, its covariance divided by n - 1 as `np.cov` does.
+    """The Gaussian of moments, with the covariance of `np.cov`.
 
-    n features span n - 1 directions: the eigenvalues beyond are rounding, and left out.
+    n features span n - 1 directions; the other eigenvalues are rounding, and left out.
 
     Raises:
-      MetricError: they are of fewer than two features; `what` names the set.
+      MetricError: There are fewer than two features; `what` names the set.
     """
     _check_number(found.n, what)
     d = len(found.mean)
@@ -108,8 +103,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|mu_a - mu_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
 
     With C = F F^T the trace of the root is the sum of the singular values of F_a^T F_b,
-    whatever the ranks. Never NaN, and 0 for equal Gaussians but for rounding, which may
-    leave it just below.
+    for any ranks. Never NaN; for equal Gaussians 0 up to rounding, of either sign.
 
     Source: Heusel et al. 2017 (arXiv:1706.08500), eq. 6 (Dowson & Landau 1982).
     """

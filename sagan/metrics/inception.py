@@ -1,4 +1,4 @@
-"""The Inception network of FID, as of 2015-12-05, and what it says of images.
+"""The Inception network of FID, as of 2015-12-05.
 
 Neither torchvision's nor Keras's Inception v3: this one has 1008 outputs, averages that
 leave out the padding, and a maximum in the last block where the paper has an average.
@@ -18,7 +18,7 @@ from sagan.config.schema import ConfigError
 from sagan.metrics.extract import over_batches
 from sagan.metrics.resize import RESIZES
 
-# accelerators would multiply with fewer bits than float32 has
+# see layers.py, the precision policy
 HIGHEST = jax.lax.Precision.HIGHEST
 
 Maps = Float32[Array, "n h w c"]
@@ -48,7 +48,7 @@ class Conv(nn.Module):
         x = jax.lax.conv_general_dilated(
             x, kernel, strides, self.padding, dimension_numbers=axes, precision=HIGHEST
         )
-        if self.averaged:  # equal to that before the convolution, and of fewer channels
+        if self.averaged:  # the same as before the convolution, with fewer channels
             x = average(x)
         scale = weight * jax.lax.rsqrt(var + 1e-3)
         shift = bias - mean * scale

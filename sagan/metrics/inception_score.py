@@ -1,4 +1,4 @@
-"""Inception score: how sure the feature network is, and of how many classes."""
+"""Inception Score: confidence and diversity of a classifier's predictions."""
 
 import dataclasses
 import itertools
@@ -19,16 +19,16 @@ from sagan.metrics.interface import (
 from sagan.runtime.progress import Progress, silent
 
 _SEED = 2020  # torch-fidelity's
-_ROWS = 4096  # rows that are in float64 at one time
+_ROWS = 4096  # rows in float64 at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class InceptionScore(Collecting):
-    """exp(E KL(p(y|x) || p(y))) of the fakes, in splits and over all of them.
+    """exp(E KL(p(y|x) || p(y))) over the fakes, in splits and over all of them.
 
-    `is` and `is_std` are mean and population deviation over the splits of the fakes in
+    `is` and `is_std` are the mean and population deviation over splits of the fakes in
     torch-fidelity's order; `is_single` has one split. A score is at most the number of
-    classes and grows with the images of a split, most where they are few.
+    classes, and grows with the number of images in a split.
 
     Source: Salimans et al. 2016 (arXiv:1606.03498), section 4; openai/improved-gan has
     ten splits in the order of the images, torch-fidelity 0.4.0 shuffles them first, the
@@ -50,7 +50,7 @@ class InceptionScore(Collecting):
         """{"is", "is_std", "is_single"}.
 
         Raises:
-          MetricError: there are fewer fakes than splits.
+          MetricError: There are fewer fakes than splits.
         """
         del real, progress
         logits = gather(fake, "logits", "fake")
@@ -88,8 +88,8 @@ def _sums(
 
 
 def _scores(p: Float64[np.ndarray, "*splits k"], information: Any) -> Any:
-    """Exp of H(p(y)) less the mean H(p(y|x)), which is minus the mean information.
+    """exp(H(p(y)) - E H(p(y|x))); the second term is minus the mean information.
 
-    A class that no image has takes no part: x log x is 0 at 0.
+    Classes without images do not count: x log x is 0 at 0.
     """
     return np.exp(scipy.special.entr(p).sum(axis=-1) + information)

@@ -27,19 +27,20 @@ _SEED = 2020  # torch-fidelity's
 class KernelDistance(Collecting):
     """Unbiased MMD^2 with the kernel (x.y / d + 1)^3, over subsets and in full.
 
-    `kid` and `kid_std` are mean and population deviation over random subsets, the very
-    ones of torch-fidelity; `kid_full` takes every pair of images once, and so varies
-    least. Being unbiased they compare at any numbers of images, and may be negative.
+    `kid` and `kid_std` are the mean and population deviation over random subsets, the
+    same ones as torch-fidelity's; `kid_full` takes every pair of images once, and so
+    varies least. All are unbiased: they can be compared across numbers of images, and
+    may be negative.
 
-    The subsets of fakes and reals are of one size. Where a set has fewer images than
-    `size`, they have half of the smaller set, and a note says so.
+    Subsets of fakes and reals have one size. If a set has fewer images than `size`, it
+    is half of the smaller set, which a note says.
 
     Source: Bińkowski et al. 2018 (arXiv:1801.01401), section 4; torch-fidelity 0.4.0
-    for the draws. The sums are in float64, torch-fidelity's in the features' float32.
+    for the draws. Sums are in float64; torch-fidelity's are in float32.
 
     Attributes:
-      subsets: how many.
-      size: images of either set in a subset.
+      subsets: Number of subsets.
+      size: Number of images of either set in a subset.
     """
 
     subsets: int = 100
@@ -51,7 +52,7 @@ class KernelDistance(Collecting):
         """{"kid", "kid_std", "kid_full"}.
 
         Raises:
-          MetricError: there are fewer than four fakes or reals.
+          MetricError: There are fewer than four fakes or reals.
         """
         reals = gather(real, "vector", "real")
         fakes = gather(fake, "vector", "fake")
@@ -126,7 +127,7 @@ def _sum_of_rows(
 def _kernel_sum(
     x: Float64[Array, "n d"], y: Float64[Array, "m d"], own: Any
 ) -> Float64[Array, ""]:
-    """The kernel's sum over all pairs, but for row i with column own[i]."""
+    """Sum of the kernel over all pairs except row i with column own[i]."""
     k = (x @ y.T / x.shape[1] + 1) ** 3
     if own is not None:
         k = jnp.where(own[:, None] == jnp.arange(len(y))[None, :], 0, k)

@@ -36,7 +36,7 @@ MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
 class _Storage(NamedTuple):
-    """A stretch of numbers in the file, by its name there."""
+    """A named run of numbers in the file."""
 
     key: str
     dtype: str
@@ -44,7 +44,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A view of a storage; offset and strides in elements."""
+    """A view of a storage, with offset and strides in elements."""
 
     storage: _Storage
     offset: int
@@ -53,11 +53,11 @@ class _Tensor(NamedTuple):
 
 
 class _Refused(Exception):
-    """The file is not one that is read here; the message says why."""
+    """The file cannot be read here; the message says why."""
 
 
 def download(url: str, path: Path) -> None:
-    """Copies what is at `url` to a file, with a progress bar."""
+    """Downloads `url` to a file, with a progress bar."""
     with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
         size = int(answer.headers.get("Content-Length") or 0) or None
         bar = tqdm(desc=path.name, total=size, disable=None, unit="B", unit_scale=True)
@@ -67,7 +67,7 @@ def download(url: str, path: Path) -> None:
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file that torch.save made of a state_dict.
+    """Reads the tensors of a state_dict that torch.save wrote.
 
     Both formats are read: the zip archive, and that of torch before 1.6. The arrays
     are read-only views, strided as the tensors were, so that no file can ask for more
@@ -142,7 +142,7 @@ def _exactly(file: io.BytesIO, length: int) -> bytes:
 
 
 def _next(file: io.BytesIO) -> tuple[Any, dict[str, _Storage]]:
-    """The object of the pickle that begins here; the file moves to its end."""
+    """Reads the pickle that begins here; the file moves to its end."""
     start = file.tell()
     for _ in pickletools.genops(file):
         pass
@@ -151,7 +151,7 @@ def _next(file: io.BytesIO) -> tuple[Any, dict[str, _Storage]]:
 
 
 def _load(program: bytes) -> tuple[Any, dict[str, _Storage]]:
-    """The object that a pickle builds, and the storages that it names."""
+    """The object that a pickle builds, and the storages that it refers to."""
     # Sizes are looked at first: the unpickler would make room for what is not there.
     for opcode, argument, _ in pickletools.genops(program):
         if "PUT" in opcode.name and argument is not None:

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: balls around images to their neighbours."""
+"""Precision, recall, density and coverage from nearest-neighbour balls."""
 
 import dataclasses
 from functools import partial
@@ -29,22 +29,22 @@ _ROUNDING = 1e-13
 
 @dataclasses.dataclass(frozen=True)
 class PrecisionRecall(Collecting):
-    """Which fakes lie in balls around reals, and reals in balls around fakes.
+    """Shares of fakes in balls around reals, and of reals in balls around fakes.
 
-    A ball reaches from an image to its k-th nearest neighbour of its own set, itself
-    not counted. `improved_precision` is the share of fakes in a ball of a real, and
-    `improved_recall` the converse; k is 3, and a ball has its rim. `prdc_precision` and
-    `prdc_recall` are the same with k = 5 and without the rims, `density` the mean
-    number of reals' balls that a fake is in, by k, and `coverage` the share of reals
-    with a fake in their ball. All depend on the numbers of images, equal by convention.
+    A ball reaches from an image to its k-th nearest neighbour in its own set, itself
+    excluded. `improved_precision` is the share of fakes in the ball of a real, and
+    `improved_recall` the converse, with k = 3 and closed balls. `prdc_precision` and
+    `prdc_recall` are the same with k = 5 and open balls, `density` is the mean number
+    of reals' balls that hold a fake, divided by k, and `coverage` the share of reals
+    whose ball holds a fake. All depend on the numbers of images, equal by convention.
 
-    Distances are in float64, and equal if they differ by no more than its rounding:
-    copies of an image are on the rim of their balls, as they should be. A matrix of all
-    distances is never held.
+    Distances are in float64. Two are equal if they differ by no more than rounding, so
+    copies of an image are on the surface of their balls, as they should be. The matrix
+    of all distances is never held at once.
 
-    Source: Kynkäänniemi et al. 2019 (arXiv:1904.06991), section 3.1, on any features
-    where theirs are VGG-16's; Naeem et al. 2020 (arXiv:2002.09797), section 3, and
-    clovaai's prdc 0.2.
+    Source: Kynkäänniemi et al. 2019 (arXiv:1904.06991), section 3.1, with any features
+    instead of VGG-16's; Naeem et al. 2020 (arXiv:2002.09797), section 3, and clovaai's
+    prdc 0.2.
     """
 
     labelled = False
@@ -54,7 +54,7 @@ class PrecisionRecall(Collecting):
         """{"improved_precision", "improved_recall", "prdc_...", "density", "coverage"}.
 
         Raises:
-          MetricError: there are no more than five fakes or reals.
+          MetricError: There are five or fewer fakes or reals.
         """
         reals = gather(real, "vector", "real")
         fakes = gather(fake, "vector", "fake")
@@ -78,7 +78,7 @@ class PrecisionRecall(Collecting):
 
 
 class _Points(NamedTuple):
-    """Features about a common centre, with their squared norms."""
+    """Features relative to a common centre, and their squared norms."""
 
     x: Array
     norm: Array
@@ -92,13 +92,13 @@ class _Radii(NamedTuple):
 
 
 class _Inside(NamedTuple):
-    """Of a block of reals and all fakes.
+    """Memberships between a block of reals and all fakes.
 
     Attributes:
-      fake: whether each fake is in a ball of these reals, improved and prdc.
-      real: whether each of these reals is in a ball of a fake, improved and prdc.
-      covered: whether the ball of each of these reals has a fake in it.
-      count: pairs of a fake and a ball of a real that it is in.
+      fake: Whether each fake is in a ball of these reals, improved and prdc.
+      real: Whether each of these reals is in a ball of a fake, improved and prdc.
+      covered: Whether each of these reals' balls holds a fake.
+      count: Number of pairs of a fake and a real's ball that holds it.
     """
 
     fake: tuple[Any, Any]
@@ -108,10 +108,9 @@ class _Inside(NamedTuple):
 
 
 def _centre(x: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, " d"]:
-    """A value in the middle of each feature, off which products lose fewest digits.
+    """A median of each feature: relative to it, products lose the fewest digits.
 
-    One of the values themselves, so that differences of integers stay integers; a
-    median, so that no outlier is it.
+    It is one of the values, so differences of integers remain integers.
     """
     some = as_float64(x[:: -(-len(x) // 1000)])
     return np.sort(some, axis=0)[(len(some) - 1) // 2]
@@ -161,18 +160,18 @@ def _rows(points: _Points, start: Any, size: int) -> _Points:
 
 
 def _squared(a: _Points, b: _Points) -> tuple[Array, Array]:
-    """Squared distances, and how far two equal ones, or one from 0, may be apart."""
+    """Squared distances, and by how much rounding may move them."""
     norms = a.norm[:, None] + b.norm[None, :]
     return norms - 2 * (a.x @ b.x.T), _ROUNDING * norms
 
 
 @partial(jax.jit, static_argnames="size")
 def _radii(points: _Points, start: Any, size: int) -> _Radii:
-    """Squared distances to the k-th nearest others, for a block of rows."""
+    """Squared distances to the k-th nearest other points, for a block of rows."""
     squared, _ = _squared(_rows(points, start, size), points)
     columns = jnp.arange(len(points.x))[None, :]
     nearest, kth = start + jnp.arange(size), {}
-    # Striking out the nearest k times is 3 to 20 times faster than a sort on CPU.
+    # removing the nearest k times is 3 to 20 times faster than a sort on a CPU
     for k in range(1, _PRDC_K + 1):
         squared = jnp.where(columns == nearest[:, None], jnp.inf, squared)
         nearest = jnp.argmin(squared, axis=1)

@@ -1,7 +1,7 @@
 """Resizing for the feature network: uint8 images of any size to 299x299 RGB.
 
-Features move with the resize more than with most changes of a model, so each way is
-the one that published numbers were computed with, and has its name in RESIZES.
+Features depend on the resizing more than on most changes of a model. So each entry of
+RESIZES is exactly a method by which published numbers were computed.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ Resized = Float32[Array, "n 299 299 3"]
 def resize_tf1(images: Any) -> Resized:
     """TensorFlow 1's bilinear resize with align_corners=False; nothing is rounded.
 
-    A pixel of the result lies at index * in / 299 of the input (no half-pixel offset,
-    no antialiasing), computed in float32, and past the last pixel there is that pixel.
+    Output pixel i lies at i * in / 299 of the input, without a half-pixel offset or
+    antialiasing, computed in float32; the last pixel is repeated past the edge.
 
     Args:
       images: uint8 [n h w c], c = 1 (the channel is tiled) or 3.
@@ -34,14 +34,14 @@ def resize_tf1(images: Any) -> Resized:
     for axis in (2, 1):  # columns first: the order decides the last bit
         low, high, part = _tf1_grid(x.shape[axis])
         part = jnp.asarray(part.reshape((-1, *(1,) * (3 - axis))))
-        # "clip": past the last pixel there is that pixel
+        # "clip" repeats the last pixel past the edge
         below, above = (jnp.take(x, at, axis, mode="clip") for at in (low, high))
         x = below + (above - below) * part[(None,) * axis]
     return _rgb(x)
 
 
 def _tf1_grid(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both neighbours of every new pixel, and the way from the lower to the upper."""
+    """Both neighbours of every new pixel, and its position between them."""
     place = np.arange(SIZE, dtype=np.float32) * np.float32(size / SIZE)
     low = place.astype(np.int32)
     return low, low + 1, place - low.astype(np.float32)
@@ -50,7 +50,7 @@ def _tf1_grid(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def resize_clean(images: Any) -> Resized:
     """Bicubic with antialiasing, on half-pixel centres, clipped to [0, 255].
 
-    What Pillow does to a channel in its float mode, as two matrix products.
+    Equals Pillow's resize of a channel in its float mode, as two matrix products.
 
     Args:
       images: uint8 [n h w c], c = 1 (the channel is tiled) or 3.
@@ -65,7 +65,7 @@ def resize_clean(images: Any) -> Resized:
 
 
 def _bicubic(size: int) -> Float32[np.ndarray, "299 size"]:
-    """The weight of each of `size` pixels in each of the 299 new ones."""
+    """Weights of the `size` old pixels in each of the 299 new ones."""
     scale = size / SIZE
     stretch = max(scale, 1.0)  # antialiasing: the kernel grows as the image shrinks
     centre = (np.arange(SIZE)[:, None] + 0.5) * scale
@@ -84,11 +84,7 @@ RESIZES: dict[str, Callable[[Any], Resized]] = {
 
 
 def check_images(images: Any) -> Array:
-    """The images, if they are uint8 [n h w c] with 1 or 3 channels.
-
-    Raises:
-      MetricError: they are not; nothing is guessed from values.
-    """
+    """The images as an array; MetricError unless uint8 [n h w c] with c = 1 or 3."""
     if images.dtype != np.uint8:
         raise MetricError(
             f"images of dtype {images.dtype}: features are taken of uint8 images, 0 to"

@@ -1,4 +1,4 @@
-"""Weights of the Inception network: fetched or given, checked, kept as plain arrays."""
+"""Weights of the Inception network: downloaded or given, verified, converted."""
 
 import hashlib
 import http.client
@@ -27,15 +27,15 @@ URL = (
 
 
 def load(path: Path | None = None, *, check_hash: bool = True) -> tuple[dict, str]:
-    """The variables of `Inception`, and the SHA-256 of the `.pth` they come from.
+    """Loads the variables of `Inception`, and the SHA-256 of their original `.pth`.
 
     Args:
-      path: the published `.pth`, or an `.npz` from the cache; None: what is `cached`,
-        fetched and put there where it is not.
-      check_hash: refuse weights other than the published ones.
+      path: The published `.pth`, or an `.npz` from the cache; None: the `cached` file,
+        downloaded if necessary.
+      check_hash: Refuse weights other than the published ones.
 
     Raises:
-      ConfigError: the weights cannot be had, or are not what they should be.
+      ConfigError: The weights are not available, or not the right ones.
     """
     if path is None:
         path = cached()
@@ -54,12 +54,12 @@ def _refuse_others(path: Path, sha256: str) -> None:
 
 
 def cached() -> Path:
-    """Where the converted weights are kept, whether they are there or not."""
+    """Path of the converted weights in the cache, whether they exist or not."""
     return cache.folder() / f"{NAME}.npz"
 
 
 def layout() -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Where each name of the state_dict lies in the variables, and its shape there."""
+    """Path and shape in the variables for each name in the state_dict."""
     x = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), np.float32)
     shapes: Any = jax.eval_shape(Inception().init, jax.random.key(0), x)
     flat: Any = flatten_dict(shapes["params"])
@@ -67,7 +67,7 @@ def layout() -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
 
 
 def as_variables(arrays: Mapping[str, np.ndarray], origin: str) -> dict[str, Any]:
-    """What `converted` gave as variables of `Inception`, if it is all there."""
+    """Converted arrays as variables of `Inception`; ConfigError if any is missing."""
     places = layout()
     wrong = {
         "arrays missing": sorted(set(places) - set(arrays)),
@@ -92,12 +92,12 @@ def _read_pth(path: Path) -> tuple[dict[str, np.ndarray], str]:
 
 
 def converted(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """PyTorch's tensors in our layout: HWIO kernels, [in, out] matrices."""
+    """Converts PyTorch's tensors to our layout: HWIO kernels, [in, out] matrices."""
     axes = {4: (2, 3, 1, 0), 2: (1, 0)}
     return {
         name: np.ascontiguousarray(x.transpose(axes.get(x.ndim)), np.float32)
         for name, x in tensors.items()
-        if not name.endswith(".num_batches_tracked")  # a count that nothing reads
+        if not name.endswith(".num_batches_tracked")  # nothing reads this count
     }
 
 
@@ -114,15 +114,15 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
 
 
 def _fetch(path: Path) -> None:
-    """Puts the published weights, converted, at `path`."""
+    """Downloads the published weights and writes them, converted, to `path`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            pth = Path(folder, URL.rpartition("/")[2])  # a refusal tells this name
+            pth = Path(folder, URL.rpartition("/")[2])  # messages show this name
             download(URL, pth)
             arrays, sha256 = _read_pth(pth)
             _refuse_others(pth, sha256)
-            as_variables(arrays, str(pth))  # nothing else is kept
+            as_variables(arrays, str(pth))  # checks them before they are kept
             files.write_arrays(path, {**arrays, "sha256": np.array(sha256)})
     except (OSError, http.client.HTTPException) as error:
         advice = "fetch it where there is a network, give it with --weights-file PATH"
