@@ -1,4 +1,4 @@
-"""Class-conditional metrics: accuracy of samples, and of classifiers trained on some."""
+"""Class accuracy of samples, and of classifiers trained on samples."""
 
 import dataclasses
 from typing import Any, ClassVar
