@@ -1,4 +1,4 @@
-"""What a step costs, known before it is compiled: parameters, FLOPs, bytes of state."""
+"""Cost of a step before it is compiled: parameters, FLOPs, bytes of the state."""
 
 import functools
 from collections.abc import Iterator
@@ -19,9 +19,10 @@ class Module(NamedTuple):
 
     Attributes:
       player: "g" or "d".
-      name: in the tree of parameters.
-      parameters: how many.
-      flops: of one image's way through its convolutions, linear layers and attention.
+      name: Name in the tree of parameters.
+      parameters: Number of parameters.
+      flops: FLOPs of its convolutions, linear layers and attention, for one image
+        forward in the plain form.
     """
 
     player: str
@@ -32,7 +33,7 @@ class Module(NamedTuple):
 
 @functools.cache
 def modules(config: Config) -> tuple[Module, ...]:
-    """The modules of both networks, from the input to the output."""
+    """The modules of both networks, from input to output."""
     state = abstract(config)
     rows = []
     for name, player in (("g", state.g), ("d", state.d)):
@@ -46,7 +47,7 @@ def modules(config: Config) -> tuple[Module, ...]:
 
 
 def _resolutions(config: Config, player: str) -> Iterator[tuple[str, int]]:
-    """Where the plain form of each module convolves: at 1x1, it is a linear layer."""
+    """Resolution at which each module convolves in the plain form; linear layers: 1."""
     if player == "g":
         yield "stem", 1
         for i, block in enumerate(generator_blocks(config), start=1):
@@ -66,17 +67,14 @@ def _resolutions(config: Config, player: str) -> Iterator[tuple[str, int]]:
 
 
 def _flops(params: PyTree, resolution: int) -> int:
-    """Twice the multiplications of a module that sees one image in its plain form.
-
-    Tables, norms, biases and activations do not count.
-    """
+    """Twice the multiplications; tables, norms, biases and activations do not count."""
     kernels = {
         path: leaf.shape
         for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True)
         if path.endswith("kernel") and (len(leaf.shape) == 4 or path == "kernel")
     }
     total = 2 * sum(_products(shape, resolution) for shape in kernels.values())
-    if "gamma" in params:  # every query with every pooled key, and value
+    if "gamma" in params:  # every query with every pooled key and value
         keys = (resolution // 2) ** 2
         channels = kernels["f/kernel"][-1] + kernels["h/kernel"][-1]
         total += 2 * resolution**2 * keys * channels
@@ -85,71 +83,68 @@ def _flops(params: PyTree, resolution: int) -> int:
 
 def _products(kernel: tuple[int, ...], resolution: int) -> int:
     *window, inputs, outputs = kernel
-    for width in window:  # a row of the image has so many products, without padding
+    for width in window:  # number of products in a row of the image, without padding
         inputs *= width * resolution - width // 2 * (width // 2 + 1)
     return inputs * outputs
 
 
 def formula_flops(config: Config) -> int:
-    """FLOPs of a step by counting products: forward 1, backward 2 of the same size.
+    """FLOPs of a step by counting products; a backward pass costs two forward passes.
 
-    For each D update, G draws (1 F_G an image) and D sees real and fake and learns
-    (2 * 3 F_D). In G's update G learns (3 F_G) and D passes the gradient on (2 F_D).
-    What is computed again for memory does not count.
+    With F_G and F_D for one image forward, each D update takes F_G to generate and
+    2 * 3 F_D to learn from real and fake; the G update takes 3 F_G to learn and 2 F_D
+    to pass the gradient through D. Recomputing activations does not count.
     """
-    g, d = (
-        sum(row.flops for row in modules(config) if row.player == player)
-        for player in "gd"
-    )
+    g, d = _forward_flops(config)
     n, d_steps = config.data.batch, config.optim.d_steps
     return n * (d_steps * (g + 6 * d) + 3 * g + 2 * d)
 
 
 def recomputed_flops(config: Config) -> int:
-    """What model.remat adds to `formula_flops`: a forward pass before each backward."""
+    """FLOPs that model.remat adds: a forward pass before each backward pass."""
     if not config.model.remat:
         return 0
-    g, d = (
-        sum(
-            row.flops
-            for row in modules(config)
-            if row.player == player and row.name not in ("stem", "out", "logit")
-        )
-        for player in "gd"
-    )
+    g, d = _forward_flops(config, leave_out=("stem", "out", "logit"))
     return config.data.batch * (config.optim.d_steps * 2 * d + g + d)
 
 
-def traced_flops(config: Config, kind: str, *, fast: bool) -> float:
-    """FLOPs of a step as XLA counts them in what JAX traces for this kind of device.
+def _forward_flops(config: Config, leave_out: tuple[str, ...] = ()) -> list[int]:
+    """FLOPs of G and of D for one image forward."""
+    rows = [row for row in modules(config) if row.name not in leave_out]
+    return [sum(row.flops for row in rows if row.player == player) for player in "gd"]
 
-    Nothing is compiled, and nothing is in a loop, where XLA would count it once: the
-    batch is not cut, and what is computed again for memory does not count.
+
+def with_target(config: Config, kind: str) -> Config:
+    """The config with the networks traced for a "tpu", "gpu" or "cpu"."""
+    return replace(config, {"model.target": "cpu" if kind == "cpu" else "accelerator"})
+
+
+def traced_flops(config: Config, kind: str, *, fast: bool) -> float:
+    """FLOPs of a step as XLA counts them in what JAX traces for a kind of device.
+
+    Nothing is compiled. XLA counts the body of a loop once, so the step is traced
+    without loops: no micro-batches, no chunks, no recomputed activations.
 
     Args:
-      config: of the experiment.
+      config: The experiment's config.
       kind: "tpu", "gpu" or "cpu".
-      fast: in the cheaper form of the resampling convolutions, else in the plain one.
+      fast: Whether to count the cheaper form of the resampling convolutions.
     """
-    whole = replace(
-        config,
-        {
-            "optim.accumulate": 1,
-            "model.attention_chunks": 1,
-            "model.remat": False,
-            "model.fast": fast,
-            "model.target": "cpu" if kind == "cpu" else "accelerator",
-            "run.parallel": "jit",
-        },
-    )
+    changes = {
+        "optim.accumulate": 1,
+        "model.attention_chunks": 1,
+        "model.remat": False,
+        "model.fast": fast,
+        "run.parallel": "jit",
+    }
     one = jax.devices("cpu")[:1]
-    game = make_game(whole)
+    game = make_game(with_target(replace(config, changes), kind))
     lowered = map_step(game, one).lower(*abstract_arguments(game, one))
     return lowered.cost_analysis()["flops"]
 
 
 def state_bytes(state: GANState) -> dict[str, int]:
-    """Bytes of what every device keeps from step to step, by what it is."""
+    """Bytes of the state on every device, by part."""
     players = (state.g, state.d)
     return {
         "parameters": _bytes([player.params for player in players]),

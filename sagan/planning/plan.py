@@ -1,6 +1,5 @@
-"""What a step takes on a machine that need not be here: counted, then compiled."""
+"""Memory and FLOPs of a step on hardware you don't have: counted, then compiled."""
 
-import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from sagan.runtime.compilation import cpu_compiler_options
 from sagan.state import abstract, make_game
 from sagan.training.parallel import abstract_arguments, map_step
 
-# of data sets by the beginning of their names: their images stay closed
+# Number of classes by the beginning of a data set's name.
 CLASSES = {"digits": 10, "cifar10": 10, "imagenet": 1000}
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 WIDTHS = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "u8": 1, "pred": 1}
@@ -27,15 +26,15 @@ Report = Callable[[str], None]
 
 
 class Compiled(NamedTuple):
-    """A step compiled for a topology: bytes of one device.
+    """A step compiled for a topology; sizes are bytes of one device.
 
     Attributes:
-      needed: what a run sets aside: arguments, temporaries and the program.
-      peak: what of it is in use at once, by XLA's account.
-      arguments: the state, which the next one replaces, and the share of the batch.
-      temporaries: everything else that the step computes.
-      available: what there is.
-      collectives: how many of each kind, and the bytes of their results.
+      needed: Memory that a run sets aside: arguments, temporaries and the program.
+      peak: Memory in use at once, as XLA reports it.
+      arguments: The state, whose buffers the next state reuses, and the images.
+      temporaries: Everything else that the step computes.
+      available: Memory of the device.
+      collectives: Number of collectives of each kind, and the bytes of their results.
     """
 
     needed: float
@@ -47,13 +46,13 @@ class Compiled(NamedTuple):
 
 
 def plan(config: Config, topology: Topology, report: Report = print) -> bool | None:
-    """Tells what a step takes: first what counting shows, then what compiling does.
+    """Reports parameters, FLOPs and bytes by counting, then memory by compiling.
 
     Returns:
-      Whether it fits; None where nothing can compile for this topology.
+      Whether the step fits; None if no compiler for this topology is installed.
 
     Raises:
-      ConfigError: the number of classes is not known, or the batch does not divide.
+      ConfigError: The number of classes is unknown, or the batch does not divide.
     """
     config = with_classes(config)
     check_batch(config, topology.devices)
@@ -67,8 +66,8 @@ def plan(config: Config, topology: Topology, report: Report = print) -> bool | N
         report(line)
     if not has_compiler(topology):
         report(
-            "not compiled: `pip install -e '.[tpu]'` gives the rest, memory and"
-            " communication, without a TPU"
+            "not compiled: `pip install -e '.[tpu]'` installs the compiler that reports"
+            " memory and communication; it needs no TPU"
         )
         return None
     report(f"compiling the step, {_expected_time(config, topology)} on two CPU cores")
@@ -79,10 +78,10 @@ def plan(config: Config, topology: Topology, report: Report = print) -> bool | N
 
 
 def with_classes(config: Config) -> Config:
-    """The config with a number of classes, found without a look at the data.
+    """The config with data.classes filled in by the data set's name, not its files.
 
     Raises:
-      ConfigError: data.classes is None and the data set's name does not tell.
+      ConfigError: data.classes is None and the name does not say.
     """
     if config.data.classes is not None:
         return config
@@ -90,19 +89,17 @@ def with_classes(config: Config) -> Config:
         if config.data.name.startswith(name):
             return replace(config, {"data.classes": classes})
     raise ConfigError(
-        f"data.classes = None: the name {config.data.name!r} does not tell how many;"
+        f"data.classes = None: unknown for the data set {config.data.name!r};"
         " give --data.classes N"
     )
 
 
 def _counted(config: Config, topology: Topology) -> Iterator[str]:
     yield "parameters, and GFLOPs of one image forward:"
-    rows = cost.modules(config)
     for player in "gd":
-        mine = [row for row in rows if row.player == player]
-        total = sum(row.parameters for row in mine)
-        flops = sum(row.flops for row in mine)
-        for row in [*mine, cost.Module(player, "", total, flops)]:
+        rows = [row for row in cost.modules(config) if row.player == player]
+        _, _, parameters, flops = zip(*rows, strict=True)
+        for row in [*rows, cost.Module(player, "", sum(parameters), sum(flops))]:
             name = f"{row.player}/{row.name}".strip("/")
             yield f"  {name:16}{row.parameters:12,}{row.flops / 1e9:10.4g}"
     formula, again = cost.formula_flops(config), cost.recomputed_flops(config)
@@ -113,7 +110,7 @@ def _counted(config: Config, topology: Topology) -> Iterator[str]:
     yield f"  {plain:.3e} by XLA in the plain form, {ratio}"
     if config.model.fast:
         fast = cost.traced_flops(config, topology.kind, fast=True)
-        yield f"  {fast:.3e} by XLA as it runs: resampling convolutions are cheaper"
+        yield f"  {fast:.3e} by XLA as it runs: cheaper resampling convolutions"
     if again:
         yield f"  {again:.3e} more by formula, for model.remat"
     parts = cost.state_bytes(abstract(config))
@@ -131,21 +128,19 @@ def _expected_time(config: Config, topology: Topology) -> str:
 
 
 def compile_step(config: Config, topology: Topology) -> Compiled:
-    """The whole step as it would run there, compiled ahead of time.
+    """Compiles the whole step ahead of time, for the devices of the topology.
 
-    For a GPU the program is one for a GPU but compiled for the CPU: an estimate.
+    The step for a GPU is traced as on a GPU, but compiled for CPU devices: an estimate.
 
     Raises:
-      ConfigError: the topology or the batch is wrong.
+      ConfigError: The compiler does not know the topology.
     """
     there = devices(topology)
-    target = "cpu" if topology.kind == "cpu" else "accelerator"
-    game = make_game(replace(config, {"model.target": target}))
+    game = make_game(cost.with_target(config, topology.kind))
     lowered = map_step(game, there).lower(*abstract_arguments(game, there))
     options = {} if topology.kind == "tpu" else cpu_compiler_options()
     try:
-        with _no_cache():
-            compiled = lowered.compile(compiler_options=options)
+        compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -166,33 +161,21 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
     )
 
 
-@contextlib.contextmanager
-def _no_cache() -> Iterator[None]:
-    """Programs for another machine can be put into JAX's cache but not read from it."""
-    name = "jax_enable_compilation_cache"
-    before = getattr(jax.config, name)
-    jax.config.update(name, False)
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
-
-
 def out_of_memory(message: str) -> tuple[float, float] | None:
-    """Bytes needed and available, of what XLA for TPUs says when they do not match."""
+    """Bytes needed and available, as XLA for TPUs reports them when memory is short."""
     number = r"(\d+(?:\.\d+)?)([KMGT]?)"
-    for said in (
+    for pattern in (
         rf"\({number}\) exceeds available HBM \({number}\)",
         rf"Used {number} of {number} hbm",
     ):
-        if found := re.search(said, message):
+        if found := re.search(pattern, message):
             needed, k, available, m = found.groups()
             return float(needed) * UNITS[k], float(available) * UNITS[m]
     return None
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
-    """How many collectives of each kind a compiled program has, and their bytes."""
+    """Number and total bytes of the collectives in a compiled program, by kind."""
     found: dict[str, tuple[int, int]] = {}
     for shape, kind in re.findall(rf"= (\S.*?) ({COLLECTIVES})(?:-start)?\(", program):
         size = sum(
@@ -220,18 +203,14 @@ def _verdict(config: Config, topology: Topology, compiled: Compiled) -> Iterator
             f" {_gib(compiled.temporaries)}, the rest the program; in use at once"
             f" {_gib(compiled.peak)}"
         )
-        yield from _communication(compiled.collectives)
+    for kind, (count, size) in compiled.collectives.items():
+        yield f"  {count} {kind}{'s' * (count > 1)}, {_gib(size)} in all"
     if not fits:
-        yield "to need less, in this order:"
+        yield "to need less memory, in this order:"
         for one in advice(config, topology):
             yield f"  {one.arguments}: {one.why}"
         if larger := more_devices(config, topology):
             yield f"  --topology {larger}: fewer images on each device"
-
-
-def _communication(collectives: dict[str, tuple[int, int]]) -> Iterator[str]:
-    for kind, (count, size) in collectives.items():
-        yield f"  {count} {kind}{'s' * (count > 1)}, {_gib(size)} in all"
 
 
 def _gib(size: float | int) -> str:

@@ -83,6 +83,7 @@ def prepare(topology: Topology) -> None:
     """Sets the environment in which JAX must start to plan for this topology."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # else libtpu asks the cloud where it is
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # cannot load other machines' code
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # nothing is run: plans may overlap
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # else an error line
     if topology.kind == "gpu":

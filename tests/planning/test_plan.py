@@ -60,6 +60,7 @@ def test_the_environment_is_a_cpus_whatever_the_machine_has(monkeypatch):
     topology.prepare(topology.parse("gpu:4x80GiB"))
     assert os.environ["JAX_PLATFORMS"] == "cpu"
     assert os.environ["TPU_SKIP_MDS_QUERY"] == "1"
+    assert os.environ["JAX_ENABLE_COMPILATION_CACHE"] == "0"
     flags = "--xla_mine=1 --xla_force_host_platform_device_count=4"
     assert os.environ["XLA_FLAGS"] == flags
 
@@ -324,7 +325,7 @@ def test_a_plan_compiles_for_what_is_here(tiny, name):
 def planned(*args):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed: pip install -e '.[tpu]'")
-    code = "import sys; from sagan.cli import main; main()"
+    code = "from sagan.cli.main import main; main()"
     small = "--data.size 32 --data.classes 10 --g.width 8 --d.width 8"
     small += " --g.attention 16 --d.attention 16 --g.bn-group 0"
     command = [sys.executable, "-c", code, "plan", DIGITS, *small.split(), *args]
