@@ -3,7 +3,7 @@
 python train.py configs/folder.py --workdir runs/mine --data.path path/to/images
 Smaller or larger: --data.size 128 --g.attention 64 --d.attention 64. Grey images:
 --data.channels 1. Out of memory: --optim.accumulate 4 --g.bn_group 16.
-Cost: see docs/benchmarks.md; on a CPU start with --g.width 16 --d.width 16.
+Cost: see the README's table; on a CPU start with --g.width 16 --d.width 16.
 """
 
 from sagan.config import (

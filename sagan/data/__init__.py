@@ -1,1 +1,1 @@
-"""Files on disk to batches by step."""
+"""From files on disk to batches by step."""

@@ -1,6 +1,8 @@
-"""Where encoded images come from: scikit-learn, a folder, a prepared TFDS data set.
+"""The data sets: digits, a folder of images, and prepared TFDS data sets.
 
-Each function takes config.data and a split, and gives a Source that is not yet checked.
+To add a data set, write a function (config.data, split) -> Source and enter it in
+DATASETS, at the end of this file. Training, evaluation and `sagan prepare` then know it
+by that name; its images are checked elsewhere.
 """
 
 import dataclasses
@@ -17,22 +19,23 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from sagan.config.schema import ConfigError, DataConfig
-from sagan.data.source import Record, Source, image_formats
-from sagan.data.validation import some
+from sagan.data.images import image_formats
+from sagan.data.source import Record, Source
+from sagan.data.validation import first_few
 
 
 def digits(data: DataConfig, split: str) -> Source:
-    """The 1797 digits of scikit-learn, 8x8, or as `sagan prepare` left them.
+    """The 1797 8x8 digits of scikit-learn.
 
-    The test split is every sixth image of each class, whatever the run's seed. Digits
-    are enlarged without asking: all of them are 8x8. With data.path, they are read from
-    the prepared data set there.
+    Every sixth image of each class is in the test split, whatever the run's seed. All
+    digits may be enlarged. With data.path, they come from the output of
+    `sagan prepare` there.
     """
     data = dataclasses.replace(data, allow_small=True)
     if data.path:
         return prepared(data, split)
     _check_split(data, split, ("train", "test"))
-    from sklearn.datasets import load_digits  # a second that other data sets save
+    from sklearn.datasets import load_digits  # takes a second to import
 
     values, labels = load_digits(return_X_y=True)
     images = np.round(values.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -65,10 +68,10 @@ def _check_split(data: DataConfig, split: str, splits: Iterable[str]) -> None:
 
 
 def folder(data: DataConfig, split: str) -> Source:
-    """Images of any size and format in data.path: one folder for each class, or none.
+    """Images of any size and format in data.path, in a folder for each class or none.
 
-    The sorted names of the folders are the labels. A folder named train, with one named
-    test or val or alone, makes these the splits; else everything is the split train.
+    Labels number the sorted folder names. Folders named train and test or val, or train
+    alone, are splits; otherwise all images are in the split train.
     """
     root = pathlib.Path(data.path).expanduser()
     if not data.path or not root.is_dir():
@@ -87,7 +90,7 @@ def folder(data: DataConfig, split: str) -> Source:
     if folders and loose:
         notes.append(f"{place}: {len(loose)} images beside the folders are ignored")
     if other:
-        ignored = some([os.path.basename(path) for path in other])
+        ignored = first_few([os.path.basename(path) for path in other])
         notes.append(f"{place}: {len(other)} files ignored, no images: {ignored}")
     groups = enumerate(classes.values() if folders else [loose])
     records = [Record(path, label) for label, paths in groups for path in paths]
@@ -112,7 +115,7 @@ def _folder_problems(
         if few:
             yield (
                 f"{place}: {len(few)} of {len(classes)} folders hold {what}:"
-                f" {some(few)}; a class must have at least 2"
+                f" {first_few(few)}; a class must have at least 2"
             )
 
 
@@ -132,7 +135,7 @@ def _subfolders(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _files(root: pathlib.Path, *, deep: bool) -> tuple[list[str], list[str]]:
-    """The images in a folder, sorted, and the files that are hidden or no images."""
+    """Sorted paths of the images in a folder, and of hidden and other files."""
     images, other = [], []
     for parent, folders, names in os.walk(root, followlinks=True):
         folders[:] = sorted(f for f in folders if deep and not f.startswith("."))
@@ -145,7 +148,7 @@ def _files(root: pathlib.Path, *, deep: bool) -> tuple[list[str], list[str]]:
 
 @functools.cache
 def _suffixes() -> frozenset[str]:
-    """The endings of file names whose format Pillow reads as an image."""
+    """File name extensions of the image formats."""
     return frozenset(
         suffix
         for suffix, name in Image.registered_extensions().items()
@@ -154,9 +157,9 @@ def _suffixes() -> frozenset[str]:
 
 
 def prepared(data: DataConfig, split: str) -> Source:
-    """The features image and label of a TFDS data set that lies there as array_record.
+    """The features image and label of a TFDS data set prepared as array_record.
 
-    Nothing is downloaded, and TensorFlow is not needed: the images stay encoded.
+    Nothing is downloaded, and TensorFlow is not needed.
     """
     import tensorflow_datasets as tfds
 
@@ -172,7 +175,8 @@ def prepared(data: DataConfig, split: str) -> Source:
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or image.np_dtype == np.float32:
         raise ConfigError(
-            f"{place}: must have an integer feature image; has {some(list(features))}"
+            f"{place}: must have an integer feature image;"
+            f" has {first_few(list(features))}"
         )
     try:
         builder.info.splits[split]  # also slices: train[:10%]
@@ -205,7 +209,7 @@ def _builder(data: DataConfig) -> Any:
     try:
         folder = path
         if not os.path.exists(os.path.join(path, "features.json")):
-            with error_utils.reraise_with_context(ValueError):  # it needs that
+            with error_utils.reraise_with_context(ValueError):  # required
                 folder = _find_builder_dir(data.name, data_dir=path)
         if folder is None:
             raise ValueError("not found")
@@ -213,7 +217,7 @@ def _builder(data: DataConfig) -> Any:
         return tfds.builder_from_directory(folder)
     except ConfigError:
         raise
-    except ValueError as error:  # not found, or no name of a data set at all
+    except ValueError as error:  # not found, or an invalid name
         if data.path and "://" not in path and not os.path.isdir(path):
             raise ConfigError(f"data.path = {data.path!r}: no such folder") from error
         there = [
@@ -221,13 +225,13 @@ def _builder(data: DataConfig) -> Any:
         ]
         raise ConfigError(
             f"data.name = {data.name!r}: must be {', '.join(DATASETS)}, or a TFDS data"
-            f" set prepared in {path} (there: {some(there) or 'none'}) by"
+            f" set prepared in {path} (there: {first_few(there) or 'none'}) by"
             f" `sagan prepare {data.name} --data-dir {path}`"
         ) from error
 
 
 def _refuse_foreign_code(folder: Any) -> None:
-    """TFDS imports the modules that a data set's features.json names."""
+    """Refuses features.json if it names code of others, which TFDS would import."""
     from etils import epath
 
     tree = json.loads((epath.Path(folder) / "features.json").read_text())
@@ -235,13 +239,13 @@ def _refuse_foreign_code(folder: Any) -> None:
     foreign = [name for name in _classes(tree) if not name.startswith(own)]
     if foreign:
         raise ConfigError(
-            f"{folder}: its features are of {some(foreign)}: must be TFDS's own;"
+            f"{folder}: its features are of {first_few(foreign)}: must be TFDS's own;"
             " code that a data set names is not run"
         )
 
 
 def _classes(tree: Any) -> Iterator[str]:
-    """Whatever names a class, in each of the spellings that TFDS reads."""
+    """Names of classes, under each of the keys that TFDS reads."""
     keys = ("pythonClassName", "python_class_name", "protoCls", "proto_cls", "type")
     if isinstance(tree, dict):
         yield from (str(tree[key]) for key in keys if key in tree)
@@ -252,7 +256,7 @@ def _classes(tree: Any) -> Iterator[str]:
 
 @final
 class _Serialised(Sequence[Record]):
-    """Records of a TFDS data source that gives serialised examples."""
+    """Records of a TFDS data source of serialised examples."""
 
     def __init__(self, raw: Any, features: Any):
         import tensorflow_datasets as tfds
@@ -265,7 +269,7 @@ class _Serialised(Sequence[Record]):
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
-            raise IndexError(index)  # array_record raises what does not end a loop
+            raise IndexError(index)  # array_record's own error would not end a loop
         example = self._features.deserialize_example_np(
             self._raw[index], decoders=self._decoders
         )
@@ -278,6 +282,6 @@ DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
 }
 
 
-def read(data: DataConfig, split: str) -> Source:
-    """The split of the data set named in DATASETS, or else prepared by TFDS."""
+def open_split(data: DataConfig, split: str) -> Source:
+    """A split, not yet checked, of a data set in DATASETS or else prepared by TFDS."""
     return DATASETS.get(data.name, prepared)(data, split)

@@ -1,7 +1,4 @@
-"""Batches as a pure function of the seed and the step.
-
-A new data set is an entry of DATASETS: a function (config.data, split) -> Source.
-"""
+"""Batches as a pure function of the seed and the step."""
 
 import contextlib
 import dataclasses
@@ -15,31 +12,29 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8, UInt64
 
 from sagan.config.schema import Config, ConfigError
-from sagan.data.datasets import read
+from sagan.data.datasets import open_split
 from sagan.data.source import Source
-from sagan.data.validation import check
+from sagan.data.validation import check_images
 
 
 class Batch(NamedTuple):
-    """What one process gives to one step: a sub-batch for each of its D updates."""
+    """Images and labels of one process for one step: d D updates of n images."""
 
     image: UInt8[np.ndarray, "d n h w c"]
     label: Int32[np.ndarray, "d n"]
 
 
 def open_source(config: Config, split: str | None = None) -> Source:
-    """The images of a split (None: data.split), checked before the first step.
-
-    What forbids training is raised; what the user should know is in `notes`.
+    """The checked images of a split, by default data.split.
 
     Raises:
-      ConfigError: one line for each kind of problem found.
+      ConfigError: One line for each kind of problem.
     """
-    return check(read(config.data, split or config.data.split))
+    return check_images(open_split(config.data, split or config.data.split))
 
 
 def resolve(config: Config, source: Source) -> Config:
-    """The config with the number of classes that the data has, if it names none."""
+    """Sets data.classes to the number in the data, if it is None."""
     if config.data.classes is not None:
         return config
     data = dataclasses.replace(config.data, classes=source.classes)
@@ -53,14 +48,14 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[Batch, None, None]:
-    """The batches of this process from `start_step` on, without end; close() it.
+    """Endless batches of this process, from `start_step` on; to be closed.
 
-    The batch of a step depends on run.seed, the step and the images only: the stream of
-    all images is a new permutation in each epoch, D update j of step s takes its
-    positions from (s * d_steps + j) * batch on, and process r the r-th part of them.
+    A batch depends only on run.seed, the step and the images. The stream of images is
+    a new permutation in each epoch. D update j of step s takes `batch` positions of it,
+    from (s * d_steps + j) * batch on, and process r takes the r-th part of these.
 
     Raises:
-      ConfigError: the processes cannot share the batch evenly.
+      ConfigError: The batch cannot be divided between the processes.
     """
     if config.data.batch % process_count:
         raise ConfigError(
@@ -75,13 +70,13 @@ def batches(
 
 
 def _closing(iterator: grain.DatasetIterator) -> Generator[Batch, None, None]:
-    with contextlib.closing(iterator):  # also after an error in one of its threads
+    with contextlib.closing(iterator):  # after an error in one of its threads, too
         yield from iterator
 
 
 @final
 class _Steps:
-    """The local batch of every step, by step."""
+    """The batch of this process for each step, by index."""
 
     def __init__(
         self, config: Config, source: Source, process_index: int, process_count: int
@@ -90,7 +85,7 @@ class _Steps:
         self._count = config.data.batch // process_count
         self._offset = process_index * self._count
         everything = grain.MapDataset.range(len(source)).seed(config.run.seed)
-        self._order = everything.shuffle().repeat()  # anew in every epoch
+        self._order = everything.shuffle().repeat()  # a new permutation in each epoch
 
     def __len__(self) -> int:
         per_step = self._config.optim.d_steps * self._config.data.batch
@@ -104,14 +99,14 @@ class _Steps:
         indices = np.array([self._order[int(p)] for p in positions])
         image, label = self._source.examples(indices)
         if config.data.flip:
-            mirrored = coin(config.run.seed, positions)
+            mirrored = coin_flips(config.run.seed, positions)
             image[mirrored] = image[mirrored, :, ::-1]
         shape = (d_steps, count)
         return Batch(image.reshape(*shape, *image.shape[1:]), label.reshape(shape))
 
 
-def coin(seed: int, positions: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """A fair coin for each position of the stream.
+def coin_flips(seed: int, positions: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """A fair coin flip for each position of the stream.
 
     Source: SplitMix64, Steele, Lea and Flood 2014 (10.1145/2660193.2660195), with the
     mixing constants of its 64-bit variant 13.

@@ -1,4 +1,4 @@
-"""The one conversion each way between bytes and what the networks see."""
+"""Conversion between stored pixels, uint8, and the networks' floats."""
 
 from typing import overload
 
@@ -21,7 +21,7 @@ def to_float(
 
 
 def to_float(image):
-    """Images as the networks see them, in [-1, 1]: x * (2 / 255) - 1.
+    """Converts [0, 255] to [-1, 1]: x * (2 / 255) - 1.
 
     Source: official utils_ori.py:237.
     """
@@ -29,5 +29,5 @@ def to_float(image):
 
 
 def to_uint8(x: Float[Array, "*n h w c"]) -> UInt8[Array, "*n h w c"]:
-    """From [-1, 1] to [0, 255], to the nearest. The inverse of data.to_float."""
+    """Converts [-1, 1] to [0, 255], rounded: the inverse of to_float."""
     return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)

@@ -1,7 +1,7 @@
-"""Data sets written once, as TFDS array_record, and read by every run after that.
+"""Writes data sets as TFDS array_record, for `datasets.prepared` to read.
 
-Those of DATASETS are written without TensorFlow. Those of the TFDS catalogue
-are written by their own builders, most of which need it.
+Those in DATASETS need no TensorFlow. Those in the TFDS catalogue are written by their
+own builders, most of which do.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sagan.config.schema import ConfigError, DataConfig
-from sagan.data.datasets import DATASETS
+from sagan.data.datasets import DATASETS, open_split
 from sagan.data.source import Source
-from sagan.data.validation import check
+from sagan.data.validation import check_images
 
 
 class Prepared(NamedTuple):
-    """What was written; data.name and data.path read it."""
+    """A written data set: its data.name, its data.path, and the sizes of its splits."""
 
     name: str
     path: pathlib.Path
@@ -33,17 +33,17 @@ def prepare(
 ) -> Prepared:
     """Writes all splits of a data set under `data_dir`.
 
-    What lies there already is left as it is, but refused for a folder: its images may
-    have changed since.
+    A data set that is already there stays as it is. For a folder this is an error, as
+    its images may have changed.
 
     Args:
-      name: one of DATASETS, or of the TFDS catalogue (also name/config:version).
-      data_dir: the TFDS data directory.
-      source_path: for `folder`, the folder of images; its name becomes that of the
-        data set. The files are stored as they are, neither resized nor encoded anew.
+      name: A name in DATASETS, or in the TFDS catalogue (also name/config:version).
+      data_dir: The TFDS data directory.
+      source_path: For `folder`, the folder of images; its name becomes that of the
+        data set. Files are stored unchanged.
 
     Raises:
-      ConfigError: one line for each thing that is wrong or missing.
+      ConfigError: One line for each problem.
     """
     root = pathlib.Path(data_dir).expanduser()
     if source_path and name != "folder":
@@ -52,12 +52,11 @@ def prepare(
         raise ConfigError("folder: --path must name the folder of images")
     if name not in DATASETS:
         return _catalogue(name, root)
-    # Every file is decoded once, to 1x1: what is written can be read.
+    # decodes every file, to 1x1: all written images can be read
     data = DataConfig(name, path=str(source_path or ""), size=1, allow_small=True)
-    read = DATASETS[name]
-    splits = read(data, "train").splits
-    sources = {split: check(read(data, split)) for split in splits}
-    _same_classes(sources)
+    splits = open_split(data, "train").splits
+    sources = {split: check_images(open_split(data, split)) for split in splits}
+    _check_same_classes(sources)
     builder = _builder(_stored_name(name, source_path), sources, root)
     if source_path and pathlib.Path(builder.data_path).exists():
         raise ConfigError(f"{builder.data_path}: there already; delete or rename it")
@@ -66,7 +65,7 @@ def prepare(
 
 
 def _stored_name(name: str, source_path: str | pathlib.Path | None) -> str:
-    """A name that TFDS accepts and that is not one of DATASETS, unless `name` is it."""
+    """A name that TFDS accepts; that of a folder must not be in DATASETS."""
     if not source_path:
         return name
     folder = pathlib.Path(source_path).expanduser().resolve().name
@@ -75,7 +74,7 @@ def _stored_name(name: str, source_path: str | pathlib.Path | None) -> str:
     return f"images_{stored}".rstrip("_") if taken else stored
 
 
-def _same_classes(sources: Mapping[str, Source]) -> None:
+def _check_same_classes(sources: Mapping[str, Source]) -> None:
     first, *others = sources
     for split in others:
         names, expected = sources[split].class_names, sources[first].class_names
@@ -106,7 +105,7 @@ def _builder(stored_name: str, sources: Mapping[str, Source], root: pathlib.Path
             return tfds.core.DatasetInfo(
                 builder=self,
                 features=tfds.features.FeaturesDict(features),
-                disable_shuffling=True,  # the order of the source, so the same run
+                disable_shuffling=True,  # the order of the source, for the same run
             )
 
         def _split_generators(self, dl_manager):
@@ -135,7 +134,7 @@ def _catalogue(name: str, root: pathlib.Path) -> Prepared:
         known = [*DATASETS, *tfds.list_builders(with_community_datasets=False)]
         near = " or ".join(difflib.get_close_matches(name, known, n=3))
         hint = f"; did you mean {near}?" if near else ""
-        raise ConfigError(f"{name}: no data set of the TFDS catalogue{hint}") from error
+        raise ConfigError(f"{name}: not in the TFDS catalogue{hint}") from error
     if importlib.util.find_spec("tensorflow") is None:
         raise ConfigError(
             f"{name}: preparing a data set of the TFDS catalogue needs TensorFlow"
@@ -148,7 +147,7 @@ def _catalogue(name: str, root: pathlib.Path) -> Prepared:
 
 @contextlib.contextmanager
 def _one_line(name: str) -> Iterator[None]:
-    """What a user can mend, as a ConfigError."""
+    """Turns errors that a user can fix into ConfigErrors."""
     import requests
     from tensorflow_datasets.core.registered import DatasetNotFoundError
 
@@ -158,9 +157,9 @@ def _one_line(name: str) -> Iterator[None]:
         raise ConfigError(f"{name}: cannot be downloaded: {error}") from error
     except DatasetNotFoundError:
         raise
-    except ValueError as error:  # a name, config or version that cannot be
+    except ValueError as error:  # an invalid name, config or version
         raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
-    except AssertionError as error:  # files to be fetched by hand: says which and where
+    except AssertionError as error:  # names files that must be downloaded by hand
         raise ConfigError(f"{name}: {error}") from error
 
 

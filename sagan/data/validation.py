@@ -1,9 +1,9 @@
-"""Everything that may be wrong with a data set, found before the first step."""
+"""Checks of a data set before the first step."""
 
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,41 +13,43 @@ from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from sagan.config.schema import ConfigError
-from sagan.data.source import Examples, Source, Subset, decode, header
+from sagan.data.images import decode, read_header
+from sagan.data.source import Examples, Source, Subset
 
-# Up to this many bytes of decoded images are kept in memory.
+# Largest data set, decoded and in bytes, that is kept in memory.
 MEMORY = 2**30
-# How many records are looked at where reading each takes too long.
+# Number of records to check if reading all of them takes too long.
 SAMPLE = 2048
-_NAMED = 5  # examples of a finding that are named
+_NAMED = 5  # number of images that a message names
 
 
-def some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+def first_few(names: Sequence[str]) -> str:
+    """The first few names, and the number of others."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def check(source: Source) -> Source:
-    """The source with the images that can be trained on, in memory if they fit.
+def check_images(source: Source) -> Source:
+    """Checks all images; the result has only good ones, in memory if they fit.
 
-    What fits is decoded, and thereby checked, now. Of what does not, the headers and
-    the ends of the files are looked at (of a sample, if `source.sampled`).
+    Images that fit into memory are decoded, which checks them. Of others, headers and
+    ends are read, or those of a sample if `source.sampled`.
 
     Raises:
-      ConfigError: one line for each kind of problem found.
+      ConfigError: One line for each kind of problem.
     """
     data = source.data
     fits = len(source) * data.size**2 * data.channels <= MEMORY
     indices = np.arange(len(source))
     if source.sampled and not fits and len(source) > SAMPLE:
         indices = np.linspace(0, len(source) - 1, SAMPLE).astype(np.int64)
-    memory = _room(len(source), source) if fits else None
-    findings = _look_at(source, indices, memory)
+    shape = (len(source), data.size, data.size, data.channels)
+    memory = np.zeros(shape, np.uint8) if fits else None
+    findings = _check_records(source, indices, memory)
     labels = np.array([finding.label for finding in findings], np.int32)
     broken = np.array([bool(finding.error) for finding in findings], bool)
     problems = [*source.problems, *_image_problems(source, findings)]
-    problems += _loss_problems(source, labels, broken)
+    problems += _missing_problems(source, labels, broken)
     problems += _label_problems(source, labels)
     if problems:
         raise ConfigError("\n".join(problems))
@@ -68,32 +70,28 @@ class _Finding(NamedTuple):
     error: str = ""
 
 
-def _room(count: int, source: Source) -> UInt8[np.ndarray, "n h w c"]:
-    size, channels = source.data.size, source.data.channels
-    return np.zeros((count, size, size, channels), np.uint8)
-
-
-def _look_at(
+def _check_records(
     source: Source,
     indices: Int[np.ndarray, " m"],
     memory: UInt8[np.ndarray, "n h w c"] | None,
 ) -> list[_Finding]:
-    """One finding for each index; fills `memory`, if there is any."""
+    """One finding for each index; decodes into `memory`, if given."""
 
-    def look(index: int) -> _Finding:
+    def check(index: int) -> _Finding:
         record = source.records[index]
         name = record.name(index)
         try:
-            found = header(record.image, whole=memory is None)
+            header = read_header(record.image, whole=memory is None)
             if memory is not None:
                 memory[index] = decode(record.image, source.data)
         except Exception as error:  # Pillow raises nearly anything
             return _Finding(name, record.label, error=_reason(error))
-        return _Finding(name, record.label, *found)
+        return _Finding(name, record.label, *header)
 
     description = f"{source.place}: checking"
     with ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
-        found = _in_chunks(pool, look, indices.tolist())
+        chunks = np.split(indices, range(4096, len(indices), 4096))  # bounds the queue
+        found = (one for chunk in chunks for one in pool.map(check, chunk.tolist()))
         return list(tqdm(found, description, len(indices), disable=None, leave=False))
 
 
@@ -103,26 +101,19 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _in_chunks(
-    pool: ThreadPoolExecutor, look: Callable[[int], _Finding], indices: list[int]
-) -> Iterator[_Finding]:
-    for start in range(0, len(indices), 4096):  # bounds the queue of the pool
-        yield from pool.map(look, indices[start : start + 4096])
-
-
 def _image_problems(source: Source, findings: Sequence[_Finding]) -> Iterator[str]:
     data = source.data
     broken = [f"{f.name} ({f.error})" for f in findings if f.error]
     if broken and not data.skip_broken:
         yield (
             f"{source.place}: {len(broken)} of {len(findings)} images cannot be read:"
-            f" {some(broken)}; repair or delete them, or set data.skip_broken"
+            f" {first_few(broken)}; repair or delete them, or set data.skip_broken"
         )
     small = _small(source, findings)
     if small and not data.allow_small:
         yield (
             f"{source.place}: {len(small)} of {len(findings)} images are smaller than"
-            f" data.size = {data.size}: {some(small)}; lower data.size, or set"
+            f" data.size = {data.size}: {first_few(small)}; lower data.size, or set"
             " data.allow_small to enlarge them"
         )
 
@@ -135,33 +126,33 @@ def _small(source: Source, findings: Sequence[_Finding]) -> list[str]:
     ]
 
 
-def _loss_problems(
+def _missing_problems(
     source: Source, labels: Int32[np.ndarray, " m"], broken: Bool[np.ndarray, " m"]
 ) -> Iterator[str]:
     if not len(source):
         yield f"{source.place}: must hold images, has none"
-    lost = np.setdiff1d(labels[broken], labels[~broken])
-    if source.data.skip_broken and len(lost):
+    missing = np.setdiff1d(labels[broken], labels[~broken])
+    if source.data.skip_broken and len(missing):
         classes = source.class_names or ["the only class"]
-        named = some([classes[label] for label in lost])
+        named = first_few([classes[label] for label in missing])
         yield f"{source.place}: no image that can be read is left of {named}"
 
 
 def _label_problems(source: Source, labels: Int32[np.ndarray, " m"]) -> Iterator[str]:
-    asked, there = source.data.classes, source.classes
-    if asked == 0:
+    wanted, there = source.data.classes, source.classes
+    if wanted == 0:
         return
-    if asked is not None and asked != there:
+    if wanted is not None and wanted != there:
         allowed = f"0 (unconditional) or {there}" if there else "0 (unconditional)"
         yield (
-            f"data.classes = {asked}: must be {allowed}; {source.place} has"
+            f"data.classes = {wanted}: must be {allowed}; {source.place} has"
             f" {len(source.class_names) or 'no'} classes"
         )
     if not there:
         return
     outside = collections.Counter(labels[(labels < 0) | (labels >= there)].tolist())
     if outside:
-        values = some([str(value) for value in sorted(outside)])
+        values = first_few([str(value) for value in sorted(outside)])
         yield (
             f"{source.place}: {outside.total()} of {len(labels)} labels are {values}:"
             f" must be in [0, {there}); data.classes = 0 trains without labels"
@@ -187,7 +178,9 @@ def _notes(source: Source, findings: Sequence[_Finding]) -> tuple[str, ...]:
     if len(findings) < len(source):
         lines.append(f"{place}: {len(findings)} of {len(source)} images were checked")
     if broken:
-        lines.append(f"{place}: {len(broken)} broken images skipped: {some(broken)}")
+        lines.append(
+            f"{place}: {len(broken)} broken images skipped: {first_few(broken)}"
+        )
     if small:
         lines.append(f"{place}: {small} images enlarged to data.size = {data.size}")
     if data.channels == 1 and colour:

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Int
 
 from sagan.config.schema import Config, ConfigError, DataConfig
+from sagan.data.images import decode_whole
 from sagan.data.pipeline import open_source
-from sagan.data.source import Examples, Source, flat, is_grey, opened_image, upright
+from sagan.data.source import Examples, Source
 from sagan.runtime.progress import Progress, silent
 
 _ORDER_SEED = 0  # of the order, and so of the choice, of reals
@@ -235,12 +236,9 @@ def _of_npz(path: Path) -> ImageSet:
 
 def _read(file: Path) -> np.ndarray:
     try:
-        with opened_image(file) as opened:
-            grey = is_grey(opened)
-            pixels = np.asarray(flat(upright(opened), "L" if grey else "RGB"))
+        return decode_whole(str(file))
     except Exception as error:  # Pillow raises nearly anything
         raise ConfigError(f"{file}: cannot be read ({error})") from error
-    return pixels[..., None] if grey else pixels
 
 
 def _size(image: np.ndarray) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from sagan.checkpoints.workdir import class_names
 from sagan.config.schema import Config
-from sagan.data.source import flat, is_grey, opened_image
+from sagan.data.images import decode_whole
 from sagan.evaluation import results
 from sagan.visualization.embedded import EmbeddedPicture, embed
 
@@ -116,12 +116,9 @@ def sample_grids(workdir: Path, most: int) -> list[EmbeddedPicture]:
     newest, grids = dict(sorted(newest.items())[:_KINDS]), []
     for kind, (step, path) in newest.items():
         try:
-            with path.open("rb") as stream, opened_image(stream) as opened:
-                mode = "L" if is_grey(opened) else "RGB"
-                pixels = np.asarray(flat(opened, mode), np.uint8)
+            pixels = decode_whole(str(path))
         except Exception:  # Pillow raises nearly anything
             continue
         caption = f"{words.get(kind, kind)}, step {step}"
-        pixels = pixels.reshape(*pixels.shape[:2], -1)
         grids.append(embed(pixels, caption, most // len(newest)))
     return grids

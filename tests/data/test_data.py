@@ -10,10 +10,11 @@ from PIL import Image
 
 from sagan.config import Config, ConfigError, DataConfig, OptimConfig, RunConfig
 from sagan.data import pipeline, validation
-from sagan.data.datasets import DATASETS, read
+from sagan.data.datasets import DATASETS, open_split
+from sagan.data.images import decode
 from sagan.data.pipeline import batches, open_source, resolve
 from sagan.data.pixels import to_float
-from sagan.data.source import Record, decode
+from sagan.data.source import Record
 
 
 def make(seed=0, d_steps=1, **data):
@@ -174,10 +175,10 @@ def test_flip_mirrors_left_to_right_about_half_of_the_images(many):
 
 
 def test_flip_depends_on_seed_and_position_only():
-    together = pipeline.coin(3, np.arange(1000))
-    alone = [pipeline.coin(3, np.array([i]))[0] for i in range(1000)]
+    together = pipeline.coin_flips(3, np.arange(1000))
+    alone = [pipeline.coin_flips(3, np.array([i]))[0] for i in range(1000)]
     np.testing.assert_array_equal(together, alone)
-    assert 400 < (together ^ pipeline.coin(4, np.arange(1000))).sum() < 600
+    assert 400 < (together ^ pipeline.coin_flips(4, np.arange(1000))).sum() < 600
     assert 400 < (together[1:] ^ together[:-1]).sum() < 600
 
 
@@ -223,7 +224,7 @@ def test_to_float_maps_0_and_255_to_minus_1_and_1():
 
 
 def test_digits_splits_are_disjoint_and_complete():
-    train, test = (read(DataConfig(name="digits"), s) for s in ("train", "test"))
+    train, test = (open_split(DataConfig(name="digits"), s) for s in ("train", "test"))
     assert len(train) + len(test) == 1797
     assert 1 / 6 <= len(test) / 1797 <= 1 / 5
     from sklearn.datasets import load_digits
@@ -593,20 +594,20 @@ def relabelled(source, labels):
 
 
 def test_label_outside_the_classes_is_refused(tmp_path):
-    source = read(make(path=str(two_classes(tmp_path))).data, "train")
+    source = open_split(make(path=str(two_classes(tmp_path))).data, "train")
     with pytest.raises(ConfigError, match=r"3 of 6 labels are -1, 2: .* \[0, 2"):
-        validation.check(relabelled(source, [0, 1, 1, -1, -1, 2]))
+        validation.check_images(relabelled(source, [0, 1, 1, -1, -1, 2]))
 
 
 def test_single_label_where_classes_are_expected_is_refused(tmp_path):
-    source = read(make(path=str(two_classes(tmp_path))).data, "train")
+    source = open_split(make(path=str(two_classes(tmp_path))).data, "train")
     with pytest.raises(ConfigError, match="all 6 labels are 1: must differ"):
-        validation.check(relabelled(source, [1] * 6))
+        validation.check_images(relabelled(source, [1] * 6))
 
 
 def test_labels_do_not_matter_without_classes(tmp_path):
-    source = read(make(path=str(two_classes(tmp_path)), classes=0).data, "train")
-    assert len(validation.check(relabelled(source, [-1] * 6))) == 6
+    source = open_split(make(path=str(two_classes(tmp_path)), classes=0).data, "train")
+    assert len(validation.check_images(relabelled(source, [-1] * 6))) == 6
 
 
 def test_unknown_data_set_is_refused_with_those_there_are(tmp_path):
