@@ -8,8 +8,6 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from sagan.checkpoints.workdir import class_names
 from sagan.config.schema import Config
 from sagan.data.images import decode_whole
