@@ -1,11 +1,11 @@
-"""What a start builds once and hands on: the config, the game and the data."""
+"""The config, the game and the data of a start: built once, then handed on."""
 
 from typing import NamedTuple
 
 from sagan.config.schema import Config
 from sagan.data.pipeline import open_source, resolve
 from sagan.data.source import Source
-from sagan.state import Game, check_names, make_game
+from sagan.state import Game, make_game
 
 
 class Experiment(NamedTuple):
@@ -28,7 +28,6 @@ def open_experiment(config: Config) -> Experiment:
     Raises:
       ConfigError: A name is unknown, or the data cannot be trained on.
     """
-    check_names(config)  # before the data, which may take minutes to check
     source = open_source(config)
     config = resolve(config, source)
     return Experiment(config, make_game(config), source)

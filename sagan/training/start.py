@@ -44,7 +44,7 @@ class Started(NamedTuple):
 def start(config: Config, workdir: Path, report: Report) -> Started:
     """Checks everything that can be wrong, cheapest first; creates or restores."""
     check_config(config)
-    check_names(config)
+    check_names(config)  # before the data, which may take minutes to check
     check_batch(config, len(jax.devices()))
     main = processes.is_main()
     if main:
