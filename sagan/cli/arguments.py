@@ -1,4 +1,9 @@
-"""From a command line to a Config, or to any other dataclass."""
+"""From command lines to configs and options.
+
+The fields of a config or a protocol are options by themselves: tyro takes them, with
+their help, from the dataclass. All other options are argparse's. Either way a mistake
+is a ConfigError of one line.
+"""
 
 import argparse
 import contextlib
@@ -6,7 +11,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
@@ -15,76 +20,75 @@ from sagan.config.fields import field_type
 from sagan.config.schema import Config, ConfigError
 
 Arguments = Sequence[str]
+Command = Callable[[Arguments], int | None]
 T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
 
 
 def parse_train(args: Arguments) -> tuple[Config, Path]:
-    """The config file with its overrides, and the workdir, of a command line.
+    """The config and the workdir from the arguments of train.py.
 
     Raises:
-      ConfigError: something is missing, unknown or of the wrong type.
-      SystemExit: after --help, which lists every field.
+      ConfigError: An argument is missing, unknown or of the wrong type.
+      SystemExit: After --help, which lists every field.
     """
-    config, workdir = with_config(args, "--workdir")
+    about = "Trains a Self-Attention GAN, or resumes the run in DIR."
+    config, workdir = parse_config(args, "train.py", "--workdir DIR", about)
     if workdir is None:
         raise ConfigError("--workdir DIR is missing: where the run keeps its files")
     return config, Path(workdir)
 
 
-def with_config(args: Arguments, option: str) -> tuple[Config, str | None]:
-    """The config file with its overrides, and one option beside them."""
+def parse_config(
+    args: Arguments, command: str, option: str, about: str
+) -> tuple[Config, str | None]:
+    """A config file with overrides, and the value of one more option."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(option, dest="value", nargs="?")
+    parser.add_argument(option.split()[0], dest="value", nargs="?")
     known, overrides = parser.parse_known_args(list(args))
     named = overrides and not overrides[0].startswith("-")
     path = overrides.pop(0) if named else None
     wants_help = {"-h", "--help"} & set(overrides)
     if path is None and not wants_help:
         raise ConfigError("name a config file first, such as configs/digits.py")
-    default = Config() if path is None else config_lib.load(path)
-    return override(default, overrides), known.value
+    config = Config() if path is None else config_lib.load(path)
+    usage = {"prog": f"{command} CONFIG {option}", "description": about}
+    return override(config, overrides, **usage), known.value
 
 
-def override(default: Config, args: Arguments) -> Config:
-    """A checked config with fields set by `--section.field VALUE` arguments."""
+def override(config: Config, args: Arguments, **usage: str) -> Config:
+    """A checked copy with fields set by arguments, `--section.field VALUE`."""
     for arg in args:
         name = arg[2:].partition("=")[0]
         if arg.startswith("--") and name != "help":
             field_type(re.sub(r"\.no[-_]", ".", name).replace("-", "_"))
-    config = parse(
-        Config,
-        args,
-        default=default,
-        prog="train.py CONFIG --workdir DIR",
-        description="Trains a Self-Attention GAN; resumes what is in DIR.",
-    )
+    config = parse_dataclass(Config, args, default=config, **usage)
     config_lib.check_config(config)
     return config
 
 
-def parse(kind: type[T], args: Arguments, **options: Any) -> T:
+def parse_dataclass(kind: type[T], args: Arguments, **options: Any) -> T:
     """A dataclass from arguments, by tyro.
 
     Raises:
-      ConfigError: they cannot be read; in one line.
-      SystemExit: after --help.
+      ConfigError: The arguments cannot be parsed.
+      SystemExit: After --help.
     """
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(printed):
             return tyro.cli(kind, args=list(args), **options)
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ConfigError(first_sentence(said.getvalue())) from None
+        raise ConfigError(message_in(printed.getvalue())) from None
 
 
-def first_sentence(box: str) -> str:
-    """What tyro's message says between its title and its next rule, as one line.
+def message_in(box: str) -> str:
+    """The message in tyro's box as one line, without its title and hints.
 
-    Titles are in the frame; where the terminal has no such characters, a line with a
-    rule of hyphens below.
+    The title is in the frame or, on a terminal without such characters, a line with a
+    rule of hyphens below it.
     """
     lines = [line.strip("│ ") for line in box.splitlines() if line.strip("│ ")]
     rules = [i for i, line in enumerate(lines) if set(line) <= set("─-")]
@@ -94,28 +98,38 @@ def first_sentence(box: str) -> str:
     return re.sub(r"\s+", " ", said) or "the command line cannot be read"
 
 
-def of_a_checkpoint(
-    command: Callable[[Arguments], Any], name: str, *, classes: str | None, out: str
-) -> argparse.ArgumentParser:
-    """A parser with what every command has that draws from a generator.
+class Parser(argparse.ArgumentParser):
+    """The parser of `sagan NAME`, for the function NAME_command and its docstring."""
+
+    def __init__(self, command: Command):
+        name = command.__name__.removesuffix("_command")
+        super().__init__(f"sagan {name}", description=command.__doc__)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see `{self.prog} --help`")
+
+
+def checkpoint_parser(command: Command, *, classes: str | None, out: str) -> Parser:
+    """A parser with the options of commands that draw from a checkpoint.
 
     Args:
-      command: its docstring becomes the description.
-      name: of the command, behind `sagan`.
-      classes: the help of --classes; None: there is none, and several runs may be
-        given, as `workdirs`.
-      out: the help of --out.
+      command: The function of the command.
+      classes: Help of --classes. None: the command has no such option and takes
+        several runs, as `workdirs`.
+      out: Help of --out.
     """
-    parser = argparse.ArgumentParser(prog=f"sagan {name}", description=command.__doc__)
-    workdir: Any = {"help": "of the run"}
+    parser = Parser(command)
+    workdir: Any = {"help": "workdir of the run", "metavar": "DIR"}
     if classes is None:
-        workdir = {"help": "of one run or of several", "nargs": "+"}
-        workdir |= {"dest": "workdirs", "metavar": "DIR"}
+        workdir |= {"help": "workdirs of one or more runs", "nargs": "+"}
+        workdir |= {"dest": "workdirs"}
     else:
         parser.add_argument("--classes", type=at_least(0), nargs="+", help=classes)
     parser.add_argument("--workdir", type=Path, required=True, **workdir)
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
-    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, help="seed of the latents (0)"
+    )
+    parser.add_argument("--step", type=int, help="checkpoint (default: the newest)")
     parser.add_argument(
         "--weights",
         help="raw, ema, or the decay of one average (default: ema if there is one)",
@@ -125,12 +139,12 @@ def of_a_checkpoint(
 
 
 def at_least(smallest: int) -> Callable[[str], int]:
-    """A type for argparse: an integer that is not less."""
+    """A type for argparse: integers from `smallest` on."""
 
-    def parse(text: str) -> int:
+    def parse_integer(text: str) -> int:
         value = int(text)
         if value < smallest:
             raise argparse.ArgumentTypeError(f"{text} is less than {smallest}")
         return value
 
-    return parse
+    return parse_integer

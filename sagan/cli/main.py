@@ -1,87 +1,84 @@
-"""The command line: arguments to calls, mistakes to one line and exit code 2."""
+"""The commands: arguments to calls, errors to one line and an exit code."""
 
-import argparse
 import dataclasses
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 from sagan import config as config_lib
-from sagan.cli import visualize as look
+from sagan.cli import visualize
 from sagan.cli.arguments import (
     Arguments,
+    Command,
     Flat,
+    Parser,
     at_least,
-    of_a_checkpoint,
-    parse,
+    checkpoint_parser,
+    parse_config,
+    parse_dataclass,
     parse_train,
-    with_config,
 )
 from sagan.config.schema import ConfigError
 from sagan.runtime import cache, exit_message
 
+_LESS_MEMORY = (
+    "the device's memory is too small: try --model.attention-chunks 16, --model.remat,"
+    " --model.dtype bfloat16, --optim.accumulate 2 (with a --g.bn_group that divides"
+    " the micro-batch) or a smaller --data.batch; `sagan plan` checks this in advance"
+)
 
-def run(command: Callable[[Arguments], int | None], args: Arguments) -> int:
-    """Calls a command; returns its exit code.
 
-    0 if it gives none, 2 after a user's mistake, 3 if training diverged, else 1.
+def run(command: Command, args: Arguments) -> int:
+    """Calls a command and returns its exit code.
+
+    0: success, or stopped and saved by a signal.
+    1: full disk, too little memory, a lost process, a bug; for `sagan plan`: no fit.
+    2: the user's mistake, in one line.
+    3: training diverged.
+    130: Ctrl-C outside training.
     """
     try:
-        code = _exit_code(command, args)
-    except Exception:
-        if not exit_message.armed():
-            raise
-        traceback.print_exc()  # then at once: the others wait for this process
-        code = 1
+        code = command(args) or 0
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        code = _report(error)
+        if code is None:
+            if not exit_message.armed():
+                raise
+            traceback.print_exc()  # and end: the other processes wait for this one
+            code = 1
     exit_message.disarm(code)
     return code
 
 
-def _exit_code(command: Callable[[Arguments], int | None], args: Arguments) -> int:
-    try:
-        return command(args) or 0
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:  # diverged: the same again would, too
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except OSError as error:  # the disk
-        print(f"error: {error}", file=sys.stderr)
+def _report(error: Exception) -> int | None:
+    """Prints an expected error; returns its exit code, or None for any other error."""
+    if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        print(f"error: {str(error).splitlines()[0]}\n{_LESS_MEMORY}", file=sys.stderr)
         return 1
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
-            line = str(error).splitlines()[0]
-            print(f"error: {line}\n{_LESS_MEMORY}", file=sys.stderr)
-            return 1
-        if not (type(error).__name__ == "JaxRuntimeError" and exit_message.armed()):
-            raise
-        # most likely another process's end, as seen from here
+    codes = {ConfigError: 2, FloatingPointError: 3, OSError: 1}
+    code = next((codes[kind] for kind in codes if isinstance(error, kind)), None)
+    lost = type(error).__name__ == "JaxRuntimeError" and exit_message.armed()
+    if code is not None or lost:
         print(f"error: {error}", file=sys.stderr)
+    if lost:  # most likely another process ended
         exit_message.exit_and_print()
-    except KeyboardInterrupt:
-        return 130
-
-
-_LESS_MEMORY = (
-    "the device's memory is too small: try --model.attention-chunks 16, --model.remat,"
-    " --model.dtype bfloat16, --optim.accumulate 2 (with a --g.bn_group that divides"
-    " the micro-batch) or a smaller --data.batch; `sagan plan` tells beforehand"
-)
+    return code
 
 
 def train_command(args: Arguments) -> None:
-    """CONFIG --workdir DIR [--section.field VALUE ...]: see `train.py --help`."""
+    """Trains or resumes a run; see `train.py --help`."""
     config, workdir = parse_train(args)
-    from sagan.runtime import processes  # JAX starts only for a right command line
-    from sagan.training import loop  # JAX starts only for a right command line
+    # imports JAX, which takes seconds, after the check of the arguments
+    from sagan.runtime import processes
+    from sagan.training import loop
 
     if config.run.compilation_cache:
         cache.keep_compiled()
     config = processes.initialize(
         config,
-        f"start all of them again with the same command: they go on from the newest"
+        "restart all of them with the same command: they resume from the newest"
         f" checkpoint in {workdir}",
     )
     evaluate = None
@@ -92,15 +89,110 @@ def train_command(args: Arguments) -> None:
     loop.train(config, workdir, evaluate=evaluate)
 
 
-def diff_command(args: Arguments) -> None:
-    """CONFIG CONFIG: the fields in which two recipes differ, and where from."""
-    parser = argparse.ArgumentParser(
-        prog="sagan diff", description=diff_command.__doc__
+def eval_command(args: Arguments) -> None:
+    """Evaluates checkpoints of a run; see `eval.py --help`."""
+    from sagan.evaluation import run
+    from sagan.evaluation.protocol import Protocol
+
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        workdir: Path
+        """Workdir of the run."""
+        step: str = "latest"
+        """Checkpoint: latest, best, all, or a number."""
+        again: bool = False
+        """Repeat evaluations that were made with the same protocol."""
+        protocol: Flat[Protocol] = Protocol()
+
+    about = "Evaluates checkpoints; writes to eval/step_N/ in the workdir."
+    options = parse_dataclass(Options, args, prog="eval.py", description=about)
+    cache.keep_compiled()
+    run.evaluate_run(
+        options.workdir, options.protocol, steps=options.step, again=options.again
     )
-    parser.add_argument("a", type=Path)
-    parser.add_argument("b", type=Path)
-    paths = parser.parse_args(args)
-    print(config_diff(paths.a, paths.b))
+
+
+def evaluate_command(args: Arguments) -> None:
+    """Compares generated images with real ones, from any folders or .npz files."""
+    from sagan.evaluation import image_folders
+    from sagan.evaluation.protocol import Comparison
+
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        fake: Path
+        """Generated images: a folder or an .npz file."""
+        real: str
+        """Real ones: the same, or NAME[:SPLIT], such as digits or cifar10:test."""
+        data_path: str = ""
+        """Location of the data set, like data.path in a config."""
+        out: Path = Path("evaluation")
+        """Folder for results.json and card.md."""
+        protocol: Flat[Comparison] = Comparison()
+
+    about = evaluate_command.__doc__
+    options = parse_dataclass(Options, args, prog="sagan evaluate", description=about)
+    cache.keep_compiled()
+    image_folders.compare(
+        options.fake,
+        options.real,
+        options.protocol,
+        data_path=options.data_path,
+        out=options.out,
+    )
+
+
+def prepare_command(args: Arguments) -> None:
+    """Writes a data set as array_record, to train from."""
+    parser = Parser(prepare_command)
+    parser.add_argument("name", help="digits, folder, or a name in the TFDS catalogue")
+    parser.add_argument(
+        "--data-dir", type=Path, required=True, help="folder for prepared data sets"
+    )
+    parser.add_argument("--path", help="folder of images, for `folder`")
+    options = parser.parse_args(args)
+    from sagan.data.prepare import prepare
+
+    made = prepare(options.name, options.data_dir, options.path)
+    counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
+    print(
+        f"{made.path}: {counts}; train with --data.name {made.name}"
+        f" --data.path {options.data_dir}"
+    )
+
+
+def sample_command(args: Arguments) -> None:
+    """Writes samples of a checkpoint, as PNG files or one .npz file."""
+    parser = checkpoint_parser(
+        sample_command,
+        classes="labels to draw, in equal shares (default: all)",
+        out="folder for PNG files, or FILE.npz (default: WORKDIR/samples/step_N)",
+    )
+    parser.add_argument(
+        "--n", type=at_least(1), default=64, help="number of images (64)"
+    )
+    parser.add_argument(
+        "--truncation",
+        type=float,
+        default=0.0,
+        help="redraw latents larger than this, such as 0.5 (0: no truncation)",
+    )
+    parser.add_argument(
+        "--batch", type=at_least(1), default=64, help="images at a time (64)"
+    )
+    options = parser.parse_args(args)
+    from sagan.sampling.export import export
+
+    cache.keep_compiled()
+    print(export(**vars(options)))
+
+
+def diff_command(args: Arguments) -> None:
+    """Prints the fields in which two configs differ, and the source of each value."""
+    parser = Parser(diff_command)
+    parser.add_argument("a", type=Path, metavar="CONFIG")
+    parser.add_argument("b", type=Path, metavar="CONFIG")
+    options = parser.parse_args(args)
+    print(config_diff(options.a, options.b))
 
 
 def config_diff(a: Path, b: Path) -> str:
@@ -118,119 +210,30 @@ def config_diff(a: Path, b: Path) -> str:
     return "\n".join(lines)
 
 
-def prepare_command(args: Arguments) -> None:
-    """NAME --data-dir DIR: write a data set as array_record, to train from."""
-    parser = argparse.ArgumentParser(
-        prog="sagan prepare", description=prepare_command.__doc__
-    )
-    parser.add_argument("name", help="digits, folder, or a TFDS catalogue name")
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--path", help="the folder of images, for `folder`")
-    known = parser.parse_args(args)
-    from sagan.data.prepare import prepare
-
-    made = prepare(known.name, known.data_dir, known.path)
-    counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
-    print(
-        f"{made.path}: {counts}; train with --data.name {made.name}"
-        f" --data.path {known.data_dir}"
-    )
-
-
-def sample_command(args: Arguments) -> None:
-    """--workdir DIR [--n N ...]: write samples of a checkpoint as PNGs or .npz."""
-    parser = of_a_checkpoint(
-        sample_command,
-        "sample",
-        classes="labels to draw, in equal shares (default: all)",
-        out="a folder for PNGs, or a file.npz (default: WORKDIR/samples/step_N)",
-    )
-    parser.add_argument("--n", type=at_least(1), default=64, help="images (64)")
-    parser.add_argument(
-        "--truncation",
-        type=float,
-        default=0.0,
-        help="draw latents beyond this again, such as 0.5 (0: none)",
-    )
-    parser.add_argument("--batch", type=at_least(1), default=64, help="at once (64)")
-    known = parser.parse_args(args)
-    from sagan.sampling.export import export
-
-    cache.keep_compiled()
-    print(export(**vars(known)))
-
-
-def eval_command(args: Arguments) -> None:
-    """--workdir DIR [--step N ...]: see `eval.py --help`."""
-    from sagan.evaluation import run
-    from sagan.evaluation.protocol import Protocol
-
-    @dataclasses.dataclass(frozen=True)
-    class Asked:
-        workdir: Path
-        """Of the run."""
-        step: str = "latest"
-        """Of the checkpoint: latest, best, all, or a number."""
-        again: bool = False
-        """Evaluate also what was evaluated with the same protocol."""
-        protocol: Flat[Protocol] = Protocol()
-
-    about = "Evaluates checkpoints; leaves eval/step_N/ in the workdir."
-    asked = parse(Asked, args, prog="eval.py", description=about)
-    cache.keep_compiled()
-    run.evaluate_run(asked.workdir, asked.protocol, steps=asked.step, again=asked.again)
-
-
-def evaluate_command(args: Arguments) -> None:
-    """--fake DIR|NPZ --real DIR|NPZ|NAME[:SPLIT] [...]: compare any images."""
-    from sagan.evaluation import image_folders
-    from sagan.evaluation.protocol import Comparison
-
-    @dataclasses.dataclass(frozen=True)
-    class Asked:
-        fake: Path
-        """A folder of images or an .npz file."""
-        real: str
-        """The same, or a data set as NAME[:SPLIT], such as digits or cifar10:test."""
-        data_path: str = ""
-        """Where the data set lies, as data.path of a config."""
-        out: Path = Path("evaluation")
-        """The folder for results.json and card.md."""
-        protocol: Flat[Comparison] = Comparison()
-
-    about = "Compares generated images with real ones."
-    asked = parse(Asked, args, prog="sagan evaluate", description=about)
-    cache.keep_compiled()
-    image_folders.compare(
-        asked.fake, asked.real, asked.protocol, data_path=asked.data_path, out=asked.out
-    )
-
-
 def plan_command(args: Arguments) -> int:
-    """CONFIG --topology v5e:2x4 [...]: what a step takes there; code 1: does not fit.
-
-    Code 0 where it fits, and where nothing installed can tell.
-    """
+    """Estimates memory and FLOPs of a step for hardware you don't have."""
     from sagan.planning import topology
 
-    config, name = with_config(args, "--topology")
+    about = "Estimates a step for other hardware; exit code 1: it does not fit."
+    config, name = parse_config(args, "sagan plan", "--topology NAME", about)
     if name is None:
         raise ConfigError(f"--topology is missing: such as {topology.EXAMPLES}")
     machine = topology.parse(name)
-    topology.prepare(machine)  # before JAX starts
+    topology.set_environment(machine)  # before the first import of JAX
     from sagan.planning.plan import plan
 
     return int(plan(config, machine) is False)
 
 
+# in the order of a user's first days
 COMMANDS = {
     "prepare": prepare_command,
     "sample": sample_command,
-    "attend": look.attend_command,
-    "sheets": look.sheets_command,
-    "report": look.report_command,
-    "diff": diff_command,
+    "report": visualize.report_command,
+    "sheets": visualize.sheets_command,
+    "attend": visualize.attend_command,
     "evaluate": evaluate_command,
+    "diff": diff_command,
     "plan": plan_command,
 }
 
@@ -238,11 +241,15 @@ COMMANDS = {
 def main() -> None:
     """The console script `sagan`."""
     args = sys.argv[1:]
-    if not args or args[0] not in COMMANDS:
-        lines = [
-            f"  sagan {name} {(f.__doc__ or '').splitlines()[0]}"
-            for name, f in COMMANDS.items()
-        ]
-        print("usage:\n" + "\n".join(lines), file=sys.stderr)
-        sys.exit(0 if args and args[0] in ("-h", "--help") else 2)
-    sys.exit(run(COMMANDS[args[0]], args[1:]))
+    if args and args[0] in COMMANDS:
+        sys.exit(run(COMMANDS[args[0]], args[1:]))
+    about = {name: command.__doc__ or "" for name, command in COMMANDS.items()}
+    lines = [f"  {name:<10}{text.splitlines()[0]}" for name, text in about.items()]
+    usage = (
+        "usage: sagan COMMAND ...; `sagan COMMAND --help` lists the options\n"
+        + "\n".join(lines)
+        + "\nTo train: python train.py CONFIG --workdir DIR; to evaluate a run:"
+        " python eval.py --workdir DIR."
+    )
+    print(usage, file=sys.stderr)
+    sys.exit(0 if args and args[0] in ("-h", "--help") else 2)

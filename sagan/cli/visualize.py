@@ -1,105 +1,104 @@
-"""The commands that draw: arguments to calls."""
+"""The commands that draw: attend, sheets, report."""
 
 import argparse
 import re
 
-from sagan.cli.arguments import Arguments, at_least, of_a_checkpoint
+from sagan.cli.arguments import Arguments, at_least, checkpoint_parser
 from sagan.config.schema import ConfigError
 from sagan.runtime import cache
 
 
 def attend_command(args: Arguments) -> None:
-    """--workdir DIR [--queries Y,X ...]: draw where positions look."""
-    parser = of_a_checkpoint(
+    """Draws attention maps of query pixels, in generated or real images."""
+    parser = checkpoint_parser(
         attend_command,
-        "attend",
         classes="labels to draw, in equal shares (default: all)",
-        out="a folder (default: WORKDIR/attend/step_N)",
+        out="folder (default: WORKDIR/attend/step_N)",
     )
-    parser.add_argument("--n", type=at_least(1), default=8, help="images (8)")
+    parser.add_argument("--n", type=at_least(1), default=8, help="number of images (8)")
     parser.add_argument(
         "--queries",
         type=_pixel,
         nargs="+",
         default=["auto"],
         metavar="Y,X",
-        help="pixels, row,column from the top left, whose positions ask; auto: four"
-        " that look at different things, for each image and layer (default)",
+        help="query pixels, as row,column from the top left; auto: for each image and"
+        " layer four whose attention differs (default)",
     )
     parser.add_argument(
-        "--layers", nargs="+", help="names, such as attention32 (default: all)"
+        "--layers", nargs="+", help="layers, such as attention32 (default: all)"
     )
     parser.add_argument(
         "--real",
         action="store_true",
-        help="also the discriminator's layers, in real images",
+        help="also draw the discriminator's layers, in real images",
     )
     parser.add_argument(
-        "--whole", action="store_true", help="all rows of beta in maps.npz"
+        "--whole", action="store_true", help="write all of beta to maps.npz"
     )
     parser.add_argument(
         "--ablate",
         choices=["gamma=0"],
         help="also draw and evaluate with each attention layer switched off",
     )
-    asked = parser.parse_args(args)
+    options = parser.parse_args(args)
     from sagan.checkpoints.restore import labels_to_draw, open_run
     from sagan.checkpoints.workdir import read_config
     from sagan.visualization import ablation, attention_reading, heatmaps
 
     cache.keep_compiled()
-    config = read_config(asked.workdir)
-    grids = heatmaps.choose_layers(config, asked.layers, real=asked.real)
-    if asked.ablate and "g" not in grids:
+    config = read_config(options.workdir)
+    grids = heatmaps.choose_layers(config, options.layers, real=options.real)
+    if options.ablate and "g" not in grids:
         raise ConfigError("--ablate gamma=0: the generator has no such attention layer")
-    if "auto" in asked.queries and len(asked.queries) > 1:
+    if "auto" in options.queries and len(options.queries) > 1:
         raise ConfigError("--queries auto: must be alone, or pixels only")
-    queries = None if "auto" in asked.queries else asked.queries
+    queries = None if "auto" in options.queries else options.queries
     attention_reading.check_pixels(config.data.size, queries or ())
-    labels = labels_to_draw(config, asked.n, asked.classes)
-    opened = open_run(asked.workdir, asked.step, asked.weights)
-    out = asked.out or asked.workdir / "attend" / f"step_{opened.step}"
-    where = {"seed": asked.seed, "out": out}
-    heatmaps.attend(opened, labels, grids, queries=queries, whole=asked.whole, **where)
-    if asked.ablate:
+    labels = labels_to_draw(config, options.n, options.classes)
+    opened = open_run(options.workdir, options.step, options.weights)
+    out = options.out or options.workdir / "attend" / f"step_{opened.step}"
+    where = {"seed": options.seed, "out": out}
+    heatmaps.attend(
+        opened, labels, grids, queries=queries, whole=options.whole, **where
+    )
+    if options.ablate:
         ablation.ablate(opened, labels, list(grids["g"]), **where)
 
 
 def sheets_command(args: Arguments) -> None:
-    """--workdir DIR [--only NAME ...]: pictures that show what a run has learned."""
-    parser = of_a_checkpoint(
+    """Draws sheets of a run: classes, interpolation, truncation, nearest neighbours."""
+    parser = checkpoint_parser(
         sheets_command,
-        "sheets",
         classes="labels to draw, such as 3 8 (default: a few of all)",
-        out="a folder (default: WORKDIR/sheets/step_N)",
+        out="folder (default: WORKDIR/sheets/step_N)",
     )
     parser.add_argument(
         "--only",
         nargs="+",
         metavar="NAME",
-        help="some of classes, interpolation, truncation, neighbours, progress"
-        " (default: all that can be made)",
+        help="sheets among classes, interpolation, truncation, neighbours, progress"
+        " (default: all that the run allows)",
     )
-    known = parser.parse_args(args)
+    options = parser.parse_args(args)
     from sagan.visualization.sheets import write_sheets
 
     cache.keep_compiled()
-    write_sheets(**vars(known))
+    write_sheets(**vars(options))
 
 
 def report_command(args: Arguments) -> None:
-    """--workdir DIR [DIR ...] [--out FILE]: one page about a run, or about several."""
-    parser = of_a_checkpoint(
+    """Writes an HTML page about one or more runs."""
+    parser = checkpoint_parser(
         report_command,
-        "report",
         classes=None,
-        out="the file (default: report.html, in WORKDIR of one run)",
+        out="file (default: report.html, in the workdir of a single run)",
     )
-    known = parser.parse_args(args)
+    options = parser.parse_args(args)
     from sagan.visualization.report import report
 
     cache.keep_compiled()
-    print(report(**vars(known)))
+    print(report(**vars(options)))
 
 
 def _pixel(text: str) -> tuple[int, int] | str:

@@ -79,7 +79,7 @@ def larger(topology: Topology) -> Iterator[str]:
             yield topology.name.partition(":")[0] + ":" + "x".join(map(str, sides))
 
 
-def prepare(topology: Topology) -> None:
+def set_environment(topology: Topology) -> None:
     """Sets the environment in which JAX must start to plan for this topology."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # else libtpu asks the cloud where it is

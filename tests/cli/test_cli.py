@@ -85,4 +85,4 @@ def test_train_ends_a_mistake_with_one_line_and_code_2(args, code):
     ],
 )
 def test_what_tyro_frames_is_one_line(box):
-    assert arguments.first_sentence(box) == "no such value"
+    assert arguments.message_in(box) == "no such value"

@@ -57,7 +57,7 @@ def test_a_topology_has_devices_and_memory(name, kind, count, gib):
 def test_the_environment_is_a_cpus_whatever_the_machine_has(monkeypatch):
     before = {"JAX_PLATFORMS": "tpu", "XLA_FLAGS": "--xla_mine=1"}
     monkeypatch.setattr(os, "environ", dict(before))
-    topology.prepare(topology.parse("gpu:4x80GiB"))
+    topology.set_environment(topology.parse("gpu:4x80GiB"))
     assert os.environ["JAX_PLATFORMS"] == "cpu"
     assert os.environ["TPU_SKIP_MDS_QUERY"] == "1"
     assert os.environ["JAX_ENABLE_COMPILATION_CACHE"] == "0"
@@ -290,7 +290,7 @@ def test_a_gpus_memory_is_called_an_estimate(told, tiny):
 @pytest.mark.parametrize(("fits", "code"), [(True, 0), (None, 0), (False, 1)])
 def test_the_exit_code_is_1_where_a_step_does_not_fit(monkeypatch, fits, code):
     seen = []
-    monkeypatch.setattr(topology, "prepare", seen.append)
+    monkeypatch.setattr(topology, "set_environment", seen.append)
     monkeypatch.setattr(plan, "plan", lambda *args: seen.append(args) or fits)
     args = [DIGITS, "--topology", "v5e:2x4", "--data.batch", "32"]
     assert main.run(main.plan_command, args) == code

@@ -348,6 +348,6 @@ def test_a_run_without_attention_is_told_so(tiny, tmp_path, capsys):
 
 @pytest.mark.parametrize("pixel", ["3", "-1,2", "a,b", "1,2,3"])
 def test_a_query_that_is_no_pixel_is_refused(workdir, capsys, pixel):
-    with pytest.raises(SystemExit):
-        attend_by(capsys, workdir, f"--queries={pixel}")
-    assert "must be auto or ROW,COLUMN" in capsys.readouterr().err
+    code, _, error = attend_by(capsys, workdir, f"--queries={pixel}")
+    assert code == 2 and len(error.splitlines()) == 1
+    assert "must be auto or ROW,COLUMN" in error
