@@ -100,15 +100,12 @@ def _read(
     one: Float[Array, "..."],
     label: Int[Array, ""],
 ) -> tuple[Array, Attention]:
-    inputs = (one[None], label[None])
-    mutable = ["intermediates"]
-    result: Any
-    if player == "g":
-        network = Generator(config)
-        result = network.apply(variables, *inputs, train=False, mutable=mutable)
-    else:
-        result = Discriminator(config).apply(variables, *inputs, mutable=mutable)
-    output, sown = result
+    generates = player == "g"
+    network: Any = Generator(config) if generates else Discriminator(config)
+    options = {"train": False} if generates else {}
+    output, sown = network.apply(
+        variables, one[None], label[None], mutable=["intermediates"], **options
+    )
     attention = {}
     for name in attention_layers(config, player):
         layer = sown["intermediates"][name]

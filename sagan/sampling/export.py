@@ -31,16 +31,8 @@ def export(
     PNGs are named by number and label, with all of them in `grid.png`; an .npz file
     holds `image` [n h w c] uint8 and `label` [n] int32.
 
-    Args:
-      workdir: The run's directory.
-      n: Number of images.
-      classes: Labels to draw in turn; None: all.
-      seed: Seed of the latents.
-      truncation: See sampler.latents.
-      step: The checkpoint's step; None: the newest good one.
-      weights: See restore.open_run.
-      batch: Number of images generated at once.
-      out: A folder or a file.npz; None: a folder in the workdir.
+    By default all classes are drawn, into a folder of the workdir. See sampler.samples
+    for truncation and batch, restore.open_run for step and weights.
 
     Raises:
       ConfigError: There is no such run, checkpoint, class or average.

@@ -23,12 +23,8 @@ def latents(
 ) -> Float[Array, "n z"]:
     """The latents of samples number `indices`; each depends on the seed and its number.
 
-    Args:
-      config: The experiment's config.
-      seed: Seed of the series.
-      indices: Numbers in the series.
-      truncation: Values beyond this are drawn again, which trades variety for quality
-        (Brock et al. 2018, arXiv:1809.11096, section 3.1); 0: no truncation.
+    Values beyond `truncation` are drawn again, unless it is 0, which trades variety for
+    quality (Brock et al. 2018, arXiv:1809.11096, section 3.1).
     """
     key = jax.random.key(seed)
 
@@ -57,10 +53,8 @@ def fixed_inputs(
 def make_sampler(config: Config, *, batch_statistics: bool = False) -> Sampler:
     """A compiled function (variables, z, y) -> uint8 images.
 
-    Args:
-      config: The experiment's config.
-      batch_statistics: Normalise by the moments of the batch, as training does (in
-        groups of g.bn_group), instead of the statistics in the variables.
+    With batch_statistics it normalises by the moments of the batch, as training does
+    (in groups of g.bn_group), instead of the statistics in the variables.
     """
     generator: Any = Generator(config)
 
@@ -101,15 +95,9 @@ def samples(
 ) -> Iterator[UInt8[np.ndarray, "m h w c"]]:
     """Images of the labels in order, in pieces of at most `batch`.
 
-    Args:
-      config: The experiment's config.
-      variables: The generator's collections; see state.generator_variables.
-      labels: One for each image.
-      seed: Seed of the latents.
-      truncation: See `latents`.
-      batch: Number of images generated at once. It changes them by rounding at most,
-        unless the sampler uses batch statistics.
-      sampler: A result of make_sampler, to compile once for several calls.
+    The batch changes them by rounding at most, unless the sampler uses batch
+    statistics. A sampler from make_sampler is compiled once for several calls; see
+    state.generator_variables for the variables, `latents` for seed and truncation.
     """
     images = batched(sampler or make_sampler(config), variables, batch)
     for start in range(0, len(labels), batch):

@@ -64,14 +64,8 @@ def ablate(
     step is repeated by the same protocol; `ablation.json` holds all numbers,
     `ablation.md` the reported table. The evaluation in the workdir stays unchanged.
 
-    Args:
-      opened: The checkpoint; the evaluation uses the weights that it names.
-      labels: Labels of the samples to draw.
-      layers: Layers of the generator.
-      seed: Seed of the samples to draw.
-      out: A folder.
-      features: See run.prepare_evaluation; if the evaluation was by your own function.
-      report: Takes lines for the user.
+    Labels and seed are those of the samples to draw. An evaluation by a feature
+    function of yours needs `features`: see run.prepare_evaluation.
 
     Raises:
       ConfigError: The evaluation cannot be repeated.

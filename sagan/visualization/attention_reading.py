@@ -22,14 +22,7 @@ Pixels = Sequence[tuple[int, int]]
 
 
 class ImageAttention(NamedTuple):
-    """One image, and the attention of a network's layers in it.
-
-    Attributes:
-      image: A generated or a real image.
-      label: The image's label.
-      layers: Attention by layer.
-      logit: The discriminator's output; None for the generator.
-    """
+    """One image with the attention of a network's layers, and D's logit or None."""
 
     image: UInt8[np.ndarray, "h w c"]
     label: int
@@ -41,14 +34,9 @@ class LayerSummary(NamedTuple):
     """One attention layer in several images.
 
     Attributes:
-      grid: The layer's positions.
-      gamma: The layer's gamma.
-      queries: Positions whose rows are kept, q for each image.
-      rows: Rows of beta for these queries.
+      queries: Positions whose rows of beta are kept.
       mean: Mean of all rows of beta: how much attention each key receives.
-      entropy_bits: Entropy of each row.
-      distance_pixels: Mean distance of each row.
-      strength: Norm of gamma * v(...) over the norm of x, for each image.
+      strength: Norm of gamma * v(...) over the norm of x.
       beta: All rows, if they were asked for.
     """
 
@@ -157,12 +145,8 @@ def summarise(
 ) -> tuple[Examples, dict[str, LayerSummary]]:
     """The images, and a summary of each layer; one beta in memory at a time.
 
-    Args:
-      read: The images with their attention.
-      grids: The layers to summarise.
-      gamma: Gamma by layer.
-      pixels: The queries; None: choose_queries for each image.
-      whole: Keep all rows of beta.
+    Queries are those of the pixels, or else choose_queries for each image; `whole`
+    keeps all rows of beta.
     """
     images, labels = [], []
     parts: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in grids}
@@ -197,11 +181,7 @@ def choose_real_images(
 ) -> Examples:
     """Images of these labels in turn, in an order that the seed decides.
 
-    Args:
-      source: The data.
-      labels: Labels wanted; for an unconditional run only their number counts.
-      seed: Seed of the order.
-      classes: The run's number of classes; 0: it is unconditional.
+    Without classes only the number of labels counts.
 
     Raises:
       ConfigError: There are too few.

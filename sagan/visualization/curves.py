@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from sagan.config.schema import Config
 from sagan.evaluation.results import by_variant
 from sagan.sampling.attention_maps import (
     AttentionGrid,
@@ -21,12 +20,9 @@ _MOST = 1e30  # axes overflow beyond
 
 
 class Curve(NamedTuple):
-    """Values of one quantity over the steps of a run.
+    """Finite values of one quantity over the steps of a run, in rising order.
 
     Attributes:
-      label: Name in the legend.
-      steps: In rising order.
-      values: All finite.
       dropped: Number of values that were not finite.
       colour: Index of a colour.
     """
@@ -42,10 +38,7 @@ class Plot(NamedTuple):
     """Curves with common axes.
 
     Attributes:
-      title: The quantity, with its unit.
-      curves: All curves with any value.
       levels: Values to compare with, by label; drawn as dotted lines.
-      note: Explanation for the reader.
       log: Whether the vertical axis is logarithmic.
     """
 
@@ -56,24 +49,12 @@ class Plot(NamedTuple):
     log: bool = False
 
 
-class NamedRun(NamedTuple):
-    """A run to draw curves of."""
-
-    name: str
-    config: Config
-    record: RunRecord
-
-
 class _Quantity(NamedTuple):
-    """One plot of a run; one plot for each label if there are several runs.
+    """One plot of a run, or one for each label if there are several runs.
 
     Attributes:
-      title: The plot's title.
       names: Names in metrics.jsonl, by label.
-      level: Name of a value to compare with.
-      levels: That value's variants, by label.
-      note: Explanation for the reader.
-      log: Whether values vary by orders of magnitude.
+      level: Name of a value to compare with, whose variants `levels` has by label.
     """
 
     title: str
@@ -113,7 +94,7 @@ _TRAINING = (
 )
 
 
-def make_plots(runs: Sequence[NamedRun]) -> list[Plot]:
+def make_plots(runs: Sequence[RunRecord]) -> list[Plot]:
     """Plots of attention, training and evaluations that have any curve.
 
     One run's players and layers share a plot; several runs share a plot for each player
@@ -124,7 +105,7 @@ def make_plots(runs: Sequence[NamedRun]) -> list[Plot]:
     return [plot for plot in [*plots, *_evaluations(runs)] if plot.curves]
 
 
-def _attention(runs: Sequence[NamedRun]) -> list[_Quantity]:
+def _attention(runs: Sequence[RunRecord]) -> list[_Quantity]:
     """The quantities of all attention layers of any of the runs."""
     grids = defaultdict(set)
     for run in runs:
@@ -133,49 +114,54 @@ def _attention(runs: Sequence[NamedRun]) -> list[_Quantity]:
                 grids[f"{player}/{name}"].add(grid)
     labels = {place: f"{place[0].upper()}, {place[2:]}" for place in grids}
 
-    def names(kind: str) -> dict[str, str]:
-        return {label: f"{kind}/{place}" for place, label in labels.items()}
-
-    def levels(value: Callable[[AttentionGrid], Any]) -> dict[str, set[float]]:
-        return {
-            labels[place]: {round(float(np.mean(value(grid))), 6) for grid in mine}
-            for place, mine in grids.items()
-        }
+    def quantity(
+        kind: str,
+        title: str,
+        note: str,
+        level: str = "",
+        value: Callable[[AttentionGrid], Any] | None = None,
+    ) -> _Quantity:
+        names = {label: f"{kind}/{place}" for place, label in labels.items()}
+        levels = {}
+        if value:
+            for place, mine in grids.items():
+                found = {round(float(np.mean(value(grid))), 6) for grid in mine}
+                levels[labels[place]] = found
+        return _Quantity(title, names, level, levels, note)
 
     return [
-        _Quantity(
+        quantity(
             "gamma",
-            names("gamma"),
-            "zero",
-            levels(lambda grid: 0.0),
+            "gamma",
             "The sign of gamma is shared with the output convolution v: (gamma, v) and"
             " (-gamma, -v) are the same function. What counts is |gamma|; near 0 the"
             " layer is hardly used.",
+            "zero",
+            lambda grid: 0.0,
         ),
-        _Quantity(
+        quantity(
+            "strength",
             "strength of attention: |gamma v| / |x|",
-            names("strength"),
-            note="Norm of a layer's contribution over the norm of its input.",
+            "Norm of a layer's contribution over the norm of its input.",
         ),
-        _Quantity(
+        quantity(
+            "entropy",
             "entropy of attention, bits",
-            names("entropy"),
-            "uniform",
-            levels(uniform_bits),
             "Mean over positions; dotted: uniform attention.",
-        ),
-        _Quantity(
-            "distance of attention, pixels",
-            names("distance"),
             "uniform",
-            levels(uniform_pixels),
-            "Mean distance from a query to the keys it attends to; dotted: uniform"
-            " attention.",
+            uniform_bits,
+        ),
+        quantity(
+            "distance",
+            "distance of attention, pixels",
+            "Mean distance to the attended keys; dotted: uniform attention.",
+            "uniform",
+            uniform_pixels,
         ),
     ]
 
 
-def _logged(quantity: _Quantity, runs: Sequence[NamedRun]) -> Iterator[Plot]:
+def _logged(quantity: _Quantity, runs: Sequence[RunRecord]) -> Iterator[Plot]:
     if len(runs) == 1:
         curves = [_curve(k, _points(n, runs[0])) for k, n in quantity.names.items()]
         yield _plot(quantity, curves)
@@ -190,9 +176,9 @@ def _logged(quantity: _Quantity, runs: Sequence[NamedRun]) -> Iterator[Plot]:
         note = "" if plot.curves else note
 
 
-def _points(name: str, run: NamedRun) -> dict[int, float]:
+def _points(name: str, run: RunRecord) -> dict[int, float]:
     """Values by step; the last one, if a step was logged twice."""
-    rows = run.record.metrics
+    rows = run.metrics
     return {int(row["step"]): row[name] for row in rows if name in row}
 
 
@@ -219,12 +205,12 @@ def _plot(quantity: _Quantity, found: Sequence[Curve]) -> Plot:
     return Plot(quantity.title, curves, levels, note, log)
 
 
-def _evaluations(runs: Sequence[NamedRun]) -> Iterator[Plot]:
+def _evaluations(runs: Sequence[RunRecord]) -> Iterator[Plot]:
     """A plot for each metric: one run's variants, or the last variant of each run."""
     points: dict[str, Any] = defaultdict(lambda: defaultdict(dict))
     baselines: dict[str, list[float]] = {}
     for run in runs:
-        for result in run.record.results:
+        for result in run.results:
             by_name = list(by_variant(result).items())
             for variant, rows in by_name[0 if len(runs) == 1 else -1 :]:
                 label = variant if len(runs) == 1 else f"{run.name}: {variant}"

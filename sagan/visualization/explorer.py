@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from sagan.checkpoints.restore import Opened, labels_to_draw
 from sagan.config.schema import ConfigError
@@ -43,10 +43,8 @@ class Explorer(NamedTuple):
     """One network of a run in a few images, or a note why it is not shown.
 
     Attributes:
-      player: "g" or "d".
-      layers: Facts of each layer: see `layer_facts`.
-      images: Each image with its label, picture, packed layers and, for "d", logit.
-      note: A remark for the reader.
+      layers: The layer_facts of each layer.
+      images: The image_facts of each image.
     """
 
     player: str
@@ -56,39 +54,21 @@ class Explorer(NamedTuple):
 
 
 class CoarseGrid(NamedTuple):
-    """The positions of a layer that are embedded: some queries, keys in square cells.
+    """The positions of a layer that are embedded.
 
     Attributes:
-      grid: The layer's positions.
+      stride: Every stride-th query is embedded, along each side.
+      side: Number of embedded queries along each side.
+      block: Number of keys of a cell along each side; the last may have fewer.
+      cells: Number of cells of keys along each side.
+      rows: Positions j of the embedded queries.
     """
 
-    grid: AttentionGrid
-
-    @property
-    def stride(self) -> int:
-        """Distance between embedded queries, along each side."""
-        return -(-self.grid.queries // MOST_QUERIES)
-
-    @property
-    def block(self) -> int:
-        """Number of keys of a cell along each side; the last may have fewer."""
-        return -(-self.grid.keys // MOST_KEYS)
-
-    @property
-    def side(self) -> int:
-        """Number of embedded queries along each side."""
-        return -(-self.grid.queries // self.stride)
-
-    @property
-    def cells(self) -> int:
-        """Number of cells of keys along each side."""
-        return -(-self.grid.keys // self.block)
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Positions j of the embedded queries."""
-        along = np.arange(0, self.grid.queries, self.stride)
-        return (along[:, None] * self.grid.queries + along).ravel()
+    stride: int
+    side: int
+    block: int
+    cells: int
+    rows: Int[np.ndarray, " queries"]
 
     @property
     def nbytes(self) -> int:
@@ -97,17 +77,21 @@ class CoarseGrid(NamedTuple):
         return (queries * (cells + 4 * len(_NUMBERS)) + 2) * 4 // 3
 
 
+def coarsen(grid: AttentionGrid) -> CoarseGrid:
+    """Leaves out queries and sums keys in square cells, so that few remain."""
+    stride, block = -(-grid.queries // MOST_QUERIES), -(-grid.keys // MOST_KEYS)
+    along = np.arange(0, grid.queries, stride)
+    rows = (along[:, None] * grid.queries + along).ravel()
+    return CoarseGrid(stride, len(along), block, -(-grid.keys // block), rows)
+
+
 def make_explorer(
     opened: Opened, player: str, class_names: Sequence[str], *, seed: int, budget: int
 ) -> Explorer:
-    """The explorer of a network: samples 0, 1, ... of a seed, or real images.
+    """The explorer of a network with as many images as fit into `budget` bytes.
 
-    Args:
-      opened: The checkpoint.
-      player: "g" or "d".
-      class_names: Class names of the run by label; empty if they are unknown.
-      seed: Seed of the latents.
-      budget: Number of bytes of its data, at most.
+    The generator is shown with samples 0, 1, ... of a seed, the discriminator with real
+    images. Unknown class names are empty.
     """
     name, grids = PLAYERS[player], attention_layers(opened.config, player)
     if not grids:
@@ -150,13 +134,13 @@ def _read(
 def count_images(grids: Mapping[str, AttentionGrid], most: int, budget: int) -> int:
     """The number of images that fit into `budget` bytes, at most `most`."""
     size = max(grid.size for grid in grids.values())
-    each = size**2 * 4 + sum(CoarseGrid(grid).nbytes for grid in grids.values())
+    each = size**2 * 4 + sum(coarsen(grid).nbytes for grid in grids.values())
     return min(most, budget // each)
 
 
 def layer_facts(name: str, grid: AttentionGrid, gamma: float) -> Json:
     """The values of a layer that are the same for all images."""
-    coarse = CoarseGrid(grid)
+    coarse = coarsen(grid)
     return {
         "name": name,
         "queries": grid.queries,
@@ -191,7 +175,7 @@ def pack_layer(layer: LayerAttention, grid: AttentionGrid) -> Json:
     row's largest cell `top`, times 255. Entropy, distance and the largest share are
     computed from the full row, before summing and rounding.
     """
-    coarse = CoarseGrid(grid)
+    coarse = coarsen(grid)
     beta = np.asarray(layer.beta)[coarse.rows].astype(np.float32)
     cells = beta.reshape(-1, grid.keys, grid.keys)
     for axis in (1, 2):

@@ -3,7 +3,6 @@
 Source: arXiv:1805.08318, figure 5.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int32, UInt8
 from matplotlib import colormaps
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
 from sagan.checkpoints.restore import Opened
@@ -58,16 +57,9 @@ def attend(
     Writes a PNG for each layer, such as `g_attention32.png`, and `maps.npz` with
     `g/image`, `g/label` and the arrays of LayerSummary, such as `g/attention32/rows`.
 
-    Args:
-      opened: The checkpoint.
-      labels: The images' labels.
-      grids: Layers by player and name; see choose_layers. The generator is shown with
-        samples, the discriminator with real images of these labels.
-      seed: Seed of the latents, and of the choice of real images.
-      queries: Pixels (row, column); None: chosen for each image and layer.
-      whole: Also write all of beta, as `g/attention32/beta`: 16 MiB an image for 64x64.
-      out: A folder.
-      report: Takes lines for the user.
+    The generator is shown with samples, the discriminator with real images of the same
+    labels. Queries are pixels (row, column), or None to choose them for each image and
+    layer. `whole` also writes beta, as `g/attention32/beta`: 16 MiB an image for 64x64.
 
     Raises:
       ConfigError: There are too few real images of a class.
@@ -112,12 +104,7 @@ def _read(
 def choose_layers(
     config: Config, names: Sequence[str] | None, *, real: bool
 ) -> dict[str, dict[str, AttentionGrid]]:
-    """The generator's layers, and with `real` the discriminator's, by player and name.
-
-    Args:
-      config: The run's config.
-      names: Names of layers; None: all.
-      real: Include the discriminator, which needs real images.
+    """Layers of the generator, with `real` also of the discriminator, by player.
 
     Raises:
       ConfigError: There is no such layer, or none at all.
@@ -145,8 +132,8 @@ def describe(name: str, summary: LayerSummary) -> str:
         f"{name}: gamma {summary.gamma:.3g};"
         f" entropy {bits:.2f} of {uniform_bits(grid):.2f} bits; distance"
         f" {distance:.1f} pixels, {uniform_pixels(grid).mean():.1f} if uniform;"
-        f" |gamma v| is {strength:.3f}"
-        " of |x|" + (f"\n  {NEGATIVE}" if summary.gamma < 0 else "")
+        f" |gamma v| is {strength:.3f} of |x|"
+        + (f"\n  {NEGATIVE}" if summary.gamma < 0 else "")
     )
 
 
@@ -155,13 +142,8 @@ def heat_panel(
 ) -> Panel:
     """A row for each image: the image, a heat map of each query, and the mean map.
 
-    Every map has its own scale, from 0 to its largest share.
-
-    Args:
-      title: First line of the title.
-      examples: The images.
-      names: Names of the images' classes; empty for an unconditional run.
-      summary: The layer in these images.
+    Every map has its own scale, from 0 to its largest share. The names of the images'
+    classes are empty for an unconditional run.
     """
     grid, count = summary.grid, summary.queries.shape[1]
     bits, distance = uniform_bits(grid), uniform_pixels(grid).mean()
@@ -217,12 +199,7 @@ def heat_map(
 
 def heat_colours(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Colours of numbers from 0 to 1, dark to bright."""
-    return _palette()[np.round(np.clip(values, 0, 1) * 255).astype(int)]
-
-
-@functools.cache
-def _palette() -> UInt8[np.ndarray, "256 3"]:
-    return np.round(colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8)
+    return colormaps["magma"](values, bytes=True)[..., :3]
 
 
 def _heat_cell(
@@ -244,18 +221,12 @@ def _cell(
     frame: str = "white",
 ) -> UInt8[np.ndarray, "hh ww 3"]:
     """A picture in a frame, with dots at queries (position by number), room below."""
-    framed = len(picture) + 2 * FRAME
-    cell = Image.new("RGB", (framed, framed + _SPACE + _BAR), "white")
+    framed = ImageOps.expand(Image.fromarray(picture), FRAME, frame)
+    cell = ImageOps.expand(framed, (0, 0, 0, _SPACE + _BAR), "white")
     pen = ImageDraw.Draw(cell)
-    pen.rectangle((0, 0, framed - 1, framed - 1), fill=frame)
-    cell.paste(Image.fromarray(picture), (FRAME, FRAME))
     centres = grid.query_centres() * len(picture) / grid.size + FRAME
     for number, position in dots.items():
         y, x = centres[position]
-        box, colour = (
-            (x - _DOT, y - _DOT, x + _DOT, y + _DOT),
-            COLOURS[number % len(COLOURS)],
-        )
-        pen.ellipse(box, fill=colour, outline="black")
+        pen.circle((x, y), _DOT, COLOURS[number % len(COLOURS)], "black")
         pen.text((x, y), str(number + 1), "black", font(10), anchor="mm")
     return np.array(cell)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,6 @@ class Panel(NamedTuple):
     """A block of images in rows and columns.
 
     Attributes:
-      title: Text above the images.
       images: Small ones are enlarged by a whole factor.
       rows: Label at the left of each row; may have several lines.
       columns: Heading of each column; an empty one extends the heading before it.
@@ -42,8 +42,6 @@ class Sheet(NamedTuple):
 
     Attributes:
       panels: Drawn one below the other.
-      caption: One sentence.
-      notes: Further remarks for the reader.
       numbers: Written to a JSON file beside the picture, unless None.
     """
 
@@ -141,16 +139,8 @@ def _short(label: str) -> list[str]:
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    lines = []
-    for paragraph in text.splitlines():
-        lines.append("")
-        for word in paragraph.split():
-            longer = f"{lines[-1]} {word}".strip()
-            if lines[-1] and _width(longer) > width:
-                lines.append(word)
-            else:
-                lines[-1] = longer
-    return lines
+    characters = width // 8  # about the mean width of a letter
+    return [x for line in text.splitlines() for x in textwrap.wrap(line, characters)]
 
 
 def _width(text: str) -> int:

@@ -27,12 +27,7 @@ _BLURRED = (
 
 
 class Nearest(NamedTuple):
-    """The nearest images of each query, the nearest first.
-
-    Attributes:
-      distance: Distance to each of them.
-      row: Index of each of them.
-    """
+    """Distances and indices of the nearest images of each query, nearest first."""
 
     distance: Float[np.ndarray, "n k"]
     row: Int[np.ndarray, "n k"]
@@ -42,13 +37,10 @@ class _Training(NamedTuple):
     """Training images to search.
 
     Attributes:
-      examples: The images.
-      indices: Their indices in the source.
-      test: Images of another split, of the classes asked for; None: there are none.
-      network: The feature network.
+      indices: Indices of the examples in the source.
+      test: Images of another split, of the classes asked for.
       vectors: Features of the examples.
       mirrored: Whether training also saw the mirror image of each.
-      notes: Remarks for the reader.
     """
 
     examples: Examples
@@ -142,10 +134,7 @@ def find_nearest(
 ) -> Nearest:
     """The k nearest of many by Euclidean distance, a chunk of them at a time.
 
-    Args:
-      queries: Each row in one or more forms; the nearest form counts.
-      many: Images or vectors to search.
-      k: Number of neighbours, at most.
+    Each query may have several forms, of which the nearest counts.
     """
     from sklearn.neighbors import NearestNeighbors  # a second, which most calls save
 

@@ -27,12 +27,8 @@ def report(
 ) -> str:
     """Writes report.html, one self-contained file; returns a line that says where.
 
-    Args:
-      workdirs: The runs' directories; runs may be going on.
-      out: The file; None: report.html, in the workdir of a single run, else here.
-      step: The checkpoints' step; None: the newest good one of each run.
-      weights: See restore.open_run.
-      seed: Seed of the latents.
+    By default it lies in the workdir of a single run, else in the current folder; see
+    restore.open_run for step and weights.
 
     Raises:
       ConfigError: There is no such run, checkpoint or average, or the page would be
@@ -76,15 +72,8 @@ def write_page(runs: Sequence[ReportedRun], out: Path) -> int:
 
 
 def gather_run(opened: Opened, name: str, seed: int, share: float = 1.0) -> ReportedRun:
-    """Everything that the page shows of a run.
-
-    Args:
-      opened: The run.
-      name: The run's name on the page.
-      seed: Seed of the latents.
-      share: Share of the page's bytes.
-    """
-    record = run_record.read_record(opened.workdir, opened.config)
+    """Everything that the page shows of a run, in a share of the page's bytes."""
+    record = run_record.read_record(opened.workdir, opened.config, name)
     grids = run_record.sample_grids(opened.workdir, int(share * _GRIDS))
     explorers = [
         make_explorer(
@@ -93,7 +82,7 @@ def gather_run(opened: Opened, name: str, seed: int, share: float = 1.0) -> Repo
         for player, budget in _EXPLORERS.items()
     ]
     sheets = _draw_sheets(opened, seed, int(share * _SHEETS))
-    return ReportedRun(name, opened, seed, record, grids, explorers, sheets)
+    return ReportedRun(opened, seed, record, grids, explorers, sheets)
 
 
 def _draw_sheets(opened: Opened, seed: int, budget: int) -> list[ShownSheet]:

@@ -18,7 +18,7 @@ from sagan.evaluation import results
 from sagan.sampling.attention_maps import attention_layers
 from sagan.state import count
 from sagan.visualization import explorer, svg
-from sagan.visualization.curves import NamedRun, make_plots
+from sagan.visualization.curves import make_plots
 from sagan.visualization.embedded import EmbeddedPicture
 from sagan.visualization.explorer import Explorer
 from sagan.visualization.layout import enlargement
@@ -41,22 +41,22 @@ class ReportedRun(NamedTuple):
     """Everything that a page shows of a run.
 
     Attributes:
-      name: The run's name, unique on its page.
-      opened: The checkpoint.
       seed: Seed of the explorers' latents.
-      record: The run's logs and evaluations.
       grids: Grids of samples.
       explorers: One for each network.
-      sheets: All sheets.
     """
 
-    name: str
     opened: Opened
     seed: int
     record: RunRecord
     grids: list[EmbeddedPicture]
     explorers: list[Explorer]
     sheets: list[ShownSheet]
+
+    @property
+    def name(self) -> str:
+        """The run's name, unique on its page."""
+        return self.record.name
 
 
 def render_page(runs: Sequence[ReportedRun]) -> str:
@@ -70,7 +70,6 @@ def render_page(runs: Sequence[ReportedRun]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    named = [NamedRun(run.name, run.opened.config, run.record) for run in runs]
     explorers = [one for run in runs for one in run.explorers if one.images]
     return environment.get_template("report.html").render(
         title=" and ".join(run.name for run in runs),
@@ -88,7 +87,7 @@ def render_page(runs: Sequence[ReportedRun]) -> str:
         # an SVG has no text from the run, so it is safe markup
         plots=[
             (plot, svg.legend(plot), Markup(svg.draw_svg(plot)))
-            for plot in make_plots(named)
+            for plot in make_plots([run.record for run in runs])
         ],
         configs=_configs(runs),
         config_json=[to_json(run.opened.config) for run in runs],
@@ -149,58 +148,57 @@ def _rounded(n: int) -> str:
 
 
 class _Evaluation(NamedTuple):
-    """A part of the section: a table with text, or how to get one."""
+    """A part of the section: a table with remarks, or how to evaluate."""
 
     title: str = ""
     table: Table | None = None
-    lines: Sequence[str] = ()
+    line: str = ""
     notes: Sequence[str] = ()
     command: str = ""
 
 
 def _evaluations(runs: Sequence[ReportedRun]) -> list[_Evaluation]:
-    """The newest evaluation of a run; for several runs a table of all."""
-    several = len(runs) > 1
-    evaluated = [run for run in runs if run.record.results]
-    parts = []
-    if evaluated and several:
-        parts.append(_side_by_side(evaluated))
-    elif evaluated:
-        result = evaluated[0].record.results[-1]
+    """The newest evaluation of each run, and a comparison if there are several."""
+    parts, evaluated = [], [run for run in runs if run.record.results]
+    if len(runs) > 1 and evaluated:
+        parts.append(_comparison(evaluated))
+    for run in runs:
+        title = run.name if len(runs) > 1 else ""
+        if not run.record.results:
+            command = f"python eval.py --workdir {shlex.quote(str(run.opened.workdir))}"
+            line = "This run has not been evaluated yet. To evaluate it:"
+            parts.append(_Evaluation(title, line=line, command=command))
+            continue
+        result = run.record.results[-1]
         line = (
             f"Step {result['about']['step']}, {result['protocol'].get('samples')}"
             " samples. Real against real: the same metric between two sets of real"
             " images, with as many images as the last column says."
         )
-        notes = list(map(str, result["notes"]))
-        parts.append(_Evaluation("", results.result_table(result), [line], notes))
-    for run in runs:
-        if not run.record.results:
-            command = f"python eval.py --workdir {shlex.quote(str(run.opened.workdir))}"
-            line = "This run has not been evaluated yet. To evaluate it:"
-            title = run.name if several else ""
-            parts.append(_Evaluation(title, lines=[line], command=command))
+        notes, table = list(map(str, result["notes"])), results.result_table(result)
+        parts.append(_Evaluation(title, table, line, notes))
     return parts
 
 
-def _side_by_side(runs: Sequence[ReportedRun]) -> _Evaluation:
-    runs = [run for run in runs if results.by_variant(run.record.results[-1])]
-    newest = [run.record.results[-1] for run in runs]
-    last = [list(results.by_variant(result).items())[-1] for result in newest]
+def _comparison(runs: Sequence[ReportedRun]) -> _Evaluation:
+    """The last variant of each run's newest evaluation."""
+    newest = {run.name: run.record.results[-1] for run in runs}
+    last = {
+        name: next(reversed(results.by_variant(result).items()))
+        for name, result in newest.items()
+        if results.by_variant(result)
+    }
     table = [
-        ["metric", *(run.name for run in runs)],
-        ["step", *(str(result["about"]["step"]) for result in newest)],
-        ["weights", *(name for name, _ in last)],
+        ["metric", *last],
+        ["step", *(str(newest[name]["about"]["step"]) for name in last)],
+        ["weights", *(variant for variant, _ in last.values())],
     ]
-    for metric in dict.fromkeys(name for _, rows in last for name in rows):
-        values = [rows.get(metric, {}).get("value") for _, rows in last]
+    for metric in dict.fromkeys(name for _, rows in last.values() for name in rows):
+        values = [rows.get(metric, {}).get("value") for _, rows in last.values()]
         table.append([metric, *("" if v is None else f"{v:.4g}" for v in values)])
-    lines, notes = [], []
-    for run, result in zip(runs, newest, strict=True):
-        notes += [f"{run.name}: {note}" for note in result["notes"]]
-    if len({result["protocol_sha256"] for result in newest}) > 1:
-        lines.append("The protocols differ: these numbers are not comparable.")
-    return _Evaluation("", table, lines, notes)
+    same = len({newest[name]["protocol_sha256"] for name in last}) < 2
+    line = "" if same else "The protocols differ: these numbers are not comparable."
+    return _Evaluation("All runs", table, line)
 
 
 def _configs(runs: Sequence[ReportedRun]) -> list[tuple[str, Table]]:

@@ -21,9 +21,10 @@ _KINDS = 4  # kinds of weights whose sample grids are shown, at most
 
 
 class RunRecord(NamedTuple):
-    """Files of a workdir beside the checkpoints.
+    """A run's config, and the files of its workdir beside the checkpoints.
 
     Attributes:
+      name: The run's name, unique on a page.
       metrics: Lines of metrics.jsonl, each with a "step"; values are floats.
       findings: Lines of monitor.jsonl, each with "step" and "message".
       results: Evaluations comparable with the newest, by step.
@@ -31,6 +32,8 @@ class RunRecord(NamedTuple):
       notes: Remarks about what was left out.
     """
 
+    name: str
+    config: Config
     metrics: list[dict[str, float]]
     findings: list[Row]
     results: list[results.Result]
@@ -38,7 +41,7 @@ class RunRecord(NamedTuple):
     notes: list[str]
 
 
-def read_record(workdir: Path, config: Config) -> RunRecord:
+def read_record(workdir: Path, config: Config, name: str = "") -> RunRecord:
     """Reads everything but the pictures."""
     evaluations, broken = results.read_results(workdir / "eval")
     same = results.comparable(evaluations, evaluations[-1]) if evaluations else []
@@ -52,6 +55,8 @@ def read_record(workdir: Path, config: Config) -> RunRecord:
         )
     names, findings = class_names(workdir), _lines(workdir / "monitor.jsonl")
     return RunRecord(
+        name=name,
+        config=config,
         metrics=_metrics(workdir / "metrics.jsonl"),
         findings=[row for row in findings if isinstance(row.get("message"), str)],
         results=same,
@@ -101,9 +106,7 @@ def _number(value: Any) -> float | None:
 def sample_grids(workdir: Path, most: int) -> list[EmbeddedPicture]:
     """The newest sample grid of each kind of weights, averages first.
 
-    Args:
-      workdir: The run's directory.
-      most: Number of characters of all of them together.
+    All of them together have `most` characters at most.
     """
     newest: dict[str, tuple[int, Path]] = {}
     for path in sorted(workdir.glob("samples/*.png")):

@@ -113,15 +113,8 @@ def write_sheets(
 ) -> None:
     """Writes a PNG for each sheet, and a JSON file beside those with numbers.
 
-    Args:
-      workdir: The run's directory; the run may be going on.
-      only: Names in SHEETS; None: all that can be drawn.
-      step: The checkpoint's step; None: the newest good one.
-      weights: See restore.open_run.
-      seed: Seed of the latents.
-      classes: Labels to show; None: a few, spread evenly.
-      out: A folder; None: a folder in the workdir.
-      report: Takes lines for the user.
+    By default all sheets that can be drawn, of a few classes, into a folder of the
+    workdir; see restore.open_run for step and weights.
 
     Raises:
       ConfigError: There is no such run, checkpoint, sheet or class, or a sheet of

@@ -58,5 +58,5 @@ def run(tmp_path, explorers=None, name="planted", metrics=(), seed=0, **changes)
         grid = AttentionGrid(16, 8)
         layers = [("attention8", grid, focused(grid, np.zeros(64, int)))]
         explorers = [explorer_of(layers)]
-    record = RunRecord(list(metrics), [], [], (), [])
-    return ReportedRun(name, opened, seed, record, [], explorers, [])
+    record = RunRecord(name, opened.config, list(metrics), [], [], (), [])
+    return ReportedRun(opened, seed, record, [], explorers, [])

@@ -218,7 +218,8 @@ def test_ablation_draws_and_says_that_there_is_no_evaluation(workdir, capsys, tm
     assert f"{missing}python eval.py" in said
     assert not (out / "ablation.json").exists()
     with Image.open(out / "ablation.png") as picture:
-        drawn = np.asarray(picture, int)[-10 - 2 * 66 : -10, -10 - 2 * 66 : -10]
+        left = 10 + layout._width("without attention8") + layout._SPACE
+        drawn = np.asarray(picture, int)[-10 - 2 * 66 : -10, left : left + 2 * 66]
     assert (drawn[:64] != drawn[66:130]).any()  # cells of 64 pixels and gaps of 2
 
 

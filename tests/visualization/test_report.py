@@ -32,7 +32,7 @@ def data_of(text):
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_the_page_has_the_rows_of_beta_but_for_the_rounding_to_a_byte(grid):
-    beta, shown = pages.scattered(grid), explorer.CoarseGrid(grid)
+    beta, shown = pages.scattered(grid), explorer.coarsen(grid)
     layer = explorer.pack_layer(LayerAttention(beta, np.float32(0.5)), grid)
     found = explorer.unpack_beta(layer)
     assert found.shape == (shown.side**2, shown.cells**2)
@@ -53,7 +53,7 @@ def test_the_page_has_the_rows_of_beta_but_for_the_rounding_to_a_byte(grid):
 
 @pytest.mark.parametrize("grid", GRIDS[1:], ids=str)
 def test_the_numbers_are_those_of_maps(grid):
-    beta, rows = pages.scattered(grid), explorer.CoarseGrid(grid).rows
+    beta, rows = pages.scattered(grid), explorer.coarsen(grid).rows
     layer = explorer.pack_layer(LayerAttention(beta, np.float32(0.5)), grid)
     wanted = {
         "entropy": attention_maps.entropy_bits(jnp.asarray(beta))[rows],
@@ -78,7 +78,7 @@ def test_a_row_that_looks_at_one_position_has_no_entropy_and_all_the_share():
 
 def test_the_images_of_an_explorer_fit_into_its_bytes():
     grids = {"a": AttentionGrid(256, 64), "b": AttentionGrid(256, 128)}
-    each = 256 * 256 * 4 + 2 * explorer.CoarseGrid(grids["a"]).nbytes
+    each = 256 * 256 * 4 + 2 * explorer.coarsen(grids["a"]).nbytes
     assert explorer.count_images(grids, 10, 3 * each) == 3
     assert explorer.count_images(grids, 2, 3 * each) == 2
     assert explorer.count_images(grids, 2, each - 1) == 0
@@ -107,9 +107,7 @@ def lines(count=3):
 
 def test_what_is_logged_becomes_curves_and_the_uniform_is_dotted(tmp_path):
     run = pages.run(tmp_path, metrics=lines())
-    drawn = curves.make_plots(
-        [curves.NamedRun(run.name, run.opened.config, run.record)]
-    )
+    drawn = curves.make_plots([run.record])
     titles = {plot.title: plot for plot in drawn}
     entropy = titles["entropy of attention, bits"]
     assert entropy.levels == {"uniform": 4.0}
@@ -125,9 +123,7 @@ def test_of_several_runs_the_curves_lie_over_each_other(tmp_path):
     more = [{**line, "entropy/g/attention16": 5.5} for line in lines()]
     one = pages.run(tmp_path, name="one", metrics=lines())
     two = pages.run(tmp_path, name="two", metrics=more, g__attention=(8, 16))
-    both = [one, two]
-    made = [curves.NamedRun(r.name, r.opened.config, r.record) for r in both]
-    titles = {plot.title: plot for plot in curves.make_plots(made)}
+    titles = {plot.title: plot for plot in curves.make_plots([one.record, two.record])}
     loss = titles["loss (discriminator)"]
     assert [(line.label, line.colour) for line in loss.curves] == [
         ("one", 0),
