@@ -1,10 +1,10 @@
-"""Convolutions of the residual blocks, plain and in an exact cheaper form.
+"""Convolutions of the residual blocks, plain and in exact, cheaper forms.
 
 Images are NHWC, kernels HWIO of 1x1 or 3x3, stride 1, SAME padding, no bias. With
 `fast` a function computes the same values and gradients, to rounding, with fewer
 multiplications. On accelerators a resampling 3x3 convolution is one convolution with a
 4x4 kernel: strided downwards, transposed upwards. With `cpu` the forms are those of
-runtime/cpu_convolutions.py, if the images are float32.
+runtime/cpu_convolutions.py; in bfloat16 only upsampling has one of its own there.
 """
 
 from functools import partial
@@ -55,7 +55,7 @@ def upsample_conv(
     """Nearest-neighbour upsampling by two, then `conv`."""
     if fast and kernel.shape[0] == 1:
         return upsample(conv(x, kernel, fast=True, cpu=cpu))
-    if fast and _has_cpu_forms(x, cpu):
+    if fast and cpu:
         return cpu_convolutions.upsample_conv(x, kernel)
     if fast and min(x.shape[1:3]) >= 8:
         wide = _widen(kernel).astype(x.dtype)

@@ -78,9 +78,20 @@ def test_fast_form_is_equal_on_accelerators(op, size):
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("width", [1, 3])
-def test_fast_form_is_equal_in_bfloat16_to_its_rounding(op, width):
+@pytest.mark.parametrize("cpu", [True, False])
+def test_fast_form_is_equal_in_bfloat16_to_its_rounding(op, width, cpu):
     # eight bits: each rounding of a sum is up to 2^-8 = 0.004 of it
-    assert_equal_to_plain(op, *draw(16, width, jnp.bfloat16), rounding=0.06)
+    assert_equal_to_plain(op, *draw(16, width, jnp.bfloat16), rounding=0.06, cpu=cpu)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("cpu", [True, False])
+def test_upsampling_is_one_transposed_convolution_but_on_the_cpu(dtype, cpu):
+    form = functools.partial(upsample_conv, fast=True, cpu=cpu)
+    program = str(jax.make_jaxpr(form)(*draw(16, 3, dtype)))
+    # the CPU takes 30 times as long for a convolution of dilated images
+    assert program.count("lhs_dilation=(2, 2)") == (not cpu)
+    assert program.count("conv_general_dilated") == (4 if cpu else 1)
 
 
 @pytest.mark.parametrize("fast", [False, True])
