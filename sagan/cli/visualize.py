@@ -58,16 +58,15 @@ def attend_command(args: Arguments) -> None:
     labels = labels_to_draw(config, options.n, options.classes)
     opened = open_run(options.workdir, options.step, options.weights)
     out = options.out or options.workdir / "attend" / f"step_{opened.step}"
-    where = {"seed": options.seed, "out": out}
-    heatmaps.attend(
-        opened, labels, grids, queries=queries, whole=options.whole, **where
-    )
+    common = {"seed": options.seed, "out": out}
+    choices = {"queries": queries, "whole": options.whole}
+    heatmaps.attend(opened, labels, grids, **choices, **common)
     if options.ablate:
-        ablation.ablate(opened, labels, list(grids["g"]), **where)
+        ablation.ablate(opened, labels, list(grids["g"]), **common)
 
 
 def sheets_command(args: Arguments) -> None:
-    """Draws sheets of a run: classes, interpolation, truncation, nearest neighbours."""
+    """Draws sheets of images: classes, interpolation, truncation, neighbours."""
     parser = checkpoint_parser(
         sheets_command,
         classes="labels to draw, such as 3 8 (default: a few of all)",

@@ -11,7 +11,7 @@ from sagan.config.fields import replace
 from sagan.config.schema import Config, ConfigError
 from sagan.config.validation import check_batch
 from sagan.planning import cost
-from sagan.planning.advice import advice, more_devices
+from sagan.planning.memory_savings import more_devices, savings
 from sagan.planning.topology import GIB, Topology, devices, has_compiler
 from sagan.runtime.compilation import cpu_compiler_options
 from sagan.state import abstract, make_game
@@ -207,8 +207,8 @@ def _verdict(config: Config, topology: Topology, compiled: Compiled) -> Iterator
         yield f"  {count} {kind}{'s' * (count > 1)}, {_gib(size)} in all"
     if not fits:
         yield "to need less memory, in this order:"
-        for one in advice(config, topology):
-            yield f"  {one.arguments}: {one.why}"
+        for saving in savings(config, topology):
+            yield f"  {saving.arguments}: {saving.effect}"
         if larger := more_devices(config, topology):
             yield f"  --topology {larger}: fewer images on each device"
 

@@ -1,4 +1,4 @@
-"""Machines that a step can be planned for: their names, devices and memory."""
+"""Hardware that a step can be planned for: names, devices, memory."""
 
 import importlib.util
 import math
@@ -11,11 +11,11 @@ from sagan.config.schema import ConfigError
 
 GIB = 2**30
 
-# What a program may use of one device, as libtpu 0.0.42 says when it is too little. It
-# lists a v4 chip as two devices of half its memory.
+# Bytes of one device that a program may use, from the errors of libtpu 0.0.42. It lists
+# a v4 chip as two devices with half the memory each.
 HBM = {"v4": 15.25 * GIB, "v5e": 15.75 * GIB, "v5p": 95.74 * GIB, "v6e": 31.25 * GIB}
 DEVICES_OF_A_CHIP = {"v4": 2}
-FLAT = ("v5e", "v6e")  # chips in a rectangle; those of the others fill a box
+FLAT = ("v5e", "v6e")  # chips in two dimensions; the others have three
 
 SIDES = re.compile(r"(?<=[:x])\d+")
 EXAMPLES = "v5e:1x1, v5e:2x4, v5e:4x4, v6e:2x2, v4:2x2x1, v5p:2x2x2, gpu:80GiB, cpu"
@@ -25,10 +25,10 @@ class Topology(NamedTuple):
     """Devices of one kind.
 
     Attributes:
-      name: as on the command line.
+      name: Name on the command line.
       kind: "tpu", "gpu" or "cpu".
-      devices: how many.
-      memory: bytes of each that a program may use.
+      devices: Number of devices.
+      memory: Bytes of each device that a program may use.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Topology(NamedTuple):
 
 
 def parse(name: str) -> Topology:
-    """The topology of a name: v5e:2x4 in libtpu's words, gpu:8x80GiB, or cpu.
+    """The topology of a name: v5e:2x4 as in libtpu, gpu:8x80GiB, or cpu.
 
     Raises:
-      ConfigError: there is none; with examples that work.
+      ConfigError: The name is unknown.
     """
     if name == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -62,12 +62,12 @@ def _is_shape(generation: str, sides: list[int]) -> bool:
     flat = generation in FLAT
     if len(sides) != (2 if flat else 3) or not all(1 <= side <= 16 for side in sides):
         return False
-    # a host has 2x2 chips, or one alone
+    # a host has 2x2 chips, or one
     return sides == [1, 1] or all(side % 2 == 0 for side in sides[:2])
 
 
-def larger(topology: Topology) -> Iterator[str]:
-    """Names of the same kind of devices, twice and four times as many, and so on."""
+def larger_names(topology: Topology) -> Iterator[str]:
+    """Names of topologies with twice as many devices, four times as many, and so on."""
     count, sides = topology.devices, [int(n) for n in SIDES.findall(topology.name)]
     while topology.kind == "gpu" and count < 1024:
         count *= 2
@@ -80,27 +80,27 @@ def larger(topology: Topology) -> Iterator[str]:
 
 
 def set_environment(topology: Topology) -> None:
-    """Sets the environment in which JAX must start to plan for this topology."""
+    """Sets the variables that planning needs; must come before the import of JAX."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # else libtpu asks the cloud where it is
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # else libtpu asks the cloud for metadata
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # cannot load other machines' code
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # nothing is run: plans may overlap
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # else an error line
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # plans may overlap: nothing runs
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # else an error
     if topology.kind == "gpu":
         flag = f"--xla_force_host_platform_device_count={topology.devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
 def has_compiler(topology: Topology) -> bool:
-    """Whether what compiles for this topology is installed."""
+    """Whether a compiler for this topology is installed."""
     return topology.kind != "tpu" or importlib.util.find_spec("libtpu") is not None
 
 
 def devices(topology: Topology) -> list[Any]:
-    """The devices to compile for: of the topology itself, else of the local CPU.
+    """Devices to compile for: those of a TPU topology, else the local CPU's.
 
     Raises:
-      ConfigError: libtpu knows no such topology.
+      ConfigError: libtpu does not know the topology.
     """
     import jax
 

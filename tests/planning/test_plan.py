@@ -15,7 +15,7 @@ from sagan.cli import arguments, main
 from sagan.config import Config, ConfigError, check_config, load, replace
 from sagan.config.validation import check_batch
 from sagan.planning import cost, plan, topology
-from sagan.planning.advice import advice
+from sagan.planning.memory_savings import savings
 from sagan.planning.plan import Compiled
 from sagan.runtime import compilation
 
@@ -187,9 +187,9 @@ def test_collectives_are_counted_with_their_bytes():
 
 @pytest.mark.parametrize("name", ["v5e:1x1", "v5e:2x4", "gpu:80GiB"])
 @pytest.mark.parametrize("preset", ["imagenet128.py", "official_feat32.py"])
-def test_every_advice_is_a_config_that_works(preset, name):
+def test_every_saving_is_a_config_that_works(preset, name):
     config, machine = load(ROOT / "configs" / preset), topology.parse(name)
-    given = advice(config, machine)
+    given = savings(config, machine)
     fields = [next(iter(one.values)) for one in given]
     assert fields[:3] == ["model.attention_chunks", "model.remat", "model.dtype"]
     assert fields[3:] == ["optim.accumulate", "data.batch"]
@@ -212,16 +212,16 @@ def test_every_advice_is_a_config_that_works(preset, name):
 )
 def test_larger_topologies_are_topologies(name, more):
     machine = topology.parse(name)
-    names = list(topology.larger(machine))
+    names = list(topology.larger_names(machine))
     assert names[: len(more)] == more and bool(names) == bool(more)
     for larger in names:
         assert topology.parse(larger).devices >= 2 * machine.devices
 
 
-def test_no_advice_is_given_twice(tiny):
+def test_no_saving_is_given_twice(tiny):
     config = tiny(model__remat=True, model__dtype="bfloat16", g__attention=())
     config = dataclasses.replace(config, d=dataclasses.replace(config.d, attention=()))
-    given = advice(config, topology.parse("v5e:1x1"))
+    given = savings(config, topology.parse("v5e:1x1"))
     assert [next(iter(one.values)) for one in given] == [
         "optim.accumulate",
         "data.batch",
