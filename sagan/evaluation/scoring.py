@@ -219,6 +219,6 @@ def _default_samples(network: FeatureNetwork, reals: int, available: int | None)
 
 
 def _configured(metric: Metric, choices: Mapping[str, Any]) -> Metric:
-    has = {field.name for field in dataclasses.fields(metric)}  # type: ignore
+    has = {field.name for field in dataclasses.fields(metric)}
     mine = {name: value for name, value in choices.items() if name in has}
-    return dataclasses.replace(metric, **mine)  # type: ignore
+    return dataclasses.replace(metric, **mine)

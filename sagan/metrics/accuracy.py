@@ -1,16 +1,16 @@
 """Class accuracy of samples, and of classifiers trained on samples."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 from sagan.data.source import Examples
 from sagan.metrics import classifier
-from sagan.metrics.interface import Collecting, Measured, MetricError, gather
+from sagan.metrics.interface import Measured, Metric, MetricError, join_pieces
 from sagan.runtime.progress import Progress, silent
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassAccuracy(Collecting):
+class ClassAccuracy(Metric):
     """Share of samples that the feature network classifies as their label.
 
     Needs a feature network whose logits are the classes of the data. A generator with
@@ -18,14 +18,13 @@ class ClassAccuracy(Collecting):
     """
 
     labelled = True
-    paired = False
     logits = "labels"
     keeps = ("label", "logits")
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
         """{"accuracy"}."""
         del real, progress
-        label, logits = (gather(fake, name, "fake") for name in self.keeps)
+        label, logits = (join_pieces(fake, name, "fake") for name in self.keeps)
         if label.max() >= logits.shape[1]:
             raise MetricError(
                 f"label {label.max()} is none of the feature network's"
@@ -35,7 +34,7 @@ class ClassAccuracy(Collecting):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassificationAccuracyScore(Collecting):
+class ClassificationAccuracyScore(Metric):
     """Trains the embedded classifier on fakes and tests it on reals, and vice versa.
 
     The reverse (GAN-test, Shmelkov et al. 2018, arXiv:1807.09499) trains on the reals
@@ -50,15 +49,14 @@ class ClassificationAccuracyScore(Collecting):
 
     test: Examples | None = None
     labelled = True
-    paired = False
     featured = False
-    in_sample: ClassVar[tuple[str, ...]] = ("cas_reverse",)
+    in_sample = ("cas_reverse",)
     keeps = ("image", "label")
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
         """{"cas", "cas_reverse"}, both in [0, 1]."""
-        fakes = Examples(*(gather(fake, name, "fake") for name in self.keeps))
-        reals = Examples(*(gather(real, name, "real") for name in self.keeps))
+        fakes = Examples(*(join_pieces(fake, name, "fake") for name in self.keeps))
+        reals = Examples(*(join_pieces(real, name, "real") for name in self.keeps))
         test = self.test or reals
         notes = () if self.test else ("cas: no held-out split; tested on the reals",)
         values = {

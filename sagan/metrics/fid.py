@@ -1,24 +1,24 @@
 """FID over all images, extrapolated to infinitely many, and within each class."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from sagan.metrics import gaussian
 from sagan.metrics.interface import (
-    Collecting,
     Extracted,
     Measured,
+    Metric,
     MetricError,
     check_finite,
-    gather,
+    join_pieces,
 )
 from sagan.runtime.progress import Progress, silent
 
 
 @dataclasses.dataclass(frozen=True)
-class FrechetDistance:
+class FrechetDistance(Metric):
     """FID: the Fréchet distance of Gaussians fitted to the features of both sets.
 
     It falls as either set grows: compare only equal numbers of images.
@@ -27,12 +27,6 @@ class FrechetDistance:
     no epsilon is added to their diagonals, as in torch-fidelity; TTUR's `fid.py` adds
     one if its matrix root fails, which `gaussian.frechet_distance` cannot.
     """
-
-    labelled = False
-    paired = False
-    logits = ""
-    featured = True
-    in_sample: ClassVar[tuple[str, ...]] = ()
 
     def empty(self) -> gaussian.Moments:
         return gaussian.NOTHING
@@ -59,7 +53,7 @@ _LEAST = 200  # fakes: the smallest subset then holds 20
 
 
 @dataclasses.dataclass(frozen=True)
-class FrechetInfinity(Collecting):
+class FrechetInfinity(Metric):
     """FID extrapolated to infinitely many fakes: a line fitted over 1/N, at 1/N = 0.
 
     The FIDs are those of random subsets of n/10 to n fakes against all reals. The bias
@@ -69,20 +63,17 @@ class FrechetInfinity(Collecting):
     latents from a Sobol sequence; here any fakes will do.
     """
 
-    labelled = False
-    paired = False
-
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
         """{"fid_infinity"}.
 
         Raises:
           MetricError: There are fewer than 200 fakes or two reals.
         """
-        fakes = gather(fake, "vector", "fake")
+        fakes = join_pieces(fake, "vector", "fake")
         n, d = fakes.shape
         if n < _LEAST:
             raise MetricError(f"{n} fake images: fid_infinity needs at least {_LEAST}")
-        reals = gaussian.from_features(gather(real, "vector", "real"), "real")
+        reals = gaussian.from_features(join_pieces(real, "vector", "real"), "real")
         numbers = np.linspace(n // 10, n, _POINTS).astype(int)
         rng = np.random.default_rng(0)
         fids = []
@@ -101,7 +92,7 @@ class FrechetInfinity(Collecting):
 
 
 @dataclasses.dataclass(frozen=True)
-class IntraClass(Collecting):
+class IntraClass(Metric):
     """FID within each class, and its mean over the classes.
 
     A class rarely has as many images as there are features; its covariance is then
@@ -112,7 +103,6 @@ class IntraClass(Collecting):
 
     keeps = ("vector", "label")
     labelled = True
-    paired = False
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
         """{"ifid"}, the mean, and {"ifid/3"} for class 3, and so on.
@@ -142,7 +132,7 @@ class IntraClass(Collecting):
 
 def _by_class(state: Any, what: str) -> dict[int, np.ndarray]:
     """Features by class, in the order of the images."""
-    vectors, labels = gather(state, "vector", what), gather(state, "label", what)
+    vectors, labels = (join_pieces(state, k, what) for k in ("vector", "label"))
     order = np.argsort(labels, kind="stable")
     classes, starts = np.unique(labels[order], return_index=True)
     parts = np.split(vectors[order], starts[1:])

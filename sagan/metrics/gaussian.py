@@ -7,7 +7,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Float64
 
-from sagan.metrics.interface import MetricError, as_float64
+from sagan.metrics.interface import MetricError
 
 _ROWS = 4096  # rows in float64 at a time
 
@@ -34,7 +34,7 @@ def moments(x: Float[np.ndarray, "n d"]) -> Moments:
     """Moments of features, centred block by block: a large mean costs no digits."""
     found = NOTHING
     for start in range(0, len(x), _ROWS):
-        block = as_float64(x[start : start + _ROWS])
+        block = x[start : start + _ROWS].astype(np.float64)
         mean = block.mean(axis=0)
         centred = block - mean
         found = merge(found, Moments(len(block), mean, centred.T @ centred))
@@ -77,7 +77,7 @@ def from_features(x: Float[np.ndarray, "n d"], what: str) -> Gaussian:
     if n > d:
         return from_moments(moments(x), what)
     _check_number(n, what)
-    x = as_float64(x)
+    x = x.astype(np.float64)
     mean = x.mean(axis=0)
     return Gaussian(mean, (x - mean).T / math.sqrt(n - 1))
 

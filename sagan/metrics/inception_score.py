@@ -9,21 +9,19 @@ import scipy.special
 from jaxtyping import Float, Float64, Int
 
 from sagan.metrics.interface import (
-    Collecting,
     Extracted,
     Measured,
+    Metric,
     MetricError,
-    as_float64,
-    gather,
+    join_pieces,
 )
 from sagan.runtime.progress import Progress, silent
 
 _SEED = 2020  # torch-fidelity's
-_ROWS = 4096  # rows in float64 at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class InceptionScore(Collecting):
+class InceptionScore(Metric):
     """exp(E KL(p(y|x) || p(y))) over the fakes, in splits and over all of them.
 
     `is` and `is_std` are the mean and population deviation over splits of the fakes in
@@ -38,8 +36,6 @@ class InceptionScore(Collecting):
     splits: int = 10
     keeps = ("logits",)
     logits = "classes"
-    labelled = False
-    paired = False
 
     def update(self, state: Any, extracted: Extracted) -> Any:
         if not extracted.logits.shape[1]:
@@ -53,7 +49,7 @@ class InceptionScore(Collecting):
           MetricError: There are fewer fakes than splits.
         """
         del real, progress
-        logits = gather(fake, "logits", "fake")
+        logits = join_pieces(fake, "logits", "fake")
         n = len(logits)
         if n < self.splits:
             raise MetricError(f"{n} fake images: is needs at least {self.splits}")
@@ -64,27 +60,17 @@ class InceptionScore(Collecting):
         number = np.diff(ends)
         scores = _scores(p / number[:, None], information / number)
         single = _scores(p.sum(axis=0) / n, information.sum() / n)
-        return Measured(
-            {
-                "is": float(np.mean(scores)),
-                "is_std": float(np.std(scores)),
-                "is_single": float(single),
-            }
-        )
+        values = {"is": np.mean(scores), "is_std": np.std(scores), "is_single": single}
+        return Measured({name: float(value) for name, value in values.items()})
 
 
 def _sums(
     logits: Float[np.ndarray, "n k"], chosen: Int[np.ndarray, " m"]
 ) -> tuple[Float64[np.ndarray, " k"], float]:
     """Sums of p(y|x), and of sum_y p(y|x) log p(y|x), over the chosen images."""
-    total, information = np.zeros(logits.shape[1]), 0.0
-    for start in range(0, len(chosen), _ROWS):
-        rows = as_float64(logits[chosen[start : start + _ROWS]])
-        log_p = scipy.special.log_softmax(rows, axis=1)
-        p = np.exp(log_p)
-        total += p.sum(axis=0)
-        information += float((p * log_p).sum())
-    return total, information
+    log_p = scipy.special.log_softmax(logits[chosen].astype(np.float64), axis=1)
+    p = np.exp(log_p)
+    return p.sum(axis=0), float((p * log_p).sum())
 
 
 def _scores(p: Float64[np.ndarray, "*splits k"], information: Any) -> Any:

@@ -1,10 +1,10 @@
 """The interface of every metric: empty, update, compute."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
 from sagan.config.schema import ConfigError
 from sagan.runtime.progress import Progress, silent
@@ -42,14 +42,16 @@ class Measured(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-@runtime_checkable
-class Metric(Protocol):
+@dataclasses.dataclass(frozen=True)
+class Metric:
     """Numbers that compare a set of generated images with a set of real ones.
 
     A state is what a metric keeps of the images of one set. It does not depend on how
-    the images are cut into pieces.
+    the images are cut into pieces. By default it is a tuple of these pieces, with
+    nothing copied before `compute`, which is all that such a metric has to define.
 
     Attributes:
+      keeps: Fields of `Extracted` that the default state holds.
       labelled: Whether it needs the labels of both sets.
       paired: Whether it needs as many reals as fakes.
       logits: Required meaning of the logits: "" for any, "classes" for the feature
@@ -59,23 +61,25 @@ class Metric(Protocol):
         trained on.
     """
 
-    labelled: bool
-    paired: bool
-    logits: str
-    featured: bool
-    in_sample: ClassVar[tuple[str, ...]]
+    keeps: ClassVar[tuple[str, ...]] = ("vector",)
+    labelled: ClassVar[bool] = False
+    paired: ClassVar[bool] = False
+    logits: ClassVar[str] = ""
+    featured: ClassVar[bool] = True
+    in_sample: ClassVar[tuple[str, ...]] = ()
 
     def empty(self) -> Any:
         """The state before any image."""
-        ...
+        return ()
 
     def update(self, state: Any, extracted: Extracted) -> Any:
         """The state after more images.
 
         Raises:
-          MetricError: a feature or logit is not finite.
+          MetricError: A feature or logit is not finite.
         """
-        ...
+        check_finite(extracted)
+        return (*state, {name: getattr(extracted, name) for name in self.keeps})
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
         """Compares the fakes with the reals.
@@ -83,36 +87,11 @@ class Metric(Protocol):
         Raises:
           MetricError: The numbers are not defined for these sets.
         """
-        ...
+        raise NotImplementedError
 
 
-@dataclasses.dataclass(frozen=True)
-class Collecting:
-    """A metric whose state is the features themselves; lacks only `compute`.
-
-    The state is a tuple of pieces with those fields of `Extracted` that `keeps` names.
-    Nothing is copied before `compute`.
-    """
-
-    keeps = ("vector",)
-    logits = ""
-    featured = True
-    in_sample: ClassVar[tuple[str, ...]] = ()
-
-    def empty(self) -> tuple[dict[str, np.ndarray], ...]:
-        """An empty tuple."""
-        return ()
-
-    def update(
-        self, state: tuple[dict[str, np.ndarray], ...], extracted: Extracted
-    ) -> tuple[dict[str, np.ndarray], ...]:
-        """Appends a piece."""
-        check_finite(extracted)
-        return (*state, {name: getattr(extracted, name) for name in self.keeps})
-
-
-def gather(state: tuple[dict[str, np.ndarray], ...], name: str, what: str) -> Any:
-    """Concatenates one field of all pieces.
+def join_pieces(state: tuple[dict[str, np.ndarray], ...], name: str, what: str) -> Any:
+    """Concatenates one field of all pieces of a default state.
 
     Raises:
       MetricError: There are no images in this set, which `what` names.
@@ -132,11 +111,6 @@ def check_finite(extracted: Extracted) -> None:
                 f"{name} of the feature network: not finite for {(~rows).sum()} of"
                 f" {len(rows)} images, image {bad} first"
             )
-
-
-def as_float64(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Features in float64, in which all sums here are taken."""
-    return np.asarray(x, np.float64)
 
 
 def row_blocks(n: int, columns: int) -> list[tuple[int, int]]:

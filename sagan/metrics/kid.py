@@ -11,11 +11,10 @@ from jax import lax
 from jaxtyping import Array, Float, Float64
 
 from sagan.metrics.interface import (
-    Collecting,
     Measured,
+    Metric,
     MetricError,
-    as_float64,
-    gather,
+    join_pieces,
     row_blocks,
 )
 from sagan.runtime.progress import Progress, silent
@@ -24,7 +23,7 @@ _SEED = 2020  # torch-fidelity's
 
 
 @dataclasses.dataclass(frozen=True)
-class KernelDistance(Collecting):
+class KernelDistance(Metric):
     """Unbiased MMD^2 with the kernel (x.y / d + 1)^3, over subsets and in full.
 
     `kid` and `kid_std` are the mean and population deviation over random subsets, the
@@ -45,8 +44,6 @@ class KernelDistance(Collecting):
 
     subsets: int = 100
     size: int = 1000
-    labelled = False
-    paired = False
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
         """{"kid", "kid_std", "kid_full"}.
@@ -54,8 +51,8 @@ class KernelDistance(Collecting):
         Raises:
           MetricError: There are fewer than four fakes or reals.
         """
-        reals = gather(real, "vector", "real")
-        fakes = gather(fake, "vector", "fake")
+        reals = join_pieces(real, "vector", "real")
+        fakes = join_pieces(fake, "vector", "fake")
         fewest = min(len(reals), len(fakes))
         if fewest < 4:
             raise MetricError(
@@ -87,7 +84,7 @@ def _over_subsets(
         x = fakes[rng.choice(len(fakes), size, replace=False)]
         y = reals[rng.choice(len(reals), size, replace=False)]
         with jax.enable_x64(True):
-            found.append(float(_mmd2(as_float64(x), as_float64(y))))
+            found.append(float(_mmd2(x.astype(np.float64), y.astype(np.float64))))
     return found
 
 
@@ -101,7 +98,7 @@ def _in_full(
     work += [("both", *rows) for rows in row_blocks(n, m)]
     found = 0.0
     with jax.enable_x64(True):
-        x, y = jnp.asarray(as_float64(fakes)), jnp.asarray(as_float64(reals))
+        x, y = (jnp.asarray(part.astype(np.float64)) for part in (fakes, reals))
         sets = {"fake": (x, x), "real": (y, y), "both": (x, y)}
         for what, start, size in progress(work, "blocks of pairs"):
             total = _sum_of_rows(*sets[what], start, size, own=what != "both")

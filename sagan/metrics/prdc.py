@@ -11,11 +11,10 @@ from jax import lax
 from jaxtyping import Array, Float, Float64
 
 from sagan.metrics.interface import (
-    Collecting,
     Measured,
+    Metric,
     MetricError,
-    as_float64,
-    gather,
+    join_pieces,
     row_blocks,
 )
 from sagan.runtime.progress import Progress, silent
@@ -28,7 +27,7 @@ _ROUNDING = 1e-13
 
 
 @dataclasses.dataclass(frozen=True)
-class PrecisionRecall(Collecting):
+class PrecisionRecall(Metric):
     """Shares of fakes in balls around reals, and of reals in balls around fakes.
 
     A ball reaches from an image to its k-th nearest neighbour in its own set, itself
@@ -47,7 +46,6 @@ class PrecisionRecall(Collecting):
     prdc 0.2.
     """
 
-    labelled = False
     paired = True
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
@@ -56,8 +54,8 @@ class PrecisionRecall(Collecting):
         Raises:
           MetricError: There are five or fewer fakes or reals.
         """
-        reals = gather(real, "vector", "real")
-        fakes = gather(fake, "vector", "fake")
+        reals = join_pieces(real, "vector", "real")
+        fakes = join_pieces(fake, "vector", "fake")
         for what, x in (("real", reals), ("fake", fakes)):
             if len(x) <= _PRDC_K:
                 raise MetricError(
@@ -66,14 +64,10 @@ class PrecisionRecall(Collecting):
         centre = _centre(reals)
         with jax.enable_x64(True):
             real_points, fake_points = _points(reals, centre), _points(fakes, centre)
+            real_radii = _all_radii(real_points, progress, "blocks of real pairs")
+            fake_radii = _all_radii(fake_points, progress, "blocks of fake pairs")
             return Measured(
-                _shares(
-                    real_points,
-                    fake_points,
-                    _all_radii(real_points, progress, "blocks of real pairs"),
-                    _all_radii(fake_points, progress, "blocks of fake pairs"),
-                    progress,
-                )
+                _shares(real_points, fake_points, real_radii, fake_radii, progress)
             )
 
 
@@ -84,74 +78,48 @@ class _Points(NamedTuple):
     norm: Array
 
 
-class _Radii(NamedTuple):
-    """Squared radii of the balls."""
-
-    improved: Any
-    prdc: Any
-
-
-class _Inside(NamedTuple):
-    """Memberships between a block of reals and all fakes.
-
-    Attributes:
-      fake: Whether each fake is in a ball of these reals, improved and prdc.
-      real: Whether each of these reals is in a ball of a fake, improved and prdc.
-      covered: Whether each of these reals' balls holds a fake.
-      count: Number of pairs of a fake and a real's ball that holds it.
-    """
-
-    fake: tuple[Any, Any]
-    real: tuple[Any, Any]
-    covered: Any
-    count: Any
-
-
 def _centre(x: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, " d"]:
     """A median of each feature: relative to it, products lose the fewest digits.
 
     It is one of the values, so differences of integers remain integers.
     """
-    some = as_float64(x[:: -(-len(x) // 1000)])
+    some = x[:: -(-len(x) // 1000)].astype(np.float64)
     return np.sort(some, axis=0)[(len(some) - 1) // 2]
 
 
 def _points(x: Float[np.ndarray, "n d"], centre: Float64[np.ndarray, " d"]) -> _Points:
-    centred = jnp.asarray(as_float64(x) - centre)
+    centred = jnp.asarray(x.astype(np.float64) - centre)
     return _Points(centred, jnp.sum(centred**2, axis=1))
 
 
-def _all_radii(points: _Points, progress: Progress, what: str) -> _Radii:
+def _all_radii(points: _Points, progress: Progress, what: str) -> Array:
+    """Squared radii of the balls: a row for each k, a column for each point."""
     n = len(points.x)
-    found = [
-        _radii(points, start, size) for start, size in progress(row_blocks(n, n), what)
-    ]
-    return _Radii(*(jnp.concatenate(parts) for parts in zip(*found, strict=True)))
+    blocks = progress(row_blocks(n, n), what)
+    return jnp.concatenate([_radii(points, *block) for block in blocks], axis=1)
 
 
 def _shares(
     real: _Points,
     fake: _Points,
-    real_radii: _Radii,
-    fake_radii: _Radii,
+    real_radii: Array,
+    fake_radii: Array,
     progress: Progress,
 ) -> dict[str, float]:
     n, m = len(real.x), len(fake.x)
-    precise = np.zeros((2, m), bool)
-    recalled, covered, count = np.zeros(2), 0, 0
-    for start, size in progress(row_blocks(n, m), "blocks of real and fake pairs"):
-        found = _inside(real, fake, real_radii, fake_radii, start, size)
-        precise |= np.stack(found.fake)
-        recalled += [np.sum(part) for part in found.real]
-        covered += int(np.sum(found.covered))
-        count += int(found.count)
+    precise, counts = np.zeros((2, m), bool), np.zeros(4, int)
+    for block in progress(row_blocks(n, m), "blocks of real and fake pairs"):
+        inside, count = _inside(real, fake, real_radii, fake_radii, *block)
+        precise |= np.asarray(inside)
+        counts += np.asarray(count)
+    improved, prdc, covered, pairs = counts
     return {
         "improved_precision": float(precise[0].mean()),
-        "improved_recall": float(recalled[0] / n),
+        "improved_recall": float(improved / n),
         "prdc_precision": float(precise[1].mean()),
-        "prdc_recall": float(recalled[1] / n),
-        "density": count / (_PRDC_K * m),
-        "coverage": covered / n,
+        "prdc_recall": float(prdc / n),
+        "density": float(pairs / (_PRDC_K * m)),
+        "coverage": float(covered / n),
     }
 
 
@@ -166,7 +134,7 @@ def _squared(a: _Points, b: _Points) -> tuple[Array, Array]:
 
 
 @partial(jax.jit, static_argnames="size")
-def _radii(points: _Points, start: Any, size: int) -> _Radii:
+def _radii(points: _Points, start: Any, size: int) -> Array:
     """Squared distances to the k-th nearest other points, for a block of rows."""
     squared, _ = _squared(_rows(points, start, size), points)
     columns = jnp.arange(len(points.x))[None, :]
@@ -176,30 +144,30 @@ def _radii(points: _Points, start: Any, size: int) -> _Radii:
         squared = jnp.where(columns == nearest[:, None], jnp.inf, squared)
         nearest = jnp.argmin(squared, axis=1)
         kth[k] = jnp.min(squared, axis=1)
-    return _Radii(kth[_IMPROVED_K], kth[_PRDC_K])
+    return jnp.stack([kth[_IMPROVED_K], kth[_PRDC_K]])
 
 
 @partial(jax.jit, static_argnames="size")
 def _inside(
     real: _Points,
     fake: _Points,
-    real_radii: _Radii,
-    fake_radii: _Radii,
+    real_radii: Array,
+    fake_radii: Array,
     start: Any,
     size: int,
-) -> _Inside:
+) -> tuple[Array, Array]:
+    """Compares a block of reals with all fakes.
+
+    Returns whether each fake is in a ball of these reals, by the radii of both k, and
+    four counts: the reals that are in a ball of a fake, by both; the reals whose second
+    ball holds a fake; and the pairs of a fake and a second ball that holds it.
+    """
     squared, rounding = _squared(_rows(real, start, size), fake)
-    of_real = _Radii(
-        *(lax.dynamic_slice_in_dim(r, start, size)[:, None] for r in real_radii)
+    real_radii = lax.dynamic_slice_in_dim(real_radii, start, size, axis=1)
+    in_real, in_fake = (
+        (squared <= improved + rounding, squared < prdc - rounding)
+        for improved, prdc in (real_radii[:, :, None], fake_radii[:, None, :])
     )
-    of_fake = _Radii(*(r[None, :] for r in fake_radii))
-    in_real = squared <= of_real.improved + rounding
-    in_fake = squared <= of_fake.improved + rounding
-    in_real_open = squared < of_real.prdc - rounding
-    in_fake_open = squared < of_fake.prdc - rounding
-    return _Inside(
-        fake=(in_real.any(axis=0), in_real_open.any(axis=0)),
-        real=(in_fake.any(axis=1), in_fake_open.any(axis=1)),
-        covered=in_real_open.any(axis=1),
-        count=in_real_open.sum(),
-    )
+    inside = jnp.stack([ball.any(axis=0) for ball in in_real])
+    counts = [ball.any(axis=1).sum() for ball in (*in_fake, in_real[1])]
+    return inside, jnp.stack([*counts, in_real[1].sum()])
