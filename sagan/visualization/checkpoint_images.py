@@ -16,13 +16,14 @@ from sagan.visualization.layout import shorten
 BATCH = 64  # as in `sagan sample`: the same compiled program, so the same images
 COLUMNS = 10  # latents side by side
 _CLASSES = 10  # shown by default, at most
+Classes = Sequence[int] | None  # labels asked for; None: a default
+Latents = Float32[np.ndarray, "n z"]
+Labels = Int[np.ndarray, " n"]
 UNCONDITIONAL = "the run is unconditional: there are no classes"
 sampler = functools.lru_cache(maxsize=4)(sampler_lib.make_sampler)
 
 
-def latents(
-    opened: Opened, seed: int, count: int, truncation: float = 0.0
-) -> Float32[np.ndarray, "n z"]:
+def latents(opened: Opened, seed: int, count: int, truncation: float = 0.0) -> Latents:
     """The first latents of a seed, as `sagan sample` uses them."""
     numbers = np.arange(-(-count // BATCH) * BATCH)  # few shapes: each is compiled
     z = sampler_lib.latents(opened.config, seed, numbers, truncation)
@@ -30,10 +31,7 @@ def latents(
 
 
 def draw_images(
-    config: Config,
-    variables: Variables,
-    z: Float32[np.ndarray, "n z"],
-    y: Int[np.ndarray, " n"],
+    config: Config, variables: Variables, z: Latents, y: Labels
 ) -> UInt8[np.ndarray, "n h w c"]:
     """The image of each latent and class, as `sagan sample` would write it."""
     images = sampler_lib.batched(sampler(config), variables, BATCH)
@@ -42,19 +40,14 @@ def draw_images(
 
 
 def draw_rows(
-    opened: Opened,
-    z: Float32[np.ndarray, "n z"],
-    y: Int[np.ndarray, " n"],
-    columns: int = COLUMNS,
+    opened: Opened, z: Latents, y: Labels, columns: int = COLUMNS
 ) -> UInt8[np.ndarray, "rows columns h w c"]:
     """The images of a checkpoint as those of a layout.Panel."""
     images = draw_images(opened.config, opened.variables, z, y)
     return images.reshape(-1, columns, *images.shape[1:])
 
 
-def classes_to_show(
-    opened: Opened, classes: Sequence[int] | None
-) -> Int[np.ndarray, " k"]:
+def classes_to_show(opened: Opened, classes: Classes) -> Labels:
     """The given labels, else up to ten spread evenly; empty if unconditional.
 
     Raises:
@@ -66,17 +59,13 @@ def classes_to_show(
     return np.asarray(some if classes is None else classes, np.int32)
 
 
-def labels_in_turn(
-    opened: Opened, classes: Sequence[int] | None, count: int = COLUMNS
-) -> Int[np.ndarray, " n"]:
+def labels_in_turn(opened: Opened, classes: Classes, count: int = COLUMNS) -> Labels:
     """`count` labels, the classes_to_show in turn; zeros if unconditional."""
     shown = classes_to_show(opened, classes)
     return np.resize(shown if len(shown) else np.zeros(1, np.int32), count)
 
 
-def label_names(
-    opened: Opened, labels: Int[np.ndarray, " n"], longest: int = 64
-) -> list[str]:
+def label_names(opened: Opened, labels: Labels, longest: int = 64) -> list[str]:
     """Class names, shortened, or numbers if unknown; empty if unconditional."""
     count, names = opened.config.data.classes, class_names(opened.workdir)
     if not count:

@@ -1,7 +1,6 @@
 """Interpolates between samples: latents on a great circle, classes by their tables."""
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,15 +14,15 @@ from sagan.config.schema import Config
 from sagan.layers import spectral_normalise
 from sagan.sampling.sampler import Variables
 from sagan.visualization import checkpoint_images as drawing
+from sagan.visualization.checkpoint_images import Classes, Latents
 from sagan.visualization.layout import Panel, Sheet
 
+Weights = Float32[np.ndarray, "n k"]  # of classes
 _ROWS = 4  # of each of the first two panels
 _PARTS = np.linspace(0, 1, 9, dtype=np.float32)  # of the way from one end to the other
 
 
-def draw_interpolation(
-    opened: Opened, *, seed: int, classes: Sequence[int] | None
-) -> Sheet:
+def draw_interpolation(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
     """From latent to latent, from class to class, and both."""
     ends = drawing.latents(opened, seed, 2 * _ROWS)
     a, b = ends[::2], ends[1::2]
@@ -63,11 +62,7 @@ def draw_interpolation(
 
 
 def _draw_paths(
-    opened: Opened,
-    a: Float32[np.ndarray, "rows z"],
-    b: Float32[np.ndarray, "rows z"],
-    first: Float32[np.ndarray, "rows k"],
-    second: Float32[np.ndarray, "rows k"],
+    opened: Opened, a: Latents, b: Latents, first: Weights, second: Weights
 ) -> UInt8[np.ndarray, "rows columns h w c"]:
     """Each row goes from one latent and mixture of classes to another."""
     count = len(_PARTS)
@@ -77,9 +72,7 @@ def _draw_paths(
     return images.reshape(-1, count, *images.shape[1:])
 
 
-def _steps(
-    first: Float32[np.ndarray, "rows k"], second: Float32[np.ndarray, "rows k"]
-) -> Float32[np.ndarray, "n k"]:
+def _steps(first: np.ndarray, second: np.ndarray) -> Weights:
     """From each row of the first to that of the second, in equal steps."""
     part = np.tile(_PARTS, len(first))[:, None]
     first, second = (x.repeat(len(_PARTS), axis=0) for x in (first, second))
@@ -87,9 +80,7 @@ def _steps(
 
 
 def draw_mixtures(
-    opened: Opened,
-    z: Float32[np.ndarray, "n z"],
-    weights: Float32[np.ndarray, "n k"],
+    opened: Opened, z: Latents, weights: Weights
 ) -> UInt8[np.ndarray, "n h w c"]:
     """The image of each latent and mixture of the k classes.
 
@@ -149,11 +140,7 @@ def without_sn_tables(config: Config, variables: Variables) -> tuple[Config, Var
     return replace(config, {"g.sn_tables": False}), {**variables, **found}
 
 
-def great_circle(
-    a: Float32[np.ndarray, "n z"],
-    b: Float32[np.ndarray, "n z"],
-    t: Float[np.ndarray, " n"],
-) -> Float32[np.ndarray, "n z"]:
+def great_circle(a: Latents, b: Latents, t: Float[np.ndarray, " n"]) -> Latents:
     """Latents on the great circle from a (t = 0) to b (t = 1), in equal angles.
 
     Normal latents lie near a sphere of radius sqrt(z); the middle of a straight line

@@ -15,6 +15,7 @@ from sagan.metrics.features import FeatureNetwork, FeatureRequest, open_features
 from sagan.runtime.progress import bar
 from sagan.sampling import sampler
 from sagan.visualization import checkpoint_images as drawing
+from sagan.visualization.checkpoint_images import Classes
 from sagan.visualization.layout import Panel, Sheet
 
 _COUNT = 256  # samples, and test images, whose distances are computed
@@ -73,9 +74,7 @@ class _Found(NamedTuple):
         return rows
 
 
-def draw_neighbours(
-    opened: Opened, *, seed: int, classes: Sequence[int] | None
-) -> Sheet:
+def draw_neighbours(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
     """Samples, and real test images, beside their nearest training images.
 
     Distances are by pixels (root mean square, in grey levels of 255) and by the default
@@ -160,7 +159,7 @@ def find_nearest(
     )
 
 
-def _open_training(opened: Opened, classes: Sequence[int] | None) -> _Training:
+def _open_training(opened: Opened, classes: Classes) -> _Training:
     source = open_source(opened.config)
     config = resolve(opened.config, source)
     notes = changed_data(opened.workdir, len(source), source.class_names)

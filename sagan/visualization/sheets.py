@@ -14,7 +14,7 @@ from sagan.config.schema import ConfigError
 from sagan.runtime.files import file_name, make_folder, write_whole
 from sagan.sampling.grid import png
 from sagan.visualization import checkpoint_images as drawing
-from sagan.visualization.checkpoint_images import COLUMNS
+from sagan.visualization.checkpoint_images import COLUMNS, Classes
 from sagan.visualization.interpolation import draw_interpolation
 from sagan.visualization.layout import Panel, Sheet
 from sagan.visualization.nearest_neighbours import draw_neighbours
@@ -23,7 +23,7 @@ _CHECKPOINTS = 16  # rows at most
 _THRESHOLDS = (0.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3)
 
 
-def draw_classes(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> Sheet:
+def draw_classes(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
     """Rows are classes, columns latents; plain samples if unconditional."""
     shown = drawing.classes_to_show(opened, classes)
     if not len(shown):
@@ -44,9 +44,7 @@ def draw_classes(opened: Opened, *, seed: int, classes: Sequence[int] | None) ->
     return Sheet([panel], caption)
 
 
-def draw_truncation(
-    opened: Opened, *, seed: int, classes: Sequence[int] | None
-) -> Sheet:
+def draw_truncation(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
     """Rows are truncation thresholds of the latents, columns sample numbers."""
     y = drawing.labels_in_turn(opened, classes)
     z = [drawing.latents(opened, seed, COLUMNS, most) for most in _THRESHOLDS]
@@ -63,7 +61,7 @@ def draw_truncation(
     return Sheet([panel], caption)
 
 
-def draw_progress(opened: Opened, *, seed: int, classes: Sequence[int] | None) -> Sheet:
+def draw_progress(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
     """Rows are the run's checkpoints, columns latents."""
     y = drawing.labels_in_turn(opened, classes)
     z = drawing.latents(opened, seed, COLUMNS)
@@ -107,7 +105,7 @@ def write_sheets(
     step: int | None = None,
     weights: str | None = None,
     seed: int = 0,
-    classes: Sequence[int] | None = None,
+    classes: Classes = None,
     out: Path | None = None,
     report: Callable[[str], None] = print,
 ) -> None:
