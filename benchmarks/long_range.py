@@ -50,7 +50,7 @@ BLOCKS = ("attention", "residual", "none")
 SLOT = 12
 KEPT = "long_range.json"
 SAMPLES = 2000
-LOOKS = 200  # number of images whose attention is read
+READ = 200  # number of images whose attention is read
 INSIDE = 0.2  # a query with more chroma counts as inside an object; objects have 0.38
 EVERY = 500  # steps between two points of the curve
 
@@ -106,15 +106,17 @@ def make_draw(config: config_lib.Config) -> Callable[[Any], np.ndarray]:
     return draw
 
 
-def look(config: config_lib.Config, variables: Any) -> tuple[np.ndarray, np.ndarray]:
+def read_attention(
+    config: config_lib.Config, variables: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Images [n 24 24 3] uint8 and their beta [n, 12, 12 queries, 6, 6 keys]."""
     reader = attention_maps.make_reader(config, "g")
     images, betas = [], []
-    for z in sampler_lib.latents(config, 1, np.arange(LOOKS)):
-        image, reads = reader(variables, z, np.int32(0))
-        (read,) = reads.values()
+    for z in sampler_lib.latents(config, 1, np.arange(READ)):
+        image, attention = reader(variables, z, np.int32(0))
+        (layer,) = attention.values()
         images.append(np.asarray(pixels.to_uint8(image)))
-        betas.append(np.asarray(read.beta).reshape(SLOT, SLOT, SLOT // 2, SLOT // 2))
+        betas.append(np.asarray(layer.beta).reshape(SLOT, SLOT, SLOT // 2, SLOT // 2))
     return np.stack(images), np.stack(betas)
 
 
@@ -170,7 +172,7 @@ def measure(workdir: Path) -> dict[str, Any]:
     draw = make_draw(config)
     row |= far_hues.obeys(draw(variables))
     if config.g.block == "attention":
-        row |= masses(*look(config, variables))
+        row |= masses(*read_attention(config, variables))
         layer = f"attention{SLOT}"
         row["gamma"] = float(variables["params"][layer]["gamma"])
         zero = {**variables["params"][layer], "gamma": np.float32(0)}
@@ -229,7 +231,7 @@ def attended(rows: list[dict[str, Any]]) -> list[str]:
         )
     }
     return [
-        f"attention of queries inside an object ({LOOKS} samples), mean over A and B:",
+        f"attention of queries inside an object ({READ} samples), mean over A and B:",
         f"  mass on the other object's place {values['other']}, on its own"
         f" {values['own']}, on the middle {values['middle']};"
         f" uniform {PLACE**2 / SIZE**2:.1%} each",
@@ -257,7 +259,7 @@ def draw_figure(path: Path, folder: Path, rows: list[dict[str, Any]]) -> None:
     """Draws samples of the first seed, and attention and curves of all seeds."""
     numbers = range(long_range_figure.SHOWN)
     samples = {"real": np.stack([far_hues.render(0, n) for n in numbers])}
-    looks = {}
+    attention = {}
     for row in rows:
         block, seed = row["block"], row["seed"]
         workdir = folder / f"{block}-{seed}"
@@ -266,12 +268,12 @@ def draw_figure(path: Path, folder: Path, rows: list[dict[str, Any]]) -> None:
         if seed == rows[0]["seed"]:
             samples[block] = make_draw(config)(variables)
         if block == "attention":
-            looks[seed] = look(config, variables)
+            attention[seed] = read_attention(config, variables)
     curves = {
         block: [row["curve"] for row in rows if row["block"] == block]
         for block in BLOCKS
     }
-    long_range_figure.save(path, samples, curves, looks)
+    long_range_figure.save(path, samples, curves, attention)
 
 
 def main() -> None:

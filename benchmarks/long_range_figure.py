@@ -20,7 +20,7 @@ def save(
     path: Path,
     samples: Mapping[str, np.ndarray],
     curves: Mapping[str, list[list[tuple[int, float]]]],
-    looks: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    attention: Mapping[int, tuple[np.ndarray, np.ndarray]],
 ) -> None:
     """Draws everything into one file.
 
@@ -28,7 +28,7 @@ def save(
       path: Path of the file.
       samples: Images by the title of their strip.
       curves: Steps and shares for each seed, by block.
-      looks: Images and their betas, [n, query row, query column, key row, key column],
+      attention: Images and their betas, [n, query row, query column, key row, key column],
         by seed.
     """
     figure = plt.figure(figsize=(9, 8), dpi=100, layout="constrained")
@@ -37,7 +37,7 @@ def save(
     left, right = top.subfigures(1, 2, width_ratios=[1.3, 1])
     _strips(left, samples)
     _curves(right, curves)
-    _maps(bottom, looks)
+    _maps(bottom, attention)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)
@@ -67,12 +67,12 @@ def _curves(
 
 
 def _maps(
-    figure: SubFigure | Figure, looks: Mapping[int, tuple[np.ndarray, np.ndarray]]
+    figure: SubFigure | Figure, attention: Mapping[int, tuple[np.ndarray, np.ndarray]]
 ) -> None:
     columns = [
         (seed, image, beta)
-        for seed, look in looks.items()
-        for image, beta in list(zip(*look, strict=True))[: LOOKED // len(looks)]
+        for seed, read in attention.items()
+        for image, beta in list(zip(*read, strict=True))[: LOOKED // len(attention)]
     ]
     queries = columns[0][2].shape[0]
     pixels = far_hues.SIZE // queries

@@ -23,7 +23,7 @@ _PARTS = np.linspace(0, 1, 9, dtype=np.float32)  # of the way from one end to th
 
 
 def draw_interpolation(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
-    """From latent to latent, from class to class, and both."""
+    """Interpolates from latent to latent, from class to class, and both."""
     ends = drawing.latents(opened, seed, 2 * _ROWS)
     a, b = ends[::2], ends[1::2]
     labels = drawing.labels_in_turn(opened, classes, _ROWS + 1)
@@ -73,7 +73,7 @@ def _draw_paths(
 
 
 def _steps(first: np.ndarray, second: np.ndarray) -> Weights:
-    """From each row of the first to that of the second, in equal steps."""
+    """Equal steps from each row of the first to that of the second."""
     part = np.tile(_PARTS, len(first))[:, None]
     first, second = (x.repeat(len(_PARTS), axis=0) for x in (first, second))
     return (1 - part) * first + part * second

@@ -71,7 +71,7 @@ class Sheet(NamedTuple):
 def enlarge(
     image: UInt8[np.ndarray, "h w c"], least: int = _CELL
 ) -> UInt8[np.ndarray, "hh ww 3"]:
-    """In colour, each pixel a square, so that the sides have `least` pixels or more."""
+    """Makes each pixel a square, so that the sides have `least` pixels or more."""
     times = enlargement(min(image.shape[:2]), least)
     image = image.repeat(times, axis=0).repeat(times, axis=1)
     return np.broadcast_to(image, (*image.shape[:2], 3))

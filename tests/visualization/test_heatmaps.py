@@ -159,7 +159,7 @@ def test_real_images_have_the_labels_that_were_asked_for(tiny):
         )
 
 
-def test_switching_off_changes_the_gates_alone(workdir):
+def test_switching_off_changes_only_gamma(workdir):
     opened = open_run(workdir)
     assert ablation.ablations(["a"]) == {"as trained": (), "without a": ("a",)}
     assert ablation.ablations(["a", "b"])["without attention"] == ("a", "b")
