@@ -28,7 +28,7 @@ def save(
       path: Path of the file.
       samples: Images by the title of their strip.
       curves: Steps and shares for each seed, by block.
-      attention: Images and their betas, [n, query row, query column, key row, key column],
+      attention: Images and betas, [n, query row, query column, key row, key column],
         by seed.
     """
     figure = plt.figure(figsize=(9, 8), dpi=100, layout="constrained")
