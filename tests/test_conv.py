@@ -11,10 +11,10 @@ from sagan.runtime import compilation
 OPS = [conv, upsample_conv, conv_downsample]
 
 
-def draw(size, width, dtype=jnp.float32, channels=3, features=2):
-    numbers = np.random.default_rng(size + width)
+def draw(size, kernel_size, dtype=jnp.float32, channels=3, features=2):
+    numbers = np.random.default_rng(size + kernel_size)
     x = numbers.standard_normal((2, size, size + 2, channels))
-    kernel = numbers.standard_normal((width, width, channels, features))
+    kernel = numbers.standard_normal((kernel_size, kernel_size, channels, features))
     return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
 
 
@@ -77,11 +77,13 @@ def test_fast_form_is_equal_on_accelerators(op, size):
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("cpu", [True, False])
-def test_fast_form_is_equal_in_bfloat16_to_its_rounding(op, width, cpu):
+def test_fast_form_is_equal_in_bfloat16_to_its_rounding(op, kernel_size, cpu):
     # eight bits: each rounding of a sum is up to 2^-8 = 0.004 of it
-    assert_equal_to_plain(op, *draw(16, width, jnp.bfloat16), rounding=0.06, cpu=cpu)
+    assert_equal_to_plain(
+        op, *draw(16, kernel_size, jnp.bfloat16), rounding=0.06, cpu=cpu
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -103,9 +105,9 @@ def test_output_has_the_dtype_of_the_images(fast):
         )
 
 
-@pytest.mark.parametrize("width", [1, 3])
-def test_convolution_by_hand(width):
-    x, kernel = draw(4, width)
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_convolution_by_hand(kernel_size):
+    x, kernel = draw(4, kernel_size)
     y = by_loops(x, kernel)
     np.testing.assert_allclose(conv(x, kernel, fast=False, cpu=True), y, atol=1e-4)
     doubled = by_loops(np.asarray(x).repeat(2, 1).repeat(2, 2), kernel)

@@ -88,12 +88,12 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_convolution_and_its_gradients_are_torchs(form, fast, width):
+def test_convolution_and_its_gradients_are_torchs(form, fast, kernel_size):
     ours, theirs = FORMS[form]
-    x, kernel = normal(2, 16, 16, 3), normal(width, width, 3, 4, seed=1)
+    x, kernel = normal(2, 16, 16, 3), normal(kernel_size, kernel_size, 3, 4, seed=1)
     size = {"conv": 16, "upsample_conv": 32, "conv_downsample": 8}[form]
     cotangent = normal(2, size, size, 4, seed=2)
 

@@ -83,8 +83,8 @@ def _flops(params: PyTree, resolution: int) -> int:
 
 def _products(kernel: tuple[int, ...], resolution: int) -> int:
     *window, inputs, outputs = kernel
-    for width in window:  # number of products in a row of the image, without padding
-        inputs *= width * resolution - width // 2 * (width // 2 + 1)
+    for side in window:  # number of products in a row of the image, without padding
+        inputs *= side * resolution - side // 2 * (side // 2 + 1)
     return inputs * outputs
 
 

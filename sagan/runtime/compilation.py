@@ -1,4 +1,4 @@
-"""How XLA compiles: for which devices, with which options, kept for the next start."""
+"""XLA compilation: target devices, options for CPUs, and the cache on disk."""
 
 import contextlib
 import functools
@@ -14,14 +14,14 @@ import jax
 
 
 def is_for_cpu(target: str) -> bool:
-    """Whether a program traced for a target, as in model.target, will run on a CPU."""
+    """Whether `target`, a value of model.target, means a CPU."""
     return target == "cpu" or (target == "auto" and jax.default_backend() == "cpu")
 
 
-# XLA's CPU backend gives single convolutions, products and sums to YNNPACK. Only the
-# sums gain: 64 channels of 16 images at 128x128 in 2 ms, 44 without. A 3x3 convolution
-# with 256 channels at 16x16, forward and backward, takes 0.8 of the CPU time without
-# in jax 0.10.2, 0.5 in 0.12.0.
+# By default XLA's CPU backend gives single convolutions, products and sums to YNNPACK;
+# this option leaves it the sums, the only ones that gain: 64 channels of 16 images at
+# 128x128 take 2 ms instead of 44. A 3x3 convolution with 256 channels at 16x16, forward
+# and backward, takes 0.8 of the CPU time without YNNPACK in jax 0.10.2, 0.5 in 0.12.0.
 CANDIDATES: tuple[tuple[str, str | bool], ...] = (
     ("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_REDUCE"),
 )
@@ -31,10 +31,10 @@ CANDIDATES: tuple[tuple[str, str | bool], ...] = (
 def cpu_compiler_options(
     candidates: tuple[tuple[str, str | bool], ...] = CANDIDATES,
 ) -> dict[str, str | bool]:
-    """Options for `.lower(...).compile(compiler_options=...)`; empty but on the CPU.
+    """Options for `.lower(...).compile(compiler_options=...)`; none except on CPUs.
 
-    An option of XLA_FLAGS is the user's and left out. So is one that this jaxlib does
-    not know: as a compiler option it raises, where in XLA_FLAGS it ends the process.
+    Leaves out options that the user sets in XLA_FLAGS, and those that this jaxlib does
+    not know: unknown compiler options raise (in XLA_FLAGS they would end the process).
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -56,10 +56,10 @@ def _is_known(name: str, value: str | bool) -> bool:
 
 
 def keep_compiled(folder: Path) -> None:
-    """Lets JAX keep compiled programs in a part of `folder`, for the next start.
+    """Keeps compiled programs in a subfolder of `folder`, for the next start.
 
-    Each kind of CPU has its part, as a home directory may be that of many machines. A
-    folder that the user chose for JAX stays; one that cannot be written is not used.
+    Each kind of CPU has its own subfolder, because machines may share a home directory.
+    Does nothing if the user chose a folder for JAX, or if `folder` cannot be written.
     """
     settings: Any = jax.config
     if settings.jax_compilation_cache_dir:
@@ -79,20 +79,20 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    told = ("model name", "flags", "Features")
-    return "\n".join(sorted({line for line in lines if line.startswith(told)}))
+    kept = ("model name", "flags", "Features")
+    return "\n".join(sorted({line for line in lines if line.startswith(kept)}))
 
 
 def _drop_unfinished(part: Path) -> None:
-    """Removes what a process killed while writing left.
+    """Removes entries that a killed process left unfinished.
 
-    JAX would warn of such an entry at each start, compile, and never replace it.
+    JAX would warn about such an entry at each start, and compile without replacing it.
     """
     stamp = part / ".checked"
     checked = stamp.stat().st_mtime if stamp.exists() else 0.0
     now = time.time()
     for path in part.glob("*-cache"):
-        with contextlib.suppress(FileNotFoundError):  # another start was here
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
             if path.stat().st_mtime >= checked and not _is_whole(path.read_bytes()):
                 path.unlink()
     stamp.touch()
