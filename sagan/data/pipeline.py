@@ -5,7 +5,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Generator
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -62,11 +62,10 @@ def batches(
             f"data.batch = {config.data.batch}: must be divisible by the number of"
             f" processes, {process_count}"
         )
-    steps = _Steps(config, source, process_index, process_count)
+    steps = _steps(config, source, process_index, process_count)[start_step:]
     threads = 2 if source.memory else max(2, min(16, os.cpu_count() or 1))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    dataset = grain.MapDataset.source(steps)[start_step:].to_iter_dataset(options)
-    return _closing(iter(dataset))
+    return _closing(iter(steps.to_iter_dataset(options)))
 
 
 def _closing(iterator: grain.DatasetIterator) -> Generator[Batch, None, None]:
@@ -74,35 +73,28 @@ def _closing(iterator: grain.DatasetIterator) -> Generator[Batch, None, None]:
         yield from iterator
 
 
-@final
-class _Steps:
+def _steps(
+    config: Config, source: Source, process_index: int, process_count: int
+) -> grain.MapDataset:
     """The batch of this process for each step, by index."""
+    batch, d_steps = config.data.batch, config.optim.d_steps
+    count = batch // process_count
+    order = grain.MapDataset.range(len(source)).seed(config.run.seed)
+    order = order.shuffle().repeat()  # a new permutation in each epoch
 
-    def __init__(
-        self, config: Config, source: Source, process_index: int, process_count: int
-    ):
-        self._config, self._source = config, source
-        self._count = config.data.batch // process_count
-        self._offset = process_index * self._count
-        everything = grain.MapDataset.range(len(source)).seed(config.run.seed)
-        self._order = everything.shuffle().repeat()  # a new permutation in each epoch
-
-    def __len__(self) -> int:
-        per_step = self._config.optim.d_steps * self._config.data.batch
-        return sys.maxsize // per_step
-
-    def __getitem__(self, index: int) -> Batch:
-        config, count, d_steps = self._config, self._count, self._config.optim.d_steps
-        updates = index * d_steps + np.arange(d_steps)[:, None]
-        positions = updates * config.data.batch + self._offset + np.arange(count)
+    def local_batch(step: int) -> Batch:
+        updates = step * d_steps + np.arange(d_steps)[:, None]
+        positions = updates * batch + process_index * count + np.arange(count)
         positions = positions.ravel()
-        indices = np.array([self._order[int(p)] for p in positions])
-        image, label = self._source.examples(indices)
+        indices = np.array([order[int(position)] for position in positions])
+        image, label = source.examples(indices)
         if config.data.flip:
             mirrored = coin_flips(config.run.seed, positions)
             image[mirrored] = image[mirrored, :, ::-1]
         shape = (d_steps, count)
         return Batch(image.reshape(*shape, *image.shape[1:]), label.reshape(shape))
+
+    return grain.MapDataset.range(sys.maxsize // (d_steps * batch)).map(local_batch)
 
 
 def coin_flips(seed: int, positions: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:

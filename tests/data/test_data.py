@@ -113,7 +113,7 @@ def test_batch_of_a_step_depends_on_seed_and_step_only(digits):
 @pytest.mark.parametrize("start", [1, 7, 10**6])
 def test_stream_resumed_at_a_step_goes_on_as_if_never_stopped(start, many):
     config = make(d_steps=2, flip=True)
-    whole = pipeline._Steps(config, many, 0, 1)
+    whole = pipeline._steps(config, many, 0, 1)
     for step, batch in enumerate(take(3, config, many, start), start):
         jax.tree.map(np.testing.assert_array_equal, batch, whole[step])
 
