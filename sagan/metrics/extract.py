@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Float32, PyTree, UInt8
 
 from sagan.metrics.interface import MetricError
 from sagan.runtime.compilation import cpu_compiler_options
-from sagan.runtime.devices import batch_shardings
+from sagan.runtime.devices import padded_batches
 from sagan.runtime.progress import Progress, silent
 
 Outputs = tuple[Float32[np.ndarray, "n d"], Float32[np.ndarray, "n k"]]
@@ -25,23 +25,17 @@ def over_batches(network: Network, variables: PyTree, batch: int) -> Any:
     Images [n h w c] must be uint8. The last batch is filled up with its own images and
     the surplus dropped; each batch is spread over the devices where they divide it.
     """
-    by_image, everywhere = batch_shardings(batch)
-    variables = jax.device_put(variables, everywhere)
     compiled = jax.jit(network, compiler_options=cpu_compiler_options())
+    outputs_of = padded_batches(compiled, variables, batch)
 
     def extract(image: np.ndarray, progress: Progress = silent) -> Outputs:
         if image.dtype != np.uint8:
             raise MetricError(f"images of type {image.dtype}: must be uint8, 0 to 255")
         if not len(image):
             raise MetricError("there are no images")
-        vectors, logits = [], []
-        for start in progress(range(0, len(image), batch), "features"):
-            piece = image[start : start + batch]
-            filled = np.resize(piece, (batch, *piece.shape[1:]))
-            filled = jax.device_put(filled, by_image)
-            outputs = jax.device_get(compiled(variables, filled))
-            vectors.append(np.asarray(outputs[0], np.float32)[: len(piece)])
-            logits.append(np.asarray(outputs[1], np.float32)[: len(piece)])
-        return np.concatenate(vectors), np.concatenate(logits)
+        starts = progress(range(0, len(image), batch), "features")
+        pieces = [outputs_of(image[start : start + batch]) for start in starts]
+        vectors, logits = map(np.concatenate, zip(*pieces, strict=True))
+        return vectors.astype(np.float32), logits.astype(np.float32)
 
     return extract

@@ -1,6 +1,6 @@
 """The devices of this and other processes, and arrays spread over them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -54,3 +54,22 @@ def batch_shardings(batch: int) -> tuple[NamedSharding, NamedSharding]:
     mesh = device_mesh(devices[:count])
     split, replicated = PartitionSpec(AXIS), PartitionSpec()
     return NamedSharding(mesh, split), NamedSharding(mesh, replicated)
+
+
+def padded_batches(
+    compiled: Callable[..., Any], variables: Any, batch: int
+) -> Callable[..., Any]:
+    """A function of up to `batch` rows to compiled(variables, *rows), as NumPy arrays.
+
+    The rows are padded to `batch`, so `compiled` is compiled once, and spread over the
+    local devices. The last array tells how many rows count.
+    """
+    by_row, everywhere = batch_shardings(batch)
+    variables = jax.device_put(variables, everywhere)
+
+    def call(*rows: Any) -> Any:
+        padded = tuple(np.resize(x, (batch, *x.shape[1:])) for x in rows)
+        outputs = jax.device_get(compiled(variables, *jax.device_put(padded, by_row)))
+        return jax.tree.map(lambda x: x[: len(rows[-1])], outputs)
+
+    return call

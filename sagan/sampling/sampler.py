@@ -12,7 +12,7 @@ from sagan.config.fields import replace
 from sagan.config.schema import Config
 from sagan.data.pixels import to_uint8
 from sagan.generator import Generator
-from sagan.runtime.devices import batch_shardings
+from sagan.runtime.devices import batch_shardings, padded_batches
 
 Sampler = Callable[[PyTree[Array], Array, Array], Array]
 Variables = dict[str, PyTree[Array]]
@@ -64,25 +64,6 @@ def make_sampler(config: Config, *, batch_statistics: bool = False) -> Sampler:
     return jax.jit(generate)
 
 
-def batched(
-    sampler: Sampler, variables: Variables, batch: int
-) -> Callable[[Any, Any], UInt8[np.ndarray, "n h w c"]]:
-    """A function from at most `batch` latents and labels to their images.
-
-    Both are padded to `batch`, for which alone the sampler is compiled, and spread over
-    the devices.
-    """
-    by_image, everywhere = batch_shardings(batch)
-    variables = jax.device_put(variables, everywhere)
-
-    def images(z: Any, y: Any) -> UInt8[np.ndarray, "n h w c"]:
-        padded = np.resize(z, (batch, *z.shape[1:])), np.resize(y, batch)
-        inputs = jax.device_put((padded[0], padded[1].astype(np.int32)), by_image)
-        return np.asarray(sampler(variables, *inputs))[: len(y)]
-
-    return images
-
-
 def samples(
     config: Config,
     variables: Variables,
@@ -99,10 +80,10 @@ def samples(
     statistics. A sampler from make_sampler is compiled once for several calls; see
     state.generator_variables for the variables, `latents` for seed and truncation.
     """
-    images = batched(sampler or make_sampler(config), variables, batch)
+    images = padded_batches(sampler or make_sampler(config), variables, batch)
     for start in range(0, len(labels), batch):
         z = latents(config, seed, start + np.arange(batch), truncation)
-        yield images(z, labels[start : start + batch])
+        yield images(z, labels[start : start + batch].astype(np.int32))
 
 
 STANDING_BATCHES = 32

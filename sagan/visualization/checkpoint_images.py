@@ -9,6 +9,7 @@ from jaxtyping import Float32, Int, UInt8
 from sagan.checkpoints.restore import Opened, labels_to_draw
 from sagan.checkpoints.workdir import class_names
 from sagan.config.schema import Config
+from sagan.runtime.devices import padded_batches
 from sagan.sampling import sampler as sampler_lib
 from sagan.sampling.sampler import Variables
 from sagan.visualization.layout import shorten
@@ -34,7 +35,7 @@ def draw_images(
     config: Config, variables: Variables, z: Latents, y: Labels
 ) -> UInt8[np.ndarray, "n h w c"]:
     """The image of each latent and class, as `sagan sample` would write it."""
-    images = sampler_lib.batched(sampler(config), variables, BATCH)
+    images, y = padded_batches(sampler(config), variables, BATCH), y.astype(np.int32)
     starts = range(0, len(y), BATCH)
     return np.concatenate([images(z[i : i + BATCH], y[i : i + BATCH]) for i in starts])
 
