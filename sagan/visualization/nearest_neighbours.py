@@ -104,14 +104,9 @@ def draw_neighbours(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
     for test in sets[1:]:
         pixels, by_features = (_digits(test.median(by)) for by in test.nearest)
         caption += f"; for real test images it is {pixels} and {by_features}"
-    titles = [
-        f"{opened.words}: samples of seed {seed}; below each image its distance",
-        "real test images, not used in training",
-    ]
-    panels = [
-        _panel(title, found, training)
-        for title, found in zip(titles, sets, strict=False)
-    ]
+    title = f"{opened.words}: samples of seed {seed}; below each image its distance"
+    titles = [title, "real test images, not used in training"]
+    panels = [_panel(titles[n], found, training) for n, found in enumerate(sets)]
     numbers = {
         "what": opened.words,
         "seed": seed,
@@ -227,18 +222,14 @@ def _statistics(found: _Found) -> dict[str, Any]:
 
 
 def _row(found: _Found, training: _Training, i: int) -> dict[str, Any]:
-    labels, each = training.examples.label, {}
+    row: dict[str, Any] = {"what": found.name, "number": i}
+    row["label"] = int(found.examples.label[i])
     for by, nearest in found.nearest.items():
-        each[by] = [
-            {
-                "index": int(training.indices[row]),
-                "label": int(labels[row]),
-                "distance": float(distance),
-            }
-            for row, distance in zip(nearest.row[i], nearest.distance[i], strict=True)
-        ]
-    label = int(found.examples.label[i])
-    return {"what": found.name, "number": i, "label": label, **each}
+        indices = training.indices[nearest.row[i]].tolist()
+        labels = training.examples.label[nearest.row[i]].tolist()
+        facts = zip(indices, labels, nearest.distance[i].tolist(), strict=True)
+        row[by] = [{"index": j, "label": y, "distance": d} for j, y, d in facts]
+    return row
 
 
 def _digits(distance: float) -> str:

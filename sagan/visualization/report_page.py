@@ -117,34 +117,33 @@ def _sample_grids(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
 
 
 def _facts(run: ReportedRun) -> dict[str, str]:
-    opened, config = run.opened, run.opened.config
-    size, classes = config.data.size, config.data.classes
-    at: dict[str, list[str]] = {}
+    opened, data, state = run.opened, run.opened.config.data, run.opened.state
+    classes = f"{data.classes} classes" if data.classes else "unconditional"
+    layers = []
     for player in "gd":
-        grids = attention_layers(config, player).values()
-        if places := ", ".join(f"{grid.queries}×{grid.queries}" for grid in grids):
-            at.setdefault(places, []).append(player.upper())
-    layers = "; ".join(f"{k} in {' and '.join(v)}" for k, v in at.items())
-    sizes = {"G": count(opened.state.g.params), "D": count(opened.state.d.params)}
+        grids = attention_layers(opened.config, player).values()
+        if grids:
+            sizes = ", ".join(f"{grid.queries}×{grid.queries}" for grid in grids)
+            layers.append(f"{player.upper()} {sizes}")
     return {
-        "data": config.data.name,
-        "images": f"{size}×{size},"
-        f" {f'{classes} classes' if classes else 'unconditional'}",
-        "step": f"{opened.step:,} of {config.run.steps:,}",
+        "data": data.name,
+        "images": f"{data.size}×{data.size}, {classes}",
+        "step": f"{opened.step:,} of {opened.config.run.steps:,}",
         "weights": opened.weights,
-        "attention": layers or "none",
-        "parameters": "; ".join(f"{k} {_rounded(n)}" for k, n in sizes.items()),
+        "attention": "; ".join(layers) or "none",
+        "parameters": f"G {_rounded(state.g)}; D {_rounded(state.d)}",
     }
+
+
+def _rounded(player: Any) -> str:
+    n = count(player.params)
+    return f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.0f} k"
 
 
 def _facts_table(runs: Sequence[ReportedRun]) -> Table:
     each = {run.name: _facts(run) for run in runs}
     head = ["run", *next(iter(each.values()))]
     return [head, *([name, *facts.values()] for name, facts in each.items())]
-
-
-def _rounded(n: int) -> str:
-    return f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.0f} k"
 
 
 class _Evaluation(NamedTuple):
