@@ -30,9 +30,9 @@ class SelfAttention(SpectralModule):
     divided by the root of the number of channels.
 
     Precision: f, g, h and v compute in model.dtype. The scores of what f and g return
-    are multiplied and summed in full float32 (products of bfloat16 numbers are exact in
-    it), as is the softmax, on every backend. The sum over values casts beta to
-    model.dtype and, like a convolution, multiplies at the backend's default precision.
+    are exact products (bfloat16) or full-precision ones (float32), summed in float32 on
+    every backend; the softmax is float32. The sum over values casts beta to model.dtype
+    and, like a convolution, multiplies at the backend's default precision.
 
     With model.attention_chunks the queries are processed in that many parts, one after
     another: the values and gradients are the same, but only a part of beta exists at a
@@ -95,8 +95,15 @@ def attend(
     values: Float[Array, "n i o"],
 ) -> tuple[Float[Array, "n j o"], Float[Array, "n j i"]]:
     """The sum over keys i of beta_ji times the values, and beta, for each query j."""
-    full = {"precision": FULL, "preferred_element_type": jnp.float32}
-    s = jnp.einsum("njc,nic->nji", queries, keys, **full)
+    # bfloat16 products are exact anyway; libtpu 0.0.42 cannot compile these at "highest"
+    precision = FULL if queries.dtype == jnp.float32 else None
+    s = jnp.einsum(
+        "njc,nic->nji",
+        queries,
+        keys,
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
     beta = jax.nn.softmax(s, axis=-1)  # over the keys i
     return jnp.einsum("nji,nic->njc", beta.astype(values.dtype), values), beta
 

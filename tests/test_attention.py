@@ -94,8 +94,12 @@ def test_softmax_is_float32_in_bfloat16(layer):
     assert sown["intermediates"]["beta"][0].dtype == jnp.float32
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_scores_and_their_gradients_are_multiplied_at_full_precision(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "wanted"),
+    # the scores and the gradients of both factors; not the sum over values and its own
+    [(jnp.float32, 3), (jnp.bfloat16, 0)],  # for XLA: see attend
+)
+def test_float32_scores_and_their_gradients_have_full_precision(dtype, wanted):
     queries, keys, values = (jnp.ones((1, n, 2), dtype) for n in (4, 3, 3))
 
     def drawn(queries, keys):
@@ -103,8 +107,16 @@ def test_scores_and_their_gradients_are_multiplied_at_full_precision(dtype):
 
     text = str(jax.make_jaxpr(jax.grad(drawn, argnums=(0, 1)))(queries, keys))
     full = text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
-    # the scores and the gradients of both factors; not the sum over values and its own
-    assert (full, text.count("dot_general[")) == (3, 5)
+    assert (full, text.count("dot_general[")) == (wanted, 5)
+
+
+def test_scores_of_bfloat16_are_exact_products_summed_in_float32():
+    keys = jnp.asarray([[[256.0, 1.0]]], jnp.bfloat16)
+    queries = jnp.asarray([[[1.0, 0.0], [1.0, 1.0]]], jnp.bfloat16)
+    full = attend(queries, jnp.concatenate([keys, keys - 1], 1), keys.repeat(2, 1))[1]
+    # scores 256 and 255, 257 and 255: bfloat16 would round 257 to 256
+    wanted = jax.nn.softmax(jnp.asarray([[[1.0, 0.0], [2.0, 0.0]]]))
+    np.testing.assert_allclose(full, wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("chunks", [2, 6, 24])
