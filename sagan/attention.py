@@ -95,7 +95,7 @@ def attend(
     values: Float[Array, "n i o"],
 ) -> tuple[Float[Array, "n j o"], Float[Array, "n j i"]]:
     """The sum over keys i of beta_ji times the values, and beta, for each query j."""
-    # bfloat16 products are exact anyway; libtpu 0.0.42 cannot compile these at "highest"
+    # bfloat16 products are exact anyway; libtpu 0.0.42 cannot compile them at "highest"
     precision = FULL if queries.dtype == jnp.float32 else None
     s = jnp.einsum(
         "njc,nic->nji",
