@@ -295,7 +295,7 @@ def test_of_many_frames_the_first_is_read(tmp_path, suffix):
     frames[0].save(file, suffix, save_all=True, append_images=frames[1:], lossless=True)
     source = open_source(folder_of(tmp_path, file.getvalue(), f"b.{suffix}"))
     assert len(source) == 3
-    assert source.images(np.array([1])).min() == 255
+    assert source.examples(np.array([1])).image.min() == 255
 
 
 # Names

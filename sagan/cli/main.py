@@ -63,7 +63,7 @@ def _report(error: Exception) -> int | None:
     if code is not None or lost:
         print(f"error: {error}", file=sys.stderr)
     if lost:  # most likely another process ended
-        exit_message.exit_and_print()
+        exit_message.exit_now(1)
     return code
 
 

@@ -107,45 +107,34 @@ def _architecture_problems(config: Config) -> Iterator[str]:
             )
 
 
-def _batch_problems(config: Config) -> Iterator[str]:
-    batch, accumulate = config.data.batch, config.optim.accumulate
-    group = config.g.bn_group
-    if accumulate < 1 or batch < 1 or group < 0:
-        return
-    if batch % accumulate:
-        yield (
-            f"data.batch = {batch}: must be divisible by"
-            f" optim.accumulate = {accumulate}"
-        )
-        return
-    micro = batch // accumulate
-    if group and micro % group:
-        yield (
-            f"g.bn_group = {group}: must divide the micro-batch of {micro}"
-            f" (data.batch = {batch} / optim.accumulate = {accumulate})"
-        )
-    if not group and accumulate > 1:
-        yield (
-            "g.bn_group = 0: statistics of the whole batch cannot be accumulated over"
-            f" optim.accumulate = {accumulate} micro-batches; set it to a divisor of"
-            f" {micro}"
-        )
-
-
 def check_batch(config: Config, devices: int) -> None:
     """Raises a ConfigError unless micro-batches and groups divide over the devices."""
+    if problems := list(_batch_problems(config, devices)):
+        raise ConfigError("\n".join(problems))
+
+
+def _batch_problems(config: Config, devices: int = 1) -> Iterator[str]:
     batch, parts, group = config.data.batch, config.optim.accumulate, config.g.bn_group
+    if batch < 1 or parts < 1 or group < 0:
+        return
+    times = f"the {devices} devices times " if devices > 1 else ""
     if batch % (devices * parts):
-        raise ConfigError(
-            f"data.batch = {batch}: must be divisible by the {devices} devices times"
-            f" optim.accumulate = {parts}"
+        yield (
+            f"data.batch = {batch}: must be divisible by {times}"
+            f"optim.accumulate = {parts}"
         )
-    micro = batch // devices // parts
-    spans = parts == 1 and group % micro == 0
-    if group and micro % group and not spans:
-        raise ConfigError(
-            f"g.bn_group = {group}: must divide the {micro} images of a device's"
-            f" micro-batch (data.batch = {batch}, {devices} devices,"
-            f" optim.accumulate = {parts})"
-            + ("" if parts > 1 else ", or be a multiple of them")
+        return
+    images = batch // devices // parts
+    spans_devices = parts == 1 and batch % (group or 1) == group % images == 0
+    if group and images % group and not spans_devices:
+        yield (
+            f"g.bn_group = {group}: must divide the {images} images of a micro-batch"
+            f" (data.batch = {batch} / {times}optim.accumulate = {parts})"
+            + (", or be a multiple of them" if devices > 1 and parts == 1 else "")
+        )
+    if not group and parts > 1:
+        yield (
+            "g.bn_group = 0: statistics of the whole batch cannot be accumulated over"
+            f" optim.accumulate = {parts} micro-batches; set it to a divisor of"
+            f" {images}"
         )

@@ -100,10 +100,6 @@ class Source:
         image = np.array(images, np.uint8).reshape(shape)
         return Examples(image, np.array(labels, np.int32))
 
-    def images(self, indices: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n h w c"]:
-        """The images at `indices`."""
-        return self.examples(indices).image
-
     def labels(self, indices: Int[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
         """The labels at `indices`, without decoding an image."""
         if self.memory:

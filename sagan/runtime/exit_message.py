@@ -56,15 +56,11 @@ def disarm(code: int = 0) -> None:
     _shell.communicate("disarmed\n")
     _shell = None
     if code:
-        _exit(code)
+        exit_now(code)
 
 
-def exit_and_print() -> NoReturn:
-    """Ends this process with code 1 and the message."""
-    _exit(1)
-
-
-def _exit(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
+    """Ends this process at once; prints the message unless it was disarmed."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

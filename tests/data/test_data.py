@@ -267,7 +267,9 @@ def test_folder_labels_are_the_sorted_names_of_its_folders(tmp_path):
     source = open_source(make(path=str(two_classes(tmp_path))))
     assert source.class_names == ("cat", "dog")
     assert source.labels(np.arange(6)).tolist() == [0, 0, 0, 1, 1, 1]
-    np.testing.assert_array_equal(source.images(np.array([4]))[0], noise(seed=11))
+    np.testing.assert_array_equal(
+        source.examples(np.array([4])).image[0], noise(seed=11)
+    )
 
 
 def test_folder_of_images_has_no_classes(many):
@@ -519,7 +521,7 @@ def test_skip_broken_goes_on_without_them_and_says_so(place, tmp_path):
     source = open_source(config)
     assert len(source) == 13
     assert source.labels(np.arange(13)).tolist() == [0] * 3 + [1] * 10
-    assert (source.images(np.arange(13)).reshape(13, -1).max(axis=1) > 0).all()
+    assert (source.examples(np.arange(13)).image.reshape(13, -1).max(axis=1) > 0).all()
     assert any("7 broken images skipped" in note for note in source.notes)
 
 
@@ -553,7 +555,7 @@ def test_allow_small_enlarges_and_says_so(place, tmp_path):
     two_classes(tmp_path)
     write(tmp_path / "dog" / "x.png", noise(7, 7))
     source = open_source(make(path=str(tmp_path), allow_small=True))
-    assert source.images(np.array([6])).shape == (1, 8, 8, 3)
+    assert source.examples(np.array([6])).image.shape == (1, 8, 8, 3)
     assert any("1 images enlarged to data.size = 8" in note for note in source.notes)
 
 
@@ -630,7 +632,7 @@ def test_images_on_demand_are_those_in_memory(tmp_path, monkeypatch):
         take(4, config, kept, 0),
         take(4, config, asked, 0),
     )
-    assert asked.images(np.array([], int)).shape == (0, 8, 8, 3)
+    assert asked.examples(np.array([], int)).image.shape == (0, 8, 8, 3)
 
 
 def test_image_that_breaks_during_the_run_is_named(tmp_path, monkeypatch):

@@ -391,7 +391,9 @@ def test_large_data_set_is_checked_by_a_sample_and_says_so(digits_dir, monkeypat
     built_in = open_source(make(name="digits", channels=1), "train")
     indices = np.array([5, 700, 5])
     np.testing.assert_array_equal(source.labels(indices), built_in.labels(indices))
-    np.testing.assert_array_equal(source.images(indices), built_in.images(indices))
+    np.testing.assert_array_equal(
+        source.examples(indices).image, built_in.examples(indices).image
+    )
 
 
 def test_small_images_of_a_prepared_data_set_are_refused_by_record(tmp_path):

@@ -17,7 +17,7 @@ def test_a_process_that_is_aborted_leaves_a_message():
     assert message_of(f"{armed}; os.abort()") == ("we never met\n", -6)
     met = f"{armed}; exit_message.select(1)"
     assert message_of(f"{met}; os.kill(os.getpid(), 9)") == ("a peer died\n", -9)
-    assert message_of(f"{met}; exit_message.exit_and_print()") == ("a peer died\n", 1)
+    assert message_of(f"{met}; exit_message.exit_now(1)") == ("a peer died\n", 1)
     assert message_of(f"{met}; exit_message.disarm()") == ("", 0)
     assert message_of(f"{met}; exit_message.disarm(2)") == ("", 2)
 
