@@ -49,11 +49,8 @@ def export(
         truncation=truncation,
         batch=min(batch, n),
     )
-    with tqdm(total=n, disable=None, unit="image") as bar:
-        images = []
-        for piece in pieces:
-            images.append(piece)
-            bar.update(len(piece))
+    steps = -(-n // min(batch, n))
+    images = list(tqdm(pieces, total=steps, disable=None, unit="batch"))
     out = out or workdir / "samples" / f"step_{opened.step}"
     _write(out, np.concatenate(images), labels)
     return f"{n} images of {opened.words}: {out}"
