@@ -150,8 +150,8 @@ def heat_panel(
     lines = [
         title,
         f"{grid.queries}x{grid.queries} queries attend to {grid.keys}x{grid.keys} keys;"
-        f" gamma = {summary.gamma:.3g}; uniform attention: entropy {bits:.2f} bits,"
-        f" mean distance {distance:.1f} px",
+        f" gamma = {summary.gamma:.3g}; uniform attention: {bits:.2f} bits,"
+        f" {distance:.1f} px",
     ]
     cells, rows, captions = [], [], []
     for i, image in enumerate(examples.image):
