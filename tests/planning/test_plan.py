@@ -322,14 +322,45 @@ def test_a_plan_compiles_for_what_is_here(tiny, name):
     assert ("all-reduce" in said) == name.startswith("gpu")
 
 
-def planned(*args):
+def with_libtpu(code, *args):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed: pip install -e '.[tpu]'")
-    code = "from sagan.cli.main import main; main()"
+    command = [sys.executable, "-c", code, *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def planned(*args):
     small = "--data.size 32 --data.classes 10 --g.width 8 --d.width 8"
     small += " --g.attention 16 --d.attention 16 --g.bn-group 0"
-    command = [sys.executable, "-c", code, "plan", DIGITS, *small.split(), *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    code = "from sagan.cli.main import main; main()"
+    return with_libtpu(code, "plan", DIGITS, *small.split(), *args)
+
+
+ATTENTION = """
+import sys
+from sagan.planning import topology
+machine = topology.parse("v5e:1x1")
+topology.set_environment(machine)
+import jax
+from sagan.attention import attend
+(chip,) = topology.devices(machine)
+sharding = jax.sharding.SingleDeviceSharding(chip)
+shapes = [
+    jax.ShapeDtypeStruct((32, *shape), sys.argv[1], sharding=sharding)
+    for shape in ((4096, 16), (1024, 16), (1024, 64))
+]
+def both(*args):
+    y, transpose = jax.vjp(lambda *args: attend(*args)[0], *args)
+    return y, transpose(y)
+jax.jit(both).lower(*shapes).compile()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_attention_at_64x64_compiles_for_a_tpu_chip(dtype):
+    run = with_libtpu(ATTENTION, dtype)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.slow
