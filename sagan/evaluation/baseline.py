@@ -7,6 +7,7 @@ from jaxtyping import Int
 
 from sagan.evaluation.scoring import Scorer, full_names, state_of
 from sagan.metrics import Extracted, Metric, MetricError
+from sagan.runtime.progress import bar
 
 _SEED = 0  # of the choice of reals that stand in for fakes
 
@@ -35,7 +36,7 @@ def baselines(
       scorer: Holds the reals.
       labels: Labels of the fakes; None: they have none.
     """
-    found, notes = {}, []
+    values, notes = {}, []
     for name, metric in scorer.metrics.items():
         states = _stand_ins(scorer, name, metric, labels)
         if states is None:
@@ -43,14 +44,14 @@ def baselines(
             continue
         real, fake, count = states
         try:
-            measured = metric.compute(real, fake, scorer.progress)
+            measured = metric.compute(real, fake, bar)
         except MetricError as error:
             notes.append(f"{name}: no baseline: {error}")
             continue
         apart = {k: v for k, v in measured.values.items() if k not in metric.in_sample}
         named = full_names(scorer, metric, apart)
-        found |= {key: Baseline(value, count) for key, value in named.items()}
-    return found, notes
+        values |= {key: Baseline(value, count) for key, value in named.items()}
+    return values, notes
 
 
 def _stand_ins(
@@ -76,7 +77,7 @@ def _stand_ins(
     groups = len(np.unique(reals.label)) if metric.labelled else 1
     enough = len(reals.label) // groups >= 10 * reals.vector.shape[1]
     copies = enough and not metric.paired
-    real_rows, fake_rows = draw(reals.label, labels, count, copies=copies)
+    real_rows, fake_rows = draw_rows(reals.label, labels, count, copies=copies)
     if metric.paired:
         real_rows = real_rows[: len(fake_rows)]
     states = (state_of(metric, reals, rows) for rows in (real_rows, fake_rows))
@@ -89,7 +90,7 @@ def _has_others(metric: Metric, reals: Extracted) -> bool:
     return metric.featured or (test is not None and test.image is not reals.image)
 
 
-def draw(
+def draw_rows(
     label: Int[np.ndarray, " m"],
     labels: Int[np.ndarray, " n"] | None,
     count: int,

@@ -10,7 +10,7 @@ from jaxtyping import Int32
 from sagan.config.schema import Config
 from sagan.data.source import Examples
 from sagan.evaluation.protocol import Protocol
-from sagan.runtime.progress import Progress, silent
+from sagan.runtime.progress import bar
 from sagan.sampling import sampler
 from sagan.state import GANState, generator_variables
 
@@ -35,7 +35,6 @@ class GeneratedSamples(NamedTuple):
       labels: Labels of the samples.
       samplers: Samplers by batch-norm mode.
       standing: Recomputes batch statistics.
-      progress: Counts the samples.
     """
 
     config: Config
@@ -43,22 +42,18 @@ class GeneratedSamples(NamedTuple):
     labels: Int32[np.ndarray, " n"]
     samplers: dict[str, sampler.Sampler]
     standing: Callable[..., dict[str, Any]]
-    progress: Progress
 
 
 def open_samples(
-    config: Config,
-    protocol: Protocol,
-    labels: Int32[np.ndarray, " n"],
-    progress: Progress = silent,
+    config: Config, protocol: Protocol, labels: Int32[np.ndarray, " n"]
 ) -> GeneratedSamples:
     """Prepares to draw; nothing is compiled before the first sample."""
     samplers = {
         mode: sampler.make_sampler(config, batch_statistics=mode == "batch")
         for mode in protocol.chosen_batch_norm()
     }
-    standing = sampler.make_standing(config, progress)
-    return GeneratedSamples(config, protocol, labels, samplers, standing, progress)
+    standing = sampler.make_standing(config, bar)
+    return GeneratedSamples(config, protocol, labels, samplers, standing)
 
 
 def even_labels(count: int, classes: int) -> Int32[np.ndarray, " n"]:
@@ -98,8 +93,7 @@ def draw_samples(
     )
     length = batch * -(-_CHUNK // batch)
     starts = range(0, len(samples.labels), length)
-    what = f"step {int(state.step)}, {mode} statistics"
-    for start in samples.progress(starts, what):
+    for start in bar(starts, f"step {int(state.step)}, {mode} statistics"):
         label = samples.labels[start : start + length]
         images = list(itertools.islice(pieces, -(-len(label) // batch)))
         yield Examples(np.concatenate(images), label)

@@ -24,7 +24,7 @@ _CHUNK = 1024  # images between two steps of the bar
 def compare(
     fake: Path,
     real: str,
-    asked: Comparison,
+    protocol: Comparison,
     *,
     data_path: str = "",
     out: Path,
@@ -36,20 +36,19 @@ def compare(
     Raises:
       ConfigError: The images cannot be read, or cannot be compared.
     """
-    check_protocol(asked)
-    fakes = image_sets.of_path(fake, bar)
-    named, reals = _reals(real, data_path, fakes, asked.reals)
+    check_protocol(protocol)
+    fakes = image_sets.of_path(fake)
+    named, reals = _open_reals(real, data_path, fakes, protocol.reals)
     image_sets.check_alike(fakes.examples, reals.examples)
     fakes = image_sets.with_labels_of(fakes, named)
     labelled = fakes.labelled and reals.classes > 0
-    check_labels(asked, reals.classes if labelled else 0)
+    check_labels(protocol, reals.classes if labelled else 0)
     scorer = scoring.open_scorer(
-        asked,
+        protocol,
         reals,
         labelled=labelled,
         available=len(fakes.examples.label),
         features=features,
-        progress=bar,
     )
     chosen = np.sort(image_sets.order(len(fakes.examples.label))[: scorer.samples])
     image, label = (part[chosen] for part in fakes.examples)
@@ -58,9 +57,9 @@ def compare(
     starts = bar(range(0, len(image), _CHUNK), "fakes")
     pieces = (Examples(image[i:][:_CHUNK], label[i:][:_CHUNK]) for i in starts)
     measured = scoring.score(scorer, pieces)
-    found, without = baselines(scorer, label if labelled else None)
+    values, without = baselines(scorer, label if labelled else None)
     each = {name: [value] for name, value in measured.values.items()}
-    results.add_rows(result, {}, each, found, scorer.samples)
+    results.add_rows(result, {}, each, values, scorer.samples)
     result["notes"] = [*scorer.notes, *measured.notes, *without]
     results.write_result(out, result)
     report(f"{fake} beside {real}: {out / results.CARD}")
@@ -70,26 +69,26 @@ def compare(
     return result
 
 
-def _reals(
+def _open_reals(
     real: str, data_path: str, fakes: ImageSet, limit: int
 ) -> tuple[ImageSet, scoring.Reals]:
     """The reals with the names of their classes, and as `Reals`."""
     path = Path(real)
     if path.suffix == ".npz" or path.is_dir():
-        found = image_sets.of_path(path, bar)
-        order = image_sets.order(len(found.examples.label))
+        images = image_sets.of_path(path)
+        order = image_sets.order(len(images.examples.label))
         some, training = (
-            Examples(*(part[order[:most]] for part in found.examples))
+            Examples(*(part[order[:most]] for part in images.examples))
             for most in (limit or None, image_sets.TRAINING)
         )
-        images = found._replace(examples=some)
+        images = images._replace(examples=some)
         return images, scoring.Reals(some, training, None, images.classes)
     source = image_sets.of_data_set(real, data_path, fakes.examples)
-    some = image_sets.of_source(source, limit, bar)
+    some = image_sets.of_source(source, limit)
     images = ImageSet(some, source.classes > 0, source.class_names)
     config = dataclasses.replace(Config(), data=source.data)
     trained_on = source
     if source.data.split != "train" and "train" in source.splits:
         trained_on = open_source(config, "train")
-    training, test = image_sets.for_features(config, source, some, trained_on, bar)
+    training, test = image_sets.for_features(config, source, some, trained_on)
     return images, scoring.Reals(some, training, test, images.classes)

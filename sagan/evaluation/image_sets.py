@@ -13,7 +13,7 @@ from sagan.config.schema import Config, ConfigError, DataConfig
 from sagan.data.images import decode_whole
 from sagan.data.pipeline import open_source
 from sagan.data.source import Examples, Source
-from sagan.runtime.progress import Progress, silent
+from sagan.runtime.progress import bar
 
 _ORDER_SEED = 0  # of the order, and so of the choice, of reals
 TRAINING = 50_000  # images at most for an embedded feature network
@@ -30,24 +30,17 @@ def order(count: int) -> Int[np.ndarray, " n"]:
     return np.random.default_rng(_ORDER_SEED).permutation(count)
 
 
-def of_source(source: Source, limit: int, progress: Progress = silent) -> Examples:
+def of_source(source: Source, limit: int) -> Examples:
     """At most `limit` (0: all) examples of a source, in a fixed random order."""
     chosen = order(len(source))[: limit or None]
-    starts = range(0, len(chosen), _CHUNK)
-    pieces = [
-        source.examples(chosen[start : start + _CHUNK])
-        for start in progress(starts, "reading images")
-    ]
+    starts = bar(range(0, len(chosen), _CHUNK), "reading images")
+    pieces = [source.examples(chosen[start : start + _CHUNK]) for start in starts]
     image, label = zip(*pieces, strict=True)
     return Examples(np.concatenate(image), np.concatenate(label))
 
 
 def for_features(
-    config: Config,
-    source: Source,
-    examples: Examples,
-    trained_on: Source,
-    progress: Progress = silent,
+    config: Config, source: Source, examples: Examples, trained_on: Source
 ) -> tuple[Examples, Examples | None]:
     """Images to train an embedded feature network on, and held-out ones to test it.
 
@@ -59,19 +52,18 @@ def for_features(
       source: The comparison's source.
       examples: The comparison's images.
       trained_on: The training split.
-      progress: Counts the images.
     """
     if source is not trained_on:
-        return of_source(trained_on, TRAINING, progress), examples
+        return of_source(trained_on, TRAINING), examples
     training = examples
     if len(examples.label) != min(TRAINING, len(source)):
-        training = of_source(source, TRAINING, progress)
+        training = of_source(source, TRAINING)
     names = [name for name in _TESTS if name in source.splits]
     names = [name for name in names if name != source.data.split]
     other = open_source(config, names[0]) if names else None
     if other is None or other.class_names != source.class_names:
         return training, None
-    return training, of_source(other, TRAINING, progress)
+    return training, of_source(other, TRAINING)
 
 
 class ImageSet(NamedTuple):
@@ -94,7 +86,7 @@ class ImageSet(NamedTuple):
         return count if self.labelled and count > 1 else 0
 
 
-def of_path(path: Path, progress: Progress = silent) -> ImageSet:
+def of_path(path: Path) -> ImageSet:
     """Reads the images of a folder or an .npz file unchanged.
 
     A folder holds images of one size, in sub-folders that are the classes, or directly,
@@ -114,7 +106,7 @@ def of_path(path: Path, progress: Progress = silent) -> ImageSet:
     if not files:
         raise ConfigError(f"{path}: holds no images")
     images = []
-    for file in progress(files, f"reading {path}"):
+    for file in bar(files, f"reading {path}"):
         images.append(_read(file))
         if images[-1].shape != images[0].shape:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""How an evaluation is done: every choice that decides a number."""
+"""The protocol of an evaluation: every choice that decides a number."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -15,39 +15,38 @@ BATCH_NORM = ("moving", "standing", "batch")
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The choices of comparing fakes with reals, wherever they come from."""
+    """Choices of a comparison of fakes with reals, wherever they come from."""
 
     metrics: str = "all"
-    """Names with commas: fid, fid_infinity, kid, is, prdc, ifid, accuracy, cas. all:
-    those that these data and features allow; all,-cas: without cas."""
+    """Names separated by commas: fid, fid_infinity, kid, is, prdc, ifid, accuracy, cas.
+    all: all that the data and the features allow; all,-cas: all but cas."""
     samples: int | None = None
-    """Fakes. Default: 50,000, or as many as the reals if they are fewer; with the
-    embedded networks half as many as the reals, so that the baseline has as many."""
+    """Number of fakes. Default: 50,000, or the number of reals if that is smaller; with
+    the embedded networks half the number of reals, so that the baseline has as many."""
     reals: int = 50_000
-    """Reals to compare with at most, in an order that is always the same; 0: all."""
+    """Number of reals at most, in an order that never changes; 0: all."""
     features: str = "auto"
-    """inception, classifier, rotation, or module:function of yours from uint8 images
-    [n h w c] to vectors [n d]; auto: inception for colour images if its weights are
-    given or in the cache, else classifier, or rotation where there are no labels."""
+    """inception, classifier, rotation, or module:function, your own function from uint8
+    images [n h w c] to vectors [n d]. auto: inception for colour images if its weights
+    are given or cached, else classifier, or rotation for data without labels."""
     weights_file: Path | None = None
-    """Weights of inception: the published .pth file, or the .npz made of it."""
+    """Weights of inception: the published .pth, or the .npz converted from it."""
     resize: str = "tf1"
-    """For inception: tf1 as in the original FID, or clean (antialiased bicubic)."""
+    """Resize before inception: tf1, as in the original FID, or clean (antialiased)."""
     splits: int = 10
-    """Of the Inception Score."""
+    """Number of splits of the Inception Score."""
 
     @property
     def strict(self) -> bool:
-        """Whether each metric was asked for by name."""
+        """Whether each metric was requested by name."""
         return not self.metrics.startswith("all")
 
     def chosen_metrics(self) -> tuple[str, ...]:
-        """The metrics by name."""
+        """Names of the chosen metrics."""
         if self.strict:
             return _names("metrics", self.metrics, METRICS)
         without = [name.strip() for name in self.metrics.split(",")[1:]]
-        wrong = [name for name in without if name[:1] != "-"]
-        if wrong:
+        if wrong := [name for name in without if name[:1] != "-"]:
             raise ConfigError(f"--metrics all,{wrong[0]}: after all, only -NAME")
         names = ",".join(name[1:] for name in without)
         dropped = _names("metrics", names, METRICS) if without else ()
@@ -56,46 +55,46 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol(Comparison):
-    """The choices of evaluating a run: two numbers of one protocol can be compared."""
+    """Choices of an evaluation of a run: numbers of equal protocols are comparable."""
 
     split: str = ""
-    """The split of the reals; empty: the one that the run trained on."""
+    """Split of the reals; empty: the one that the run was trained on."""
     weights: str = "both"
     """Weights of the generator: raw, ema (the first average), the decay of an average,
     both (raw and ema), or all."""
     batch_norm: str = "moving,standing"
-    """Batch statistics, names with commas, or all: moving (the running averages),
+    """Batch statistics, separated by commas, or all: moving (the running averages),
     standing (recomputed with these weights), batch (of each generated batch)."""
     labels: Literal["uniform", "real"] = "uniform"
-    """Labels of the fakes: every class in turn, or those of the reals."""
+    """Labels of the fakes: equal shares of all classes, or those of the reals."""
     truncation: float = 0.0
-    """Latents beyond this are drawn again; 0: none are."""
+    """Draw latents beyond this again; 0: no truncation."""
     seed: int = 0
-    """Of the latents."""
+    """Seed of the latents."""
     seeds: int = 1
-    """Evaluations with seeds from `seed` on: mean and standard deviation."""
+    """Number of evaluations, with seeds from `seed` on: mean and standard deviation."""
 
     def every_seed(self) -> range:
-        """One for each evaluation."""
+        """The seed of each evaluation."""
         return range(self.seed, self.seed + self.seeds)
 
     def chosen_batch_norm(self) -> tuple[str, ...]:
-        """The batch-norm modes by name."""
+        """Names of the chosen batch statistics."""
         return _names("batch-norm", self.batch_norm, BATCH_NORM)
 
 
 def protocol_to_json(protocol: Protocol) -> dict[str, Any]:
-    """Its fields, for a results file; protocol_from_json reads them."""
+    """The fields as JSON values; protocol_from_json is the inverse."""
     values = dataclasses.asdict(protocol)
     file = protocol.weights_file
     return values | {"weights_file": str(file.resolve()) if file else None}
 
 
 def protocol_from_json(values: Any) -> Protocol:
-    """The protocol of the fields that protocol_to_json gave, checked.
+    """The inverse of protocol_to_json, for values from an untrusted file.
 
     Raises:
-      ConfigError: these are not such fields.
+      ConfigError: They are not the fields of a valid protocol.
     """
     try:
         file = values["weights_file"]
@@ -112,34 +111,32 @@ def protocol_from_json(values: Any) -> Protocol:
     return protocol
 
 
-def check_protocol(asked: Comparison) -> None:
-    """Raises ConfigError that names every value that cannot be, and what can."""
+def check_protocol(protocol: Comparison) -> None:
+    """Raises ConfigError listing every invalid value and what is allowed."""
     problems = []
     for name in ("chosen_batch_norm", "chosen_metrics"):
         try:
-            getattr(asked, name, tuple)()
+            getattr(protocol, name, tuple)()
         except ConfigError as error:
             problems.append(str(error))
     least = {"samples": 2, "reals": 0, "splits": 1, "seeds": 1, "seed": 0}
     for name, minimum in (least | {"truncation": 0}).items():
-        value = getattr(asked, name, None)
+        value = getattr(protocol, name, None)
         if value is not None and not value >= minimum:
             problems.append(f"--{name} {value}: must be at least {minimum}")
-    last = getattr(asked, "seed", 0) + getattr(asked, "seeds", 1)
-    if last > 2**32:
-        problems.append(f"--seed {getattr(asked, 'seed', 0)}: must be below 2^32")
-    if asked.resize not in RESIZES:
+    if isinstance(protocol, Protocol) and protocol.seed + protocol.seeds > 2**32:
+        problems.append(f"--seed {protocol.seed}: must be below 2^32")
+    if protocol.resize not in RESIZES:
         known = ", ".join(RESIZES)
-        problems.append(f"--resize {asked.resize}: unknown; there are {known}")
+        problems.append(f"--resize {protocol.resize}: unknown; there are {known}")
     if problems:
         raise ConfigError("\n".join(problems))
 
 
 def check_labels(protocol: Comparison, classes: int) -> None:
-    """Raises ConfigError where metrics of classes are asked of data without."""
-    asked = protocol.chosen_metrics() if protocol.strict else []
-    impossible = [name for name in asked if METRICS[name].labelled and not classes]
-    if impossible:
+    """Raises ConfigError if a requested metric needs classes and there are none."""
+    names = protocol.chosen_metrics() if protocol.strict and not classes else ()
+    if impossible := [name for name in names if METRICS[name].labelled]:
         raise ConfigError(
             f"--metrics {','.join(impossible)}: need classes, and there are none"
             " (the run, or the images, are unconditional)"
@@ -149,10 +146,10 @@ def check_labels(protocol: Comparison, classes: int) -> None:
 def possible_metrics(
     protocol: Comparison, classes: int, network: FeatureNetwork
 ) -> tuple[list[str], list[str]]:
-    """The metrics to compute, and a note for each of "all" that cannot be.
+    """The metrics to compute, and a note for each that "all" leaves out.
 
     Raises:
-      ConfigError: one that was asked for by name cannot be.
+      ConfigError: A metric that was requested by name is not defined here.
     """
     names, notes = [], []
     for name in protocol.chosen_metrics():
@@ -166,14 +163,14 @@ def possible_metrics(
     return names, notes
 
 
-def check_samples(asked: Comparison, reals: int, available: int | None = None) -> None:
-    """Raises ConfigError where there are too few reals, or fakes, for what is asked."""
-    samples = asked.samples
+def check_samples(protocol: Comparison, reals: int, available: int | None) -> None:
+    """Raises ConfigError if there are too few reals, or too few fakes available."""
+    samples = protocol.samples
     if available is not None and samples is not None and samples > available:
         raise ConfigError(f"--samples {samples}: there are {available} fakes")
     if reals < 4:
         raise ConfigError(f"there are {reals} reals: must be at least 4")
-    paired = [name for name in asked.chosen_metrics() if METRICS[name].paired]
+    paired = [name for name in protocol.chosen_metrics() if METRICS[name].paired]
     if samples is not None and samples > reals and paired:
         raise ConfigError(
             f"--samples {samples}: {', '.join(paired)} needs as many reals, and there"
@@ -182,10 +179,10 @@ def check_samples(asked: Comparison, reals: int, available: int | None = None) -
 
 
 def evaluated_weights(protocol: Protocol, config: Config) -> dict[str, int | None]:
-    """Name -> index of the average, or None for the raw weights.
+    """Index of the average for each name of weights; None for the raw weights.
 
     Raises:
-      ConfigError: the run has no such average.
+      ConfigError: The run has no such average.
     """
     averages = {f"ema {decay}": i for i, decay in enumerate(config.ema.decays)}
     everything: dict[str, int | None] = {"raw": None, **averages}
@@ -212,12 +209,11 @@ def _impossible(name: str, classes: int, network: FeatureNetwork) -> str:
     return ""
 
 
-def _names(flag: str, asked: str, known: Iterable[str]) -> tuple[str, ...]:
-    if asked == "all":
+def _names(flag: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
+    if text == "all":
         return tuple(known)
-    names = tuple(dict.fromkeys(name.strip() for name in asked.split(",")))
-    unknown = [name for name in names if name not in known]
-    if unknown:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if unknown := [name for name in names if name not in known]:
         raise ConfigError(
             f"--{flag} {','.join(unknown)}: unknown; there are {', '.join(known)}"
         )

@@ -27,11 +27,6 @@ def versions() -> dict[str, str]:
     return {**found, "python": platform.python_version(), "device": ", ".join(devices)}
 
 
-def sha256(text: str) -> str:
-    """SHA-256 of a text, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def new_result(protocol: Mapping[str, Any], about: Mapping[str, Any]) -> Result:
     """An evaluation without numbers.
 
@@ -42,11 +37,16 @@ def new_result(protocol: Mapping[str, Any], about: Mapping[str, Any]) -> Result:
     facts = {"protocol": dict(protocol), "about": dict(about), "versions": versions()}
     return {
         **facts,
-        "protocol_sha256": sha256(json.dumps(protocol, sort_keys=True)),
-        "sha256": sha256(json.dumps(facts, sort_keys=True)),
+        "protocol_sha256": _digest(protocol),
+        "sha256": _digest(facts),
         "results": [],
         "notes": [],
     }
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 of a value as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def add_rows(
@@ -178,8 +178,8 @@ def result_table(result: Result) -> list[list[str]]:
         mine = [rows.get(name) for rows in variants.values()]
         some = next(row for row in mine if row)
         values = [_value(row) if row else "" for row in mine]
-        baseline = f"{some['baseline']:.4g}" if "baseline" in some else ""
-        lines.append([name, *values, baseline, str(some.get("baseline_samples", ""))])
+        at = str(some.get("baseline_samples", ""))
+        lines.append([name, *values, _baseline(some), at])
     return lines
 
 
@@ -220,34 +220,27 @@ def plot_results(path: Path, results: Iterable[Result]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    ordered = sorted(results, key=lambda result: result["about"]["step"])
-    rows = [(r["about"]["step"], row) for r in ordered for row in r["results"]]
-    rows = [(step, row) for step, row in rows if not _is_detail(row["metric"])]
-    names = list(dict.fromkeys(row["metric"] for _, row in rows))
-    columns = 3
-    height = -(-len(names) // columns)
+    curves: dict[str, dict[str, dict[int, float]]] = {}
+    baselines: dict[str, float | None] = {}
+    for result in sorted(results, key=lambda result: result["about"]["step"]):
+        for variant, rows in by_variant(result).items():
+            for name in (name for name in rows if "_std" not in name):
+                curve = curves.setdefault(name, {}).setdefault(variant, {})
+                curve[result["about"]["step"]] = rows[name]["value"]
+                baselines.setdefault(name, rows[name].get("baseline"))
+    columns, height = 3, -(-len(curves) // 3)
     figure = Figure(figsize=(4 * columns, 2.6 * height), layout="constrained")
-    for i, name in enumerate(names):
-        axes = figure.add_subplot(height, columns, i + 1)
-        mine = [(step, row) for step, row in rows if row["metric"] == name]
-        for variant in dict.fromkeys(_variant(row) for _, row in mine):
-            points = [(s, row["value"]) for s, row in mine if _variant(row) == variant]
-            axes.plot(*zip(*points, strict=True), marker="o", label=variant)
-        if "baseline" in mine[0][1]:
-            baseline = mine[0][1]["baseline"]
-            axes.axhline(
-                baseline, color="grey", linestyle=":", label="real against real"
-            )
+    for i, (name, variants) in enumerate(curves.items(), 1):
+        axes = figure.add_subplot(height, columns, i)
+        for variant, curve in variants.items():
+            axes.plot(*zip(*curve.items(), strict=True), marker="o", label=variant)
+        if (y := baselines[name]) is not None:
+            axes.axhline(y, color="grey", linestyle=":", label="real against real")
         axes.set_title(name, fontsize="medium")
         axes.set_xlabel("step", fontsize="small")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     FigureCanvasAgg(figure).print_png(str(path))
-
-
-def _is_detail(metric: str) -> bool:
-    """Whether it is one class's number, or a spread."""
-    return "/" in metric or "_std" in metric
 
 
 def _variant(row: Mapping[str, Any]) -> str:
@@ -257,6 +250,10 @@ def _variant(row: Mapping[str, Any]) -> str:
 def _value(row: Mapping[str, Any]) -> str:
     spread = f" ± {row['std']:.2g}" if "std" in row else ""
     return f"{row['value']:.4g}{spread}"
+
+
+def _baseline(row: Mapping[str, Any]) -> str:
+    return f"{row['baseline']:.4g}" if "baseline" in row else ""
 
 
 def _list(title: str, facts: Mapping[str, Any]) -> str:
@@ -272,7 +269,6 @@ def _worst_classes(result: Result) -> str:
     mine.sort(key=lambda row: -row["value"])
     lines = [["class", "value", "real against real"]]
     for row in mine[:PER_CLASS_SHOWN]:
-        baseline = f"{row['baseline']:.4g}" if "baseline" in row else ""
-        lines.append([row["metric"].partition("/")[2], _value(row), baseline])
+        lines.append([row["metric"].partition("/")[2], _value(row), _baseline(row)])
     name = mine[0]["metric"].partition("/")[0]
     return f"## Classes, the worst first: {name} ({first})\n\n{markdown_table(lines)}"

@@ -25,7 +25,6 @@ from sagan.evaluation.protocol import (
 )
 from sagan.evaluation.scoring import Function, Scorer
 from sagan.metrics.features import metric_name
-from sagan.runtime.progress import bar
 from sagan.state import GANState
 from sagan.training.experiment import Experiment
 
@@ -83,19 +82,19 @@ def evaluate_run(
     chosen = saved.steps(steps)
     ready = prepare_evaluation(config, protocol, workdir, features=features)
     results = []
-    for asked in chosen:
+    for step in chosen:
         try:
-            newest_good = None if steps == "latest" else asked
-            state, step = saved.load(newest_good)
+            state, step = saved.load(None if steps == "latest" else step)
         except ConfigError as error:
             if steps != "all":
                 raise
             report(f"passed over: {error}")
             continue
         folder = workdir / "eval" / f"step_{step}"
-        results.append(evaluate_state(ready, state, folder, again=again, report=report))
-        report(f"\n{results[-1]['about']['what']}: {folder / results_lib.CARD}")
-        report(results_lib.text_table(results_lib.result_table(results[-1])))
+        result = evaluate_state(ready, state, folder, again=again, report=report)
+        report(f"\n{result['about']['what']}: {folder / results_lib.CARD}")
+        report(results_lib.text_table(results_lib.result_table(result)))
+        results.append(result)
     if not results:
         raise ConfigError(f"{workdir}: no checkpoint is good")
     for note in results[-1]["notes"]:
@@ -153,13 +152,11 @@ def prepare_evaluation(
         _reals(config, protocol, source, trained_on),
         labelled=classes > 0,
         features=features,
-        progress=bar,
     )
-    even = protocol.labels == "uniform" or not classes
-    count = scorer.samples
-    labels = generated.even_labels(count, classes)
-    if not even:
-        labels = np.resize(scorer.reals.label, count)
+    if protocol.labels == "real" and classes:
+        labels = np.resize(scorer.reals.label, scorer.samples)
+    else:
+        labels = generated.even_labels(scorer.samples, classes)
     facts = {
         "real split": f"{config.data.name}, {split}",
         **scorer.facts,
@@ -169,15 +166,15 @@ def prepare_evaluation(
         "batch of the generator": config.data.batch,
     }
     baseline = functools.cache(lambda: baselines(scorer, labels if classes else None))
-    drawn = generated.open_samples(config, protocol, labels, bar)
+    drawn = generated.open_samples(config, protocol, labels)
     return PreparedEvaluation(scorer, drawn, baseline, facts, [*notes, *scorer.notes])
 
 
 def _reals(
     config: Config, protocol: Protocol, source: Source, trained_on: Source
 ) -> scoring.Reals:
-    examples = image_sets.of_source(source, protocol.reals, bar)
-    training, test = image_sets.for_features(config, source, examples, trained_on, bar)
+    examples = image_sets.of_source(source, protocol.reals)
+    training, test = image_sets.for_features(config, source, examples, trained_on)
     return scoring.Reals(examples, training, test, config.data.classes or 0)
 
 
@@ -195,11 +192,8 @@ def evaluate_state(
     Writes the results after each variant, and continues from existing ones. `what` is
     the state's name in the card; by default step and run, whose eval/ has the folder.
     """
-    config, protocol, step = (
-        ready.samples.config,
-        ready.samples.protocol,
-        int(state.step),
-    )
+    config, protocol = ready.samples.config, ready.samples.protocol
+    step = int(state.step)
     about = {
         "what": what or f"step {step} of {folder.parent.parent.name}",
         "step": step,
@@ -209,32 +203,27 @@ def evaluate_state(
     result = results_lib.new_result(ready.facts, about)
     result["asked"] = protocol_to_json(protocol)
     weights = evaluated_weights(protocol, config)
-    asked = list(product(weights.items(), ready.samples.samplers))
+    variants = list(product(weights.items(), ready.samples.samplers))
     before = results_lib.read_same_result(folder, result)
     if before and ready.scorer.network.key:  # without a key the features may differ
         result["notes"] = before["notes"]
-        redone = {(name, mode) for (name, _), mode in asked} if again else set()
-        result["results"] = [
-            row
-            for row in before["results"]
-            if (row["weights"], row["batch_norm"]) not in redone
-        ]
-    done = {(row["weights"], row["batch_norm"]) for row in result["results"]}
-    for (name, average), mode in asked:
+        redone = {(name, mode) for (name, _), mode in variants} if again else set()
+        rows = before["results"]
+        result["results"] = [row for row in rows if _variant(row) not in redone]
+    done = set(map(_variant, result["results"]))
+    for (name, average), mode in variants:
         if (name, mode) in done:
             continue
         values, notes = _over_seeds(ready, state, average, mode)
         baseline, without = ready.baselines()
         variant = {"weights": name, "batch_norm": mode}
         results_lib.add_rows(result, variant, values, baseline, ready.scorer.samples)
-        told = [*ready.notes, *without, generated.MODES[mode], *notes]
-        result["notes"] = list(dict.fromkeys([*result["notes"], *told]))
+        notes = [*ready.notes, *without, generated.MODES[mode], *notes]
+        result["notes"] = list(dict.fromkeys([*result["notes"], *notes]))
         result["results"].sort(key=_place)
         results_lib.write_result(folder, result)
         report(f"step {step}, {name} weights, {mode} statistics: done")
-    results_lib.write_result(
-        folder, result
-    )  # makes it the latest, even if all was there
+    results_lib.write_result(folder, result)  # the latest, even if all was there
     return result
 
 
@@ -252,6 +241,10 @@ def _over_seeds(
     names = [k for k in measured[0].values if all(k in m.values for m in measured)]
     notes = [note for m in measured for note in m.notes]
     return {k: [m.values[k] for m in measured] for k in names}, notes
+
+
+def _variant(row: dict[str, Any]) -> tuple[str, str]:
+    return row["weights"], row["batch_norm"]
 
 
 def _place(row: dict[str, Any]) -> tuple[bool, int]:

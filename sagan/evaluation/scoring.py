@@ -18,7 +18,7 @@ from sagan.metrics.features import (
     open_features,
 )
 from sagan.runtime import cache
-from sagan.runtime.progress import Progress, silent
+from sagan.runtime.progress import bar
 
 Function = Callable[[np.ndarray], Any]
 Rows = Int[np.ndarray, " m"] | slice
@@ -53,7 +53,6 @@ class Scorer(NamedTuple):
       states: State of the reals by metric; of as many as the fakes if it is `paired`.
       facts: All of this as the card shows it.
       notes: Remarks for the reader.
-      progress: Shows the progress of whatever takes long.
     """
 
     network: FeatureNetwork
@@ -65,41 +64,38 @@ class Scorer(NamedTuple):
     states: dict[str, Any]
     facts: dict[str, Any]
     notes: list[str]
-    progress: Progress
 
 
 def open_scorer(
-    asked: Comparison,
+    protocol: Comparison,
     reals: Reals,
     *,
     labelled: bool,
     available: int | None = None,
     features: Function | None = None,
-    progress: Progress = silent,
 ) -> Scorer:
     """Computes everything that needs no fakes.
 
     Args:
-      asked: All choices.
+      protocol: All choices.
       reals: The real images.
       labelled: Whether the fakes have labels of the reals' classes.
       available: Number of fakes, if they exist already.
-      features: Maps uint8 images [n h w c] to vectors [n d]; None: asked.features.
-      progress: Shows the progress of whatever takes long.
+      features: Maps uint8 images [n h w c] to vectors [n d]; None: protocol.features.
 
     Raises:
       ConfigError: These choices do not fit these images.
     """
     image, label = reals.examples
-    check_samples(asked, len(image), available)
-    network = _network(asked, reals, features, progress)
-    names, notes = possible_metrics(asked, reals.classes if labelled else 0, network)
-    samples = asked.samples or _default_samples(network, len(image), available)
-    choices = {"splits": asked.splits, "test": reals.test}
+    check_samples(protocol, len(image), available)
+    network = _open_network(protocol, reals, features)
+    names, notes = possible_metrics(protocol, reals.classes if labelled else 0, network)
+    samples = protocol.samples or _default_samples(network, len(image), available)
+    choices = {"splits": protocol.splits, "test": reals.test}
     metrics = {name: _configured(METRICS[name], choices) for name in names}
-    seen = Extracted(image, label, *kept_features(network, image, progress))
+    extracted = Extracted(image, label, *cached_features(network, image))
     states = {
-        name: state_of(metric, seen, slice(samples if metric.paired else None))
+        name: state_of(metric, extracted, slice(samples if metric.paired else None))
         for name, metric in metrics.items()
     }
     facts = {
@@ -111,19 +107,18 @@ def open_scorer(
         **network.about,
         "samples": samples,
         "metrics": ", ".join(names),
-        "splits of the Inception Score": asked.splits,
+        "splits of the Inception Score": protocol.splits,
     }
     return Scorer(
         network=network,
         metrics=metrics,
-        strict=asked.strict,
+        strict=protocol.strict,
         samples=samples,
-        reals=seen,
+        reals=extracted,
         test=_held_out(network, reals.test),
         states=states,
         facts=facts,
         notes=notes,
-        progress=progress,
     )
 
 
@@ -136,20 +131,20 @@ def score(scorer: Scorer, fakes: Iterable[Examples]) -> Measured:
     """
     states = {name: metric.empty() for name, metric in scorer.metrics.items()}
     for image, label in fakes:
-        seen = Extracted(image, label, *scorer.network.extract(image))
+        extracted = Extracted(image, label, *scorer.network.extract(image))
         for name, metric in scorer.metrics.items():
-            states[name] = metric.update(states[name], seen)
+            states[name] = metric.update(states[name], extracted)
     values, notes = {}, []
     for name, metric in scorer.metrics.items():
         try:
-            found = metric.compute(scorer.states[name], states[name], scorer.progress)
+            measured = metric.compute(scorer.states[name], states[name], bar)
         except MetricError as error:
             if scorer.strict:
                 raise MetricError(f"--metrics {name}: {error}") from error
             notes.append(f"{name} is left out: {error}")
             continue
-        values |= full_names(scorer, metric, found.values)
-        notes += found.notes
+        values |= full_names(scorer, metric, measured.values)
+        notes += measured.notes
     return Measured(values, tuple(notes))
 
 
@@ -162,47 +157,38 @@ def full_names(
     return {metric_name(name, scorer.network): v for name, v in values.items()}
 
 
-def state_of(metric: Metric, seen: Extracted, rows: Rows) -> Any:
+def state_of(metric: Metric, extracted: Extracted, rows: Rows) -> Any:
     """A metric's state of some rows; copies images only if the metric keeps them."""
-    parts = seen._asdict()
-    if "image" not in getattr(metric, "keeps", ()) and not isinstance(rows, slice):
-        parts["image"] = np.broadcast_to(np.uint8(0), (len(seen.label), 1, 1, 1))
+    parts = extracted._asdict()
+    if "image" not in metric.keeps and not isinstance(rows, slice):
+        parts["image"] = np.broadcast_to(np.uint8(0), (len(extracted.label), 1, 1, 1))
     return metric.update(
         metric.empty(), Extracted(**{name: part[rows] for name, part in parts.items()})
     )
 
 
-def kept_features(
-    network: FeatureNetwork, image: np.ndarray, progress: Progress
+def cached_features(
+    network: FeatureNetwork, image: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features and logits; cached if everything that decides them is known."""
 
     def make() -> cache.Arrays:
-        vector, logits = network.extract(image, progress)
+        vector, logits = network.extract(image, bar)
         return {"vector": vector, "logits": logits}
 
-    if network.key is None:
-        arrays = make()
-    else:
-        name = f"features-{network.key}-{cache.digest(image)[:32]}"
-        arrays = cache.cached_arrays(name, make)
+    name = f"features-{network.key}-{cache.digest(image)[:32]}"
+    arrays = cache.cached_arrays(name, make) if network.key else make()
     return arrays["vector"], arrays["logits"]
 
 
-def _network(
-    asked: Comparison, reals: Reals, features: Function | None, progress: Progress
+def _open_network(
+    protocol: Comparison, reals: Reals, features: Function | None
 ) -> FeatureNetwork:
     if features is not None:
         return of_callable(features, getattr(features, "__name__", "features"))
-    resources = FeatureRequest(
-        reals.training,
-        reals.test,
-        reals.classes,
-        asked.resize,
-        asked.weights_file,
-        progress,
-    )
-    return open_features(asked.features, resources)
+    choices = (protocol.resize, protocol.weights_file, bar)
+    request = FeatureRequest(reals.training, reals.test, reals.classes, *choices)
+    return open_features(protocol.features, request)
 
 
 def _held_out(network: FeatureNetwork, test: Examples | None) -> Extracted | None:
@@ -219,6 +205,5 @@ def _default_samples(network: FeatureNetwork, reals: int, available: int | None)
 
 
 def _configured(metric: Metric, choices: Mapping[str, Any]) -> Metric:
-    has = {field.name for field in dataclasses.fields(metric)}
-    mine = {name: value for name, value in choices.items() if name in has}
-    return dataclasses.replace(metric, **mine)
+    names = choices.keys() & {field.name for field in dataclasses.fields(metric)}
+    return dataclasses.replace(metric, **{name: choices[name] for name in names})

@@ -158,8 +158,8 @@ def _open_training(opened: Opened, classes: Classes) -> _Training:
     source = open_source(opened.config)
     config = resolve(opened.config, source)
     notes = changed_data(opened.workdir, len(source), source.class_names)
-    examples = image_sets.of_source(source, image_sets.TRAINING, bar)
-    _, test = image_sets.for_features(config, source, examples, source, bar)
+    examples = image_sets.of_source(source, image_sets.TRAINING)
+    _, test = image_sets.for_features(config, source, examples, source)
     if len(examples.label) < len(source):
         notes.append(f"searched: {len(examples.label)} of {len(source)} images")
     request = FeatureRequest(examples, test, config.data.classes or 0, progress=bar)
@@ -174,7 +174,7 @@ def _open_training(opened: Opened, classes: Classes) -> _Training:
         indices=image_sets.order(len(source))[: len(examples.label)],
         test=test,
         network=network,
-        vectors=scoring.kept_features(network, examples.image, bar)[0],
+        vectors=scoring.cached_features(network, examples.image)[0],
         mirrored=config.data.flip,
         notes=notes,
     )

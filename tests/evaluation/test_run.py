@@ -597,10 +597,10 @@ def pixels_of(image):
 def test_the_floor_draws_the_labels_of_the_fakes():
     label = np.repeat(np.arange(3), (10, 20, 6))
     labels = np.repeat(np.arange(3), (12, 4, 2))
-    real, fake = baseline.draw(label, labels, 18, copies=True)
+    real, fake = baseline.draw_rows(label, labels, 18, copies=True)
     assert np.bincount(label[real]).tolist() == [10, 20, 6]
     assert np.bincount(label[fake]).tolist() == [12, 4, 2]
-    real, fake = baseline.draw(label, labels, 18, copies=False)
+    real, fake = baseline.draw_rows(label, labels, 18, copies=False)
     assert np.bincount(label[fake]).tolist() == [5, 4, 2]
     assert not set(real) & set(fake)
 
