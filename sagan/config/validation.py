@@ -125,8 +125,9 @@ def _batch_problems(config: Config, devices: int = 1) -> Iterator[str]:
         )
         return
     images = batch // devices // parts
-    spans_devices = parts == 1 and batch % (group or 1) == group % images == 0
-    if group and images % group and not spans_devices:
+    # without micro-batches a group may span several devices
+    spans = group and parts == 1 and batch % group == 0 and group % images == 0
+    if group and images % group and not spans:
         yield (
             f"g.bn_group = {group}: must divide the {images} images of a micro-batch"
             f" (data.batch = {batch} / {times}optim.accumulate = {parts})"
