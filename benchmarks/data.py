@@ -80,7 +80,7 @@ def make_sources(folder: Path, batch: int) -> dict[str, tuple[Config, pipeline.S
 
 def one_thread(config: Config, source: pipeline.Source, seconds: float) -> float:
     """CPU seconds per image in one of the threads of `batches`."""
-    steps = pipeline._Steps(config, source, 0, 1)
+    steps = pipeline._steps(config, source, 0, 1)
     begin, count = time.process_time(), 0
     while time.process_time() < begin + seconds:
         count += steps[count].label.size
