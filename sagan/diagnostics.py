@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from sagan.config.schema import Config
-from sagan.layers import spectral_normalise
+from sagan.layers import FULL, spectral_normalise
 from sagan.losses import GANLoss, Logits
 from sagan.state import Game, GANState, Player, gammas
 
@@ -166,7 +166,7 @@ def top_singular_value(w: Float[Array, "rows out"]) -> Float[Array, ""]:
     """
     w = jnp.where(jnp.isfinite(w), w, 0.0)  # eigenvalue routines need not end on NaN
     w = w if w.shape[0] >= w.shape[1] else w.T
-    gram = jnp.dot(w.T, w, precision="highest")
+    gram = jnp.dot(w.T, w, precision=FULL)
     return jnp.sqrt(jnp.linalg.eigvalsh(gram)[-1])
 
 
