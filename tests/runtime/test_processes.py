@@ -28,7 +28,7 @@ TINY = (
     " --d.attention 4 --ema.decays 0.5 --optim.eps 1e-3 --run.steps 4 --run.log-every 1"
     " --run.sample-every 2 --run.checkpoint-every 2 --run.heartbeat-timeout 10"
 ).split()
-RESTART = "start all of them again with the same command"
+RESTART = "restart all of them with the same command"
 
 
 def free_port():
