@@ -206,8 +206,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         values = [spread([row[key] for row in mine], f) for key, f in columns]
         about = (block, len(mine), mine[0]["parameters"])
         lines.append(form.format(*about, *values))
-    floor = f"{rows[0]['baseline']:.2f}"
-    for name, shared, fd in (("real", True, floor), ("real, B free", False, "")):
+    baseline = f"{rows[0]['baseline']:.2f}"
+    for name, shared, fd in (("real", True, baseline), ("real, B free", False, "")):
         images = [far_hues.render(0, n, shared=shared) for n in range(SAMPLES)]
         found = far_hues.obeys(np.stack(images))
         share, median = f"{found['share']:.1%}", f"{found['median']:.1f}"

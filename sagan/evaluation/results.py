@@ -22,9 +22,13 @@ _PACKAGES = ("sagan", "jax", "jaxlib", "flax", "numpy", "scipy")
 
 def versions() -> dict[str, str]:
     """Versions of the packages that computed the numbers, and the device."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
     devices = sorted({device.device_kind for device in jax.devices()})
-    return {**found, "python": platform.python_version(), "device": ", ".join(devices)}
+    return {
+        **packages,
+        "python": platform.python_version(),
+        "device": ", ".join(devices),
+    }
 
 
 def new_result(protocol: Mapping[str, Any], about: Mapping[str, Any]) -> Result:
@@ -136,11 +140,11 @@ def comparable(results: Iterable[Result], newest: Result) -> list[Result]:
 
 def by_variant(result: Result) -> dict[str, dict[str, dict[str, Any]]]:
     """Rows by variant (weights and batch statistics) and metric; no single classes."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    variants: dict[str, dict[str, dict[str, Any]]] = {}
     for row in result["results"]:
         if "/" not in row["metric"]:
-            found.setdefault(_variant(row), {})[row["metric"]] = row
-    return found
+            variants.setdefault(_variant(row), {})[row["metric"]] = row
+    return variants
 
 
 def read_same_result(folder: Path, result: Result) -> Result | None:

@@ -147,12 +147,12 @@ def _imported(name: str) -> Callable[[np.ndarray], Any]:
     if "" not in sys.path:
         sys.path.insert(0, "")  # the working directory, as for `python -m`
     try:
-        found = getattr(importlib.import_module(module), function)
+        imported = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"--features {name}: cannot be imported: {error}") from error
-    if not callable(found):
+    if not callable(imported):
         raise ConfigError(f"--features {name}: is not a function")
-    return found
+    return imported
 
 
 def _inception(request: FeatureRequest) -> FeatureNetwork:

@@ -32,13 +32,13 @@ NOTHING = Moments(0, np.zeros(0), np.zeros((0, 0)))
 
 def moments(x: Float[np.ndarray, "n d"]) -> Moments:
     """Moments of features, centred block by block: a large mean costs no digits."""
-    found = NOTHING
+    total = NOTHING
     for start in range(0, len(x), _ROWS):
         block = x[start : start + _ROWS].astype(np.float64)
         mean = block.mean(axis=0)
         centred = block - mean
-        found = merge(found, Moments(len(block), mean, centred.T @ centred))
-    return found
+        total = merge(total, Moments(len(block), mean, centred.T @ centred))
+    return total
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -82,7 +82,7 @@ def from_features(x: Float[np.ndarray, "n d"], what: str) -> Gaussian:
     return Gaussian(mean, (x - mean).T / math.sqrt(n - 1))
 
 
-def from_moments(found: Moments, what: str) -> Gaussian:
+def from_moments(moments: Moments, what: str) -> Gaussian:
     """The Gaussian of moments, with the covariance of `np.cov`.
 
     n features span n - 1 directions; the other eigenvalues are rounding, and left out.
@@ -90,13 +90,13 @@ def from_moments(found: Moments, what: str) -> Gaussian:
     Raises:
       MetricError: There are fewer than two features; `what` names the set.
     """
-    _check_number(found.n, what)
-    d = len(found.mean)
-    rank = min(d, found.n - 1)
+    _check_number(moments.n, what)
+    d = len(moments.mean)
+    rank = min(d, moments.n - 1)
     values, vectors = scipy.linalg.eigh(
-        found.scatter / (found.n - 1), subset_by_index=(d - rank, d - 1)
+        moments.scatter / (moments.n - 1), subset_by_index=(d - rank, d - 1)
     )
-    return Gaussian(found.mean, vectors * np.sqrt(np.clip(values, 0, None)))
+    return Gaussian(moments.mean, vectors * np.sqrt(np.clip(values, 0, None)))
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:

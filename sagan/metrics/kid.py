@@ -62,10 +62,10 @@ class KernelDistance(Metric):
         if fewest < size:
             size = fewest // 2
             notes = (f"kid: subsets of {size} images, not of {self.size}",)
-        found = _over_subsets(fakes, reals, self.subsets, size, progress)
+        over_subsets = _over_subsets(fakes, reals, self.subsets, size, progress)
         values = {
-            "kid": float(np.mean(found)),
-            "kid_std": float(np.std(found)),
+            "kid": float(np.mean(over_subsets)),
+            "kid_std": float(np.std(over_subsets)),
             "kid_full": _in_full(fakes, reals, progress),
         }
         return Measured(values, notes)
@@ -79,13 +79,13 @@ def _over_subsets(
     progress: Progress,
 ) -> list[float]:
     rng = np.random.RandomState(_SEED)
-    found = []
+    distances = []
     for _ in progress(range(subsets), "subsets"):
         x = fakes[rng.choice(len(fakes), size, replace=False)]
         y = reals[rng.choice(len(reals), size, replace=False)]
         with jax.enable_x64(True):
-            found.append(float(_mmd2(x.astype(np.float64), y.astype(np.float64))))
-    return found
+            distances.append(float(_mmd2(x.astype(np.float64), y.astype(np.float64))))
+    return distances
 
 
 def _in_full(
@@ -96,14 +96,14 @@ def _in_full(
     work = [("fake", *rows) for rows in row_blocks(n, n)]
     work += [("real", *rows) for rows in row_blocks(m, m)]
     work += [("both", *rows) for rows in row_blocks(n, m)]
-    found = 0.0
+    distance = 0.0
     with jax.enable_x64(True):
         x, y = (jnp.asarray(part.astype(np.float64)) for part in (fakes, reals))
         sets = {"fake": (x, x), "real": (y, y), "both": (x, y)}
         for what, start, size in progress(work, "blocks of pairs"):
             total = _sum_of_rows(*sets[what], start, size, own=what != "both")
-            found += float(total) / pairs[what]
-    return found
+            distance += float(total) / pairs[what]
+    return distance
 
 
 @jax.jit

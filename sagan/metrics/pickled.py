@@ -85,8 +85,8 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
             zipped = file.read(4) == b"PK\x03\x04"
             file.seek(0)
             read = _read_zip if zipped else _read_legacy
-            found, storages = read(io.BytesIO(file.read()))
-            return {name: _view(tensor, storages) for name, tensor in found.items()}
+            tensors, storages = read(io.BytesIO(file.read()))
+            return {name: _view(tensor, storages) for name, tensor in tensors.items()}
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
     except _Refused as error:
@@ -111,12 +111,12 @@ def _read_zip(file: io.BytesIO) -> tuple[dict[str, _Tensor], dict[str, np.ndarra
         order = f"{root}byteorder"
         if order in entries and archive.read(order) != b"little":
             raise _Refused("saved on a big-endian machine")
-        found, wanted = _load(archive.read(programs[0]))
+        state_dict, wanted = _load(archive.read(programs[0]))
         storages = {
             key: _numbers(archive.read(f"{root}data/{key}"), storage)
             for key, storage in wanted.items()
         }
-    return _tensors(found), storages
+    return _tensors(state_dict), storages
 
 
 def _read_legacy(file: io.BytesIO) -> tuple[dict[str, _Tensor], dict[str, np.ndarray]]:
@@ -126,13 +126,13 @@ def _read_legacy(file: io.BytesIO) -> tuple[dict[str, _Tensor], dict[str, np.nda
     protocol, machine = _next(file)[0], _next(file)[0]
     if protocol != PROTOCOL or not machine["little_endian"]:
         raise _Refused(f"PyTorch's format {protocol}, written on {machine}")
-    found, wanted = _next(file)
+    state_dict, wanted = _next(file)
     storages = {}
     for key in _next(file)[0]:
         size = int.from_bytes(_exactly(file, 8), "little", signed=True)
         length = size * np.dtype(wanted[key].dtype).itemsize
         storages[key] = _numbers(_exactly(file, length), wanted[key])
-    return _tensors(found), storages
+    return _tensors(state_dict), storages
 
 
 def _exactly(file: io.BytesIO, length: int) -> bytes:
@@ -201,15 +201,15 @@ class _Unpickler(pickle.Unpickler):
         return storage
 
 
-def _tensors(found: Any) -> dict[str, _Tensor]:
-    if not isinstance(found, Mapping):
-        raise _Refused(f"holds a {type(found).__name__}, not a state_dict")
-    for name, value in found.items():
+def _tensors(state_dict: Any) -> dict[str, _Tensor]:
+    if not isinstance(state_dict, Mapping):
+        raise _Refused(f"holds a {type(state_dict).__name__}, not a state_dict")
+    for name, value in state_dict.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor):
             # of values only the type: a few bytes can make an endless text
             shown = name[:80] if isinstance(name, str) else type(name).__name__
             raise _Refused(f"not a state_dict: {shown!r} is not a tensor")
-    return dict(found)
+    return dict(state_dict)
 
 
 def _numbers(data: bytes, storage: _Storage) -> np.ndarray:

@@ -78,9 +78,11 @@ def as_variables(arrays: Mapping[str, np.ndarray], origin: str) -> dict[str, Any
             if name in arrays and arrays[name].shape != shape
         ],
     }
-    told = [f"{len(x)} {what} ({', '.join(x[:3])})" for what, x in wrong.items() if x]
-    if told:
-        raise ConfigError(f"{origin}: not {NAME}: {'; '.join(told)}")
+    problems = [
+        f"{len(x)} {what} ({', '.join(x[:3])})" for what, x in wrong.items() if x
+    ]
+    if problems:
+        raise ConfigError(f"{origin}: not {NAME}: {'; '.join(problems)}")
     flat = {place: jnp.asarray(arrays[name]) for name, (place, _) in places.items()}
     return {"params": unflatten_dict(flat)}
 

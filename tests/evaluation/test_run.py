@@ -82,7 +82,7 @@ def evaluated(workdir):
     return evaluate(workdir, steps="all")
 
 
-def test_every_weights_and_statistics_get_every_number_and_a_floor(evaluated):
+def test_every_weights_and_statistics_get_every_number_and_a_baseline(evaluated):
     rows = evaluated[-1]["results"]
     variants = {(row["weights"], row["batch_norm"]) for row in rows}
     modes = ("moving", "standing", "batch")
@@ -92,14 +92,16 @@ def test_every_weights_and_statistics_get_every_number_and_a_floor(evaluated):
     values = {row["value"] for row in rows if row["metric"] == "fd_features"}
     assert len(values) == 6  # each is another network
     assert all(np.isfinite(row["value"]) and row["samples"] == 40 for row in rows)
-    floor = {
+    baselines = {
         r["metric"]: (r["baseline"], r["baseline_samples"])
         for r in rows
         if "/" not in r["metric"]  # a class may have too few reals for one
     }
-    assert 0 < floor["fd_features"][0] < min(values)
-    assert floor["fd_features"][1] == 40
-    assert 20 < floor["density_features"][1] <= 30  # of 60 reals, half of each class
+    assert 0 < baselines["fd_features"][0] < min(values)
+    assert baselines["fd_features"][1] == 40
+    assert (
+        20 < baselines["density_features"][1] <= 30
+    )  # of 60 reals, half of each class
 
 
 def test_results_card_and_plot_are_left_in_the_workdir(workdir, evaluated):
@@ -529,7 +531,7 @@ def test_images_are_read_as_in_training(tmp_path):
     assert white.shape == (1, 8, 8, 3) and (white == 255).all()
 
 
-# The judge and the card
+# The scorer and the card
 
 
 def scorer(examples, samples=None, function=features, **options):
@@ -568,7 +570,7 @@ def test_features_that_are_no_numbers_are_one_line(images):
 
 
 @pytest.mark.parametrize("classes", [0, 4])
-def test_the_floor_is_what_a_perfect_generator_gets(classes):
+def test_the_baseline_is_what_a_perfect_generator_gets(classes):
     """With resampled reals, beside fresh draws of the labels that were asked for."""
     rng = np.random.default_rng(0)
 
@@ -594,7 +596,7 @@ def pixels_of(image):
     return image.reshape(len(image), -1)
 
 
-def test_the_floor_draws_the_labels_of_the_fakes():
+def test_the_baseline_draws_the_labels_of_the_fakes():
     label = np.repeat(np.arange(3), (10, 20, 6))
     labels = np.repeat(np.arange(3), (12, 4, 2))
     real, fake = baseline.draw_rows(label, labels, 18, copies=True)
@@ -605,7 +607,7 @@ def test_the_floor_draws_the_labels_of_the_fakes():
     assert not set(real) & set(fake)
 
 
-def test_few_images_for_the_features_have_a_floor_of_distinct_ones(images):
+def test_few_images_for_the_features_have_a_baseline_of_distinct_ones(images):
     assert baseline.baselines(scorer(images, 40), None)[0]["fd_features"].samples == 40
     few = Examples(*(part[:12] for part in images))
     assert baseline.baselines(scorer(few, 12), None)[0]["fd_features"].samples == 6
@@ -628,7 +630,7 @@ def test_a_table_has_a_column_for_each_variant():
     assert "| 3 | 9 ± 0 |" in results.render_card(result)
 
 
-def test_metrics_have_one_protocol(images):
+def test_metrics_have_one_interface(images):
     for name, metric in METRICS.items():
         assert {"labelled", "paired", "logits", "featured"} <= set(dir(metric)), name
 
