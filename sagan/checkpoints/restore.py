@@ -86,7 +86,7 @@ class SavedRun:
         return abstract(self.config)
 
 
-class Opened(NamedTuple):
+class OpenedRun(NamedTuple):
     """A checkpoint of a run, and the weights to draw with.
 
     Attributes:
@@ -131,7 +131,7 @@ class Opened(NamedTuple):
 
 def open_run(
     workdir: Path, step: int | None = None, weights: str | None = None
-) -> Opened:
+) -> OpenedRun:
     """Opens a checkpoint of a run, which may be going on.
 
     Args:
@@ -146,7 +146,7 @@ def open_run(
     saved = SavedRun(workdir, read_config(workdir))
     average = _average(saved.config, weights)
     state, step = saved.load(step)
-    return Opened(saved, state, step, average)
+    return OpenedRun(saved, state, step, average)
 
 
 def labels_to_draw(

@@ -18,6 +18,7 @@ from sagan.metrics.interface import (
 from sagan.runtime.progress import Progress, silent
 
 _SEED = 2020  # torch-fidelity's
+_ROWS = 4096  # rows in float64 at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +69,14 @@ def _sums(
     logits: Float[np.ndarray, "n k"], chosen: Int[np.ndarray, " m"]
 ) -> tuple[Float64[np.ndarray, " k"], float]:
     """Sums of p(y|x), and of sum_y p(y|x) log p(y|x), over the chosen images."""
-    log_p = scipy.special.log_softmax(logits[chosen].astype(np.float64), axis=1)
-    p = np.exp(log_p)
-    return p.sum(axis=0), float((p * log_p).sum())
+    total, information = np.zeros(logits.shape[1]), 0.0
+    for start in range(0, len(chosen), _ROWS):
+        rows = logits[chosen[start : start + _ROWS]].astype(np.float64)
+        log_p = scipy.special.log_softmax(rows, axis=1)
+        p = np.exp(log_p)
+        total += p.sum(axis=0)
+        information += float((p * log_p).sum())
+    return total, information
 
 
 def _scores(p: Float64[np.ndarray, "*splits k"], information: Any) -> Any:

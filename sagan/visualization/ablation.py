@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from sagan.checkpoints.restore import Opened
+from sagan.checkpoints.restore import OpenedRun
 from sagan.config.schema import ConfigError
 from sagan.evaluation import results as results_lib
 from sagan.evaluation import run
@@ -49,7 +49,7 @@ def ablations(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def ablate(
-    opened: Opened,
+    opened: OpenedRun,
     labels: Int[np.ndarray, " n"],
     layers: Sequence[str],
     *,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, UInt8
 
-from sagan.checkpoints.restore import Opened
+from sagan.checkpoints.restore import OpenedRun
 from sagan.config.schema import ConfigError
 from sagan.data.pipeline import Source
 from sagan.data.pixels import to_float, to_uint8
@@ -57,7 +57,7 @@ class LayerSummary(NamedTuple):
 
 
 def read_generator(
-    opened: Opened, labels: Int[np.ndarray, " n"], *, seed: int
+    opened: OpenedRun, labels: Int[np.ndarray, " n"], *, seed: int
 ) -> Iterator[ImageAttention]:
     """The generator's attention in samples 0, 1, ... of a seed.
 
@@ -72,7 +72,9 @@ def read_generator(
         yield _check_finite("g", ImageAttention(pixels, int(label), layers))
 
 
-def read_discriminator(opened: Opened, examples: Examples) -> Iterator[ImageAttention]:
+def read_discriminator(
+    opened: OpenedRun, examples: Examples
+) -> Iterator[ImageAttention]:
     """The discriminator's attention in real images.
 
     Raises:
@@ -96,7 +98,7 @@ def _check_finite(player: str, read: ImageAttention) -> ImageAttention:
     return read._replace(layers=layers)
 
 
-def player_gammas(opened: Opened, player: str) -> dict[str, Float[Array, ""]]:
+def player_gammas(opened: OpenedRun, player: str) -> dict[str, Float[Array, ""]]:
     """The gammas of the layers that `read_generator` or `read_discriminator` reads."""
     g, d = opened.variables["params"], opened.state.d.params
     return gammas(g if player == "g" else d)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from sagan.checkpoints.restore import Opened, labels_to_draw
+from sagan.checkpoints.restore import OpenedRun, labels_to_draw
 from sagan.checkpoints.workdir import class_names
 from sagan.config.schema import Config
 from sagan.runtime.devices import padded_batches
@@ -24,7 +24,9 @@ UNCONDITIONAL = "the run is unconditional: there are no classes"
 sampler = functools.lru_cache(maxsize=4)(sampler_lib.make_sampler)
 
 
-def latents(opened: Opened, seed: int, count: int, truncation: float = 0.0) -> Latents:
+def latents(
+    opened: OpenedRun, seed: int, count: int, truncation: float = 0.0
+) -> Latents:
     """The first latents of a seed, as `sagan sample` uses them."""
     numbers = np.arange(-(-count // BATCH) * BATCH)  # few shapes: each is compiled
     z = sampler_lib.latents(opened.config, seed, numbers, truncation)
@@ -41,14 +43,14 @@ def draw_images(
 
 
 def draw_rows(
-    opened: Opened, z: Latents, y: Labels, columns: int = COLUMNS
+    opened: OpenedRun, z: Latents, y: Labels, columns: int = COLUMNS
 ) -> UInt8[np.ndarray, "rows columns h w c"]:
     """The images of a checkpoint as those of a layout.Panel."""
     images = draw_images(opened.config, opened.variables, z, y)
     return images.reshape(-1, columns, *images.shape[1:])
 
 
-def classes_to_show(opened: Opened, classes: Classes) -> Labels:
+def classes_to_show(opened: OpenedRun, classes: Classes) -> Labels:
     """The given labels, else up to ten spread evenly; empty if unconditional.
 
     Raises:
@@ -60,13 +62,13 @@ def classes_to_show(opened: Opened, classes: Classes) -> Labels:
     return np.asarray(some if classes is None else classes, np.int32)
 
 
-def labels_in_turn(opened: Opened, classes: Classes, count: int = COLUMNS) -> Labels:
+def labels_in_turn(opened: OpenedRun, classes: Classes, count: int = COLUMNS) -> Labels:
     """`count` labels, the classes_to_show in turn; zeros if unconditional."""
     shown = classes_to_show(opened, classes)
     return np.resize(shown if len(shown) else np.zeros(1, np.int32), count)
 
 
-def label_names(opened: Opened, labels: Labels, longest: int = 64) -> list[str]:
+def label_names(opened: OpenedRun, labels: Labels, longest: int = 64) -> list[str]:
     """Class names, shortened, or numbers if unknown; empty if unconditional."""
     count, names = opened.config.data.classes, class_names(opened.workdir)
     if not count:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from sagan.checkpoints.restore import Opened, labels_to_draw
+from sagan.checkpoints.restore import OpenedRun, labels_to_draw
 from sagan.config.schema import ConfigError
 from sagan.data.pipeline import open_source
 from sagan.sampling.attention_maps import (
@@ -86,7 +86,12 @@ def coarsen(grid: AttentionGrid) -> CoarseGrid:
 
 
 def make_explorer(
-    opened: Opened, player: str, class_names: Sequence[str], *, seed: int, budget: int
+    opened: OpenedRun,
+    player: str,
+    class_names: Sequence[str],
+    *,
+    seed: int,
+    budget: int,
 ) -> Explorer:
     """The explorer of a network with as many images as fit into `budget` bytes.
 
@@ -119,7 +124,7 @@ def make_explorer(
 
 
 def _read(
-    opened: Opened, player: str, class_names: Sequence[str], seed: int, n: int
+    opened: OpenedRun, player: str, class_names: Sequence[str], seed: int, n: int
 ) -> Iterator[ImageAttention]:
     if player == "g":
         labels = labels_to_draw(opened.config, n, None)

@@ -13,7 +13,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
-from sagan.checkpoints.restore import Opened
+from sagan.checkpoints.restore import OpenedRun
 from sagan.config.schema import Config, ConfigError
 from sagan.data.pipeline import open_source
 from sagan.data.source import Examples
@@ -42,7 +42,7 @@ NEGATIVE = (
 
 
 def attend(
-    opened: Opened,
+    opened: OpenedRun,
     labels: Int32[np.ndarray, " n"],
     grids: Mapping[str, Mapping[str, AttentionGrid]],
     *,
@@ -90,7 +90,7 @@ def attend(
 
 
 def _read(
-    opened: Opened, player: str, labels: Int32[np.ndarray, " n"], seed: int
+    opened: OpenedRun, player: str, labels: Int32[np.ndarray, " n"], seed: int
 ) -> Iterator[attention_reading.ImageAttention]:
     if player == "g":
         return attention_reading.read_generator(opened, labels, seed=seed)

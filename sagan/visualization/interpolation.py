@@ -8,7 +8,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Float32, UInt8
 
-from sagan.checkpoints.restore import Opened
+from sagan.checkpoints.restore import OpenedRun
 from sagan.config.fields import replace
 from sagan.config.schema import Config
 from sagan.layers import spectral_normalise
@@ -22,7 +22,7 @@ _ROWS = 4  # of each of the first two panels
 _PARTS = np.linspace(0, 1, 9, dtype=np.float32)  # of the way from one end to the other
 
 
-def draw_interpolation(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
+def draw_interpolation(opened: OpenedRun, *, seed: int, classes: Classes) -> Sheet:
     """Interpolates from latent to latent, from class to class, and both."""
     ends = drawing.latents(opened, seed, 2 * _ROWS)
     a, b = ends[::2], ends[1::2]
@@ -62,7 +62,7 @@ def draw_interpolation(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
 
 
 def _draw_paths(
-    opened: Opened, a: Latents, b: Latents, first: Weights, second: Weights
+    opened: OpenedRun, a: Latents, b: Latents, first: Weights, second: Weights
 ) -> UInt8[np.ndarray, "rows columns h w c"]:
     """Each row goes from one latent and mixture of classes to another."""
     count = len(_PARTS)
@@ -80,7 +80,7 @@ def _steps(first: np.ndarray, second: np.ndarray) -> Weights:
 
 
 def draw_mixtures(
-    opened: Opened, z: Latents, weights: Weights
+    opened: OpenedRun, z: Latents, weights: Weights
 ) -> UInt8[np.ndarray, "n h w c"]:
     """The image of each latent and mixture of the k classes.
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from sagan.checkpoints.restore import Opened
+from sagan.checkpoints.restore import OpenedRun
 from sagan.checkpoints.workdir import changed_data
 from sagan.data.pipeline import open_source, resolve
 from sagan.data.source import Examples
@@ -74,7 +74,7 @@ class _Found(NamedTuple):
         return rows
 
 
-def draw_neighbours(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
+def draw_neighbours(opened: OpenedRun, *, seed: int, classes: Classes) -> Sheet:
     """Samples, and real test images, beside their nearest training images.
 
     Distances are by pixels (root mean square, in grey levels of 255) and by the default
@@ -154,7 +154,7 @@ def find_nearest(
     )
 
 
-def _open_training(opened: Opened, classes: Classes) -> _Training:
+def _open_training(opened: OpenedRun, classes: Classes) -> _Training:
     source = open_source(opened.config)
     config = resolve(opened.config, source)
     notes = changed_data(opened.workdir, len(source), source.class_names)

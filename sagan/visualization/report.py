@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sagan.checkpoints.restore import Opened, open_run
+from sagan.checkpoints.restore import OpenedRun, open_run
 from sagan.config.schema import ConfigError
 from sagan.runtime.files import make_folder, write_whole
 from sagan.visualization import run_record
@@ -71,7 +71,9 @@ def write_page(runs: Sequence[ReportedRun], out: Path) -> int:
     return size
 
 
-def gather_run(opened: Opened, name: str, seed: int, share: float = 1.0) -> ReportedRun:
+def gather_run(
+    opened: OpenedRun, name: str, seed: int, share: float = 1.0
+) -> ReportedRun:
     """Everything that the page shows of a run, in a share of the page's bytes."""
     record = run_record.read_record(opened.workdir, opened.config, name)
     grids = run_record.sample_grids(opened.workdir, int(share * _GRIDS))
@@ -85,7 +87,7 @@ def gather_run(opened: Opened, name: str, seed: int, share: float = 1.0) -> Repo
     return ReportedRun(opened, seed, record, grids, explorers, sheets)
 
 
-def _draw_sheets(opened: Opened, seed: int, budget: int) -> list[ShownSheet]:
+def _draw_sheets(opened: OpenedRun, seed: int, budget: int) -> list[ShownSheet]:
     """Every sheet, or a note why it cannot be drawn."""
     shown = []
     for name, make_sheet in SHEETS.items():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from sagan.checkpoints.restore import Opened, config_digest
+from sagan.checkpoints.restore import OpenedRun, config_digest
 from sagan.config import fields as config_fields
 from sagan.config import to_json
 from sagan.config.schema import Config
@@ -46,7 +46,7 @@ class ReportedRun(NamedTuple):
       explorers: One for each network.
     """
 
-    opened: Opened
+    opened: OpenedRun
     seed: int
     record: RunRecord
     grids: list[EmbeddedPicture]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sagan.checkpoints.restore import Opened, labels_to_draw, open_run
+from sagan.checkpoints.restore import OpenedRun, labels_to_draw, open_run
 from sagan.config.schema import ConfigError
 from sagan.runtime.files import file_name, make_folder, write_whole
 from sagan.sampling.grid import png
@@ -23,7 +23,7 @@ _CHECKPOINTS = 16  # rows at most
 _THRESHOLDS = (0.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3)
 
 
-def draw_classes(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
+def draw_classes(opened: OpenedRun, *, seed: int, classes: Classes) -> Sheet:
     """Rows are classes, columns latents; plain samples if unconditional."""
     shown = drawing.classes_to_show(opened, classes)
     if not len(shown):
@@ -44,7 +44,7 @@ def draw_classes(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
     return Sheet([panel], caption)
 
 
-def draw_truncation(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
+def draw_truncation(opened: OpenedRun, *, seed: int, classes: Classes) -> Sheet:
     """Rows are truncation thresholds of the latents, columns sample numbers."""
     y = drawing.labels_in_turn(opened, classes)
     z = [drawing.latents(opened, seed, COLUMNS, most) for most in _THRESHOLDS]
@@ -61,7 +61,7 @@ def draw_truncation(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
     return Sheet([panel], caption)
 
 
-def draw_progress(opened: Opened, *, seed: int, classes: Classes) -> Sheet:
+def draw_progress(opened: OpenedRun, *, seed: int, classes: Classes) -> Sheet:
     """Rows are the run's checkpoints, columns latents."""
     y = drawing.labels_in_turn(opened, classes)
     z = drawing.latents(opened, seed, COLUMNS)

@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 
-from sagan.checkpoints.restore import Opened, SavedRun
+from sagan.checkpoints.restore import OpenedRun, SavedRun
 from sagan.config import Config, replace
 from sagan.sampling.attention_maps import AttentionGrid, LayerAttention
 from sagan.visualization import explorer
@@ -53,7 +53,7 @@ def run(tmp_path, explorers=None, name="planted", metrics=(), seed=0, **changes)
     """A ReportedRun, with one planted layer unless explorers are given."""
     player = types.SimpleNamespace(params={"w": np.zeros(3)})
     state = types.SimpleNamespace(g=player, d=player)
-    opened = Opened(SavedRun(tmp_path / name, config(**changes)), state, 7, None)
+    opened = OpenedRun(SavedRun(tmp_path / name, config(**changes)), state, 7, None)
     if explorers is None:
         grid = AttentionGrid(16, 8)
         layers = [("attention8", grid, focused(grid, np.zeros(64, int)))]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sagan.checkpoints.restore import Opened, SavedRun, open_run
+from sagan.checkpoints.restore import OpenedRun, SavedRun, open_run
 from sagan.config import ConfigError, replace
 from sagan.sampling import attention_maps
 from sagan.sampling.attention_maps import AttentionGrid, LayerAttention
@@ -392,7 +392,7 @@ def test_a_network_that_cannot_be_shown_is_a_note(tmp_path):
     without = replace(pages.config(), {"g.block": "none", "d.attention": ()})
 
     def shown(config, player, budget=10**6):
-        opened = Opened(SavedRun(tmp_path, config), None, 1, None)
+        opened = OpenedRun(SavedRun(tmp_path, config), None, 1, None)
         return explorer.make_explorer(opened, player, (), seed=0, budget=budget)
 
     assert shown(without, "g") == Explorer(
