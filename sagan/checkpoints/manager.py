@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 
 from sagan.checkpoints import serialization
 from sagan.config.schema import ConfigError
+from sagan.runtime.progress import Report
 
 
 @final
@@ -31,7 +32,7 @@ class Checkpoints:
         self,
         directory: str | pathlib.Path,
         keep: int,
-        report: Callable[[str], None] = print,
+        report: Report = print,
         *,
         read_only: bool = False,
     ):

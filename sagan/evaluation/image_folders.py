@@ -1,7 +1,6 @@
 """Compares folders, .npz files and data sets, whatever they come from."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,8 @@ from sagan.evaluation.image_sets import ImageSet
 from sagan.evaluation.protocol import Comparison, check_labels, check_protocol
 from sagan.evaluation.scoring import Function
 from sagan.runtime import cache
-from sagan.runtime.progress import bar
+from sagan.runtime.progress import Report, bar
 
-Report = Callable[[str], None]
 _CHUNK = 1024  # images between two steps of the bar
 
 

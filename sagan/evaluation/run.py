@@ -25,10 +25,9 @@ from sagan.evaluation.protocol import (
 )
 from sagan.evaluation.scoring import Function, Scorer
 from sagan.metrics.features import metric_name
+from sagan.runtime.progress import Report
 from sagan.state import GANState
 from sagan.training.experiment import Experiment
-
-Report = Callable[[str], None]
 
 
 class PreparedEvaluation(NamedTuple):

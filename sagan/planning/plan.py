@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from sagan.planning import cost
 from sagan.planning.memory_savings import more_devices, savings
 from sagan.planning.topology import GIB, Topology, devices, has_compiler
 from sagan.runtime.compilation import cpu_compiler_options
+from sagan.runtime.progress import Report
 from sagan.state import abstract, make_game
 from sagan.training.parallel import abstract_arguments, map_step
 
@@ -22,7 +23,6 @@ CLASSES = {"digits": 10, "cifar10": 10, "imagenet": 1000}
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 WIDTHS = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "u8": 1, "pred": 1}
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-Report = Callable[[str], None]
 
 
 class Compiled(NamedTuple):

@@ -1,9 +1,12 @@
-"""Progress bars of slow work."""
+"""Progress of slow work, and lines for the user."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tqdm import tqdm
+
+Report = Callable[[str], None]
+"""Takes a line for the user."""
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 """(items, what they are) -> the same items; counts them for the user as they come."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, final
 
 import jax
 from jax.typing import ArrayLike
 
+from sagan.runtime.progress import Report
 from sagan.training.divergence import MUST_BE_FINITE, NEEDED, Finding
 from sagan.training.logger import Logger
 from sagan.training.monitor import Monitor
@@ -38,7 +39,7 @@ class Feedback:
       latest: The values in MUST_BE_FINITE of the last step that was read.
     """
 
-    def __init__(self, monitor: Monitor, logger: Logger, report: Callable[[str], None]):
+    def __init__(self, monitor: Monitor, logger: Logger, report: Report):
         self.latest: dict[str, float] = {}
         self._monitor = monitor
         self._logger = logger

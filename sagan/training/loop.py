@@ -15,6 +15,7 @@ from sagan.checkpoints import workdir as workdir_lib
 from sagan.config.schema import Config, ConfigError
 from sagan.data import pipeline
 from sagan.runtime import devices, processes
+from sagan.runtime.progress import Report
 from sagan.runtime.signals import Interrupt
 from sagan.sampling import attention_maps
 from sagan.sampling.grid import image_grid
@@ -29,7 +30,6 @@ from sagan.training.logger import Logger
 from sagan.training.monitor import Monitor, measure_sigma
 from sagan.training.start import Started, roll_back, start
 
-Report = Callable[[str], None]
 Measure = Callable[[GANState], Mapping[str, float]]
 Evaluate = Callable[[Experiment], Measure]
 

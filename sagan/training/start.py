@@ -1,7 +1,6 @@
 """From a config and a workdir to a run that is ready for its next step."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from sagan.checkpoints.manager import Checkpoints
 from sagan.config.schema import Config
 from sagan.config.validation import check_batch, check_config
 from sagan.runtime import devices, processes
+from sagan.runtime.progress import Report
 from sagan.state import (
     Game,
     GANState,
@@ -27,8 +27,6 @@ from sagan.training.divergence import Finding
 from sagan.training.experiment import Experiment, open_experiment
 from sagan.training.feedback import Rollback
 from sagan.training.monitor import Monitor
-
-Report = Callable[[str], None]
 
 
 class Started(NamedTuple):

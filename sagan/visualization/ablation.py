@@ -1,7 +1,7 @@
 """Switches attention off (gamma = 0) at inference, and measures what is lost."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sagan.evaluation import run
 from sagan.evaluation.protocol import BATCH_NORM, Protocol, protocol_from_json
 from sagan.evaluation.scoring import Function
 from sagan.runtime.files import make_folder, write_whole
+from sagan.runtime.progress import Report
 from sagan.sampling.grid import png
 from sagan.state import GANState
 from sagan.visualization import checkpoint_images as drawing
@@ -56,7 +57,7 @@ def ablate(
     seed: int,
     out: Path,
     features: Function | None = None,
-    report: Callable[[str], None] = print,
+    report: Report = print,
 ) -> None:
     """Draws and evaluates a checkpoint with attention layers switched off.
 
@@ -127,7 +128,7 @@ def _evaluate(
     states: dict[str, GANState],
     before: results_lib.Result,
     out: Path,
-    report: Callable[[str], None],
+    report: Report,
 ) -> dict[str, results_lib.Result]:
     def again(name: str) -> results_lib.Result:
         return run.evaluate_state(

@@ -3,7 +3,7 @@
 Source: arXiv:1805.08318, figure 5.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sagan.config.schema import Config, ConfigError
 from sagan.data.pipeline import open_source
 from sagan.data.source import Examples
 from sagan.runtime.files import make_folder, write_arrays, write_whole
+from sagan.runtime.progress import Report
 from sagan.sampling.attention_maps import (
     AttentionGrid,
     attention_layers,
@@ -50,7 +51,7 @@ def attend(
     queries: Pixels | None,
     whole: bool,
     out: Path,
-    report: Callable[[str], None] = print,
+    report: Report = print,
 ) -> None:
     """Draws heat maps of a checkpoint's attention layers, and reports statistics.
 

@@ -12,6 +12,7 @@ import numpy as np
 from sagan.checkpoints.restore import OpenedRun, labels_to_draw, open_run
 from sagan.config.schema import ConfigError
 from sagan.runtime.files import file_name, make_folder, write_whole
+from sagan.runtime.progress import Report
 from sagan.sampling.grid import png
 from sagan.visualization import checkpoint_images as drawing
 from sagan.visualization.checkpoint_images import COLUMNS, Classes
@@ -107,7 +108,7 @@ def write_sheets(
     seed: int = 0,
     classes: Classes = None,
     out: Path | None = None,
-    report: Callable[[str], None] = print,
+    report: Report = print,
 ) -> None:
     """Writes a PNG for each sheet, and a JSON file beside those with numbers.
 
