@@ -303,7 +303,7 @@ def same_run(workdir: Path, unbroken: Path, tally: Tally) -> None:
         for path in (workdir, unbroken)
     ]
     tally.check(numbers[0] == numbers[1], "evaluations")
-    patterns = (TMP, ".*.json.*", ".*.jsonl.*", ".card.md.*")
+    patterns = (TMP, ".*.json.*", ".*.jsonl.*", ".card.md.*", ".*.png.*")
     left = [path for pattern in patterns for path in workdir.rglob(pattern)]
     tally.check(not left, f"half-written files: {left}")
     tally.runs += len(tally.wrong) == before

@@ -1,4 +1,4 @@
-"""What a step reports besides the losses: norms, NaNs, diversity, saturation, sigmas.
+"""Scalars that a step reports besides the losses: norms, NaNs, diversity, sigmas, ....
 
 Pure, and traced with the step; training/divergence.py says which values are bad.
 """

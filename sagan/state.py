@@ -171,12 +171,12 @@ def abstract(config: Config) -> GANState:
 
 
 def create_state(game: Game) -> GANState:
-    """`create`, of a game that is there already."""
+    """The state before the first step, for a game that is already built."""
     return jax.jit(lambda: initial_state(game))()
 
 
 def abstract_state(game: Game) -> GANState:
-    """`abstract`, of a game that is there already."""
+    """Shapes and types of the state, for a game that is already built."""
     return jax.eval_shape(lambda: initial_state(game))
 
 
@@ -251,6 +251,6 @@ def gammas(params: PyTree[Array]) -> dict[str, Float[Array, ""]]:
 
 
 def leaf_paths(tree: PyTree) -> list[str]:
-    """Such as d/params/block1/conv1/kernel: of every leaf, in order."""
+    """The path of every leaf, in order, such as d/params/block1/conv1/kernel."""
     found = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path in found]

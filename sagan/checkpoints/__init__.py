@@ -1,1 +1,1 @@
-"""What a run leaves for itself, and how it is opened again."""
+"""Saves a run's state, and opens it again."""

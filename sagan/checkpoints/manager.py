@@ -149,7 +149,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints in ascending order, including one being written."""
-        return sorted(self._manager.all_steps())
+        # another process may be writing them
+        return sorted(self._manager.all_steps(read=self._read_only))
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint, or None."""

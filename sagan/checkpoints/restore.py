@@ -1,4 +1,4 @@
-"""Runs opened again by whoever comes after training."""
+"""Opens saved runs for sampling, evaluation and visualization."""
 
 import dataclasses
 import functools
@@ -56,7 +56,7 @@ class SavedRun:
         return restored
 
     def steps(self, which: str) -> list[int]:
-        """The steps that "latest", "best", "all" or a number in words stand for.
+        """The steps that "latest", "best", "all" or a step as text stand for.
 
         Raises:
           ConfigError: There is no such checkpoint.

@@ -93,7 +93,16 @@ def locked(workdir: str | pathlib.Path) -> Iterator[None]:
             raise ConfigError(f"{workdir}: another process trains here") from error
         except OSError:
             pass  # a file system without locks
+        _remove_unfinished(workdir)
         yield
+
+
+def _remove_unfinished(workdir: pathlib.Path) -> None:
+    """Removes files that a killed training left half written: see whole_file."""
+    for name in (_NAME, _DATA, "metrics.jsonl", "monitor.jsonl", "samples/*.png"):
+        folder, _, name = name.rpartition("/")
+        for path in (workdir / folder).glob(f".{name}.{'?' * 8}"):
+            path.unlink(missing_ok=True)
 
 
 def _has_checkpoint(workdir: pathlib.Path) -> bool:

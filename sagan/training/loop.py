@@ -225,16 +225,16 @@ class _Progress:
         return {"images_per_s": (step - before) * images / (now - then)}
 
     def show(self, step: int, rates: dict[str, float]) -> Rollback | None:
-        """Shows a step; a line shows its own losses, which may bring a rollback."""
-        as_line = self._bar.disable and rates
-        if as_line and (rollback := self._feedback.flush()):
+        """Shows a step; a logged one with its own losses, which may need a rollback."""
+        # with or without a terminal: all processes must roll back after the same step
+        if rates and (rollback := self._feedback.flush()):
             return rollback
         latest = self._feedback.latest
         values = {k: f"{v:.3f}" for k, v in latest.items() if k.endswith("loss")}
         values |= {name: f"{value:.0f}" for name, value in rates.items()}
         self._bar.set_postfix(values, refresh=False)
         self._bar.update()
-        if as_line:
+        if self._bar.disable and rates:
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
             self._report(f"step {step} of {self._bar.total}: {listed}")
         return None

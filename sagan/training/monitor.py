@@ -24,13 +24,13 @@ from sagan.training.divergence import (
 )
 
 STOPPED = (
-    "the newest checkpoint is from before; lower rates need a new workdir, or go on"
-    " with --run.on-divergence rollback"
+    "the newest checkpoint is older than this step; start a new workdir with lower"
+    " rates, or continue with --run.on-divergence rollback"
 )
 
 
 class Verdict(NamedTuple):
-    """What the loop should do after a step.
+    """Instructions for the loop after a step.
 
     Attributes:
       lines: Lines for the user.
@@ -70,8 +70,8 @@ class Monitor:
             drop_lines_after(self._path, int(state.step), self.rollbacks)
 
     def examine(self, step: int, values: Values) -> Verdict:
-        """What follows from a step's values: those in NEEDED, and errors of sigma."""
-        lines = []
+        """Examines a step's values: those in NEEDED, and sometimes errors of sigma."""
+        lines, bad = [], first_not_finite(values)
         for finding in self._detector.examine(step, values):
             self.record(step, finding)
             name, message = finding.name, finding.message
@@ -79,12 +79,17 @@ class Monitor:
             if self._run.on_divergence == "rollback" and rolls_back:
                 if self.rollbacks < self._run.rollbacks:
                     return Verdict(lines, rollback=finding)
-                done = f"went back run.rollbacks = {self._run.rollbacks} times already"
+                done = (
+                    f"already rolled back run.rollbacks = {self._run.rollbacks} times"
+                )
                 return Verdict(lines, error=Diverged(step, name, f"{message}; {done}"))
-            if name == "nonfinite" and (bad := first_not_finite(values)):
+            if name == "nonfinite" and bad:
                 error = Diverged(step, bad[0], f"{message}; {STOPPED}")
                 return Verdict(lines, error=error)
             lines.append(f"step {step}: {message}")
+        if bad:  # after an earlier finding of a leaf alone
+            error = Diverged(step, bad[0], f"{bad[1]}; {STOPPED}")
+            return Verdict(lines, error=error)
         return Verdict(lines)
 
     def record(self, step: int, finding: Finding) -> None:

@@ -95,10 +95,10 @@ def _by_image(config: Config) -> PartitionSpec:
 def _step_and_stop(game: Game, state: GANState, given: Any) -> Any:
     batch, stop = given
     state, metrics = train_step(game, state, batch)
-    asked = stop.max()
+    stop = stop.max()
     if game.axis_name is not None:
-        asked = jax.lax.pmax(asked, game.axis_name)
-    return state, metrics | {"stop": asked}
+        stop = jax.lax.pmax(stop, game.axis_name)
+    return state, metrics | {"stop": stop}
 
 
 def _by_device(x: np.ndarray, devices: int) -> np.ndarray:

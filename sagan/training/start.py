@@ -82,8 +82,8 @@ def roll_back(
 ) -> Started:
     """The run at the newest checkpoint from before a finding, with D's rate lowered."""
     game, finding = run.experiment.game, reason.finding
-    # The first step that shows it began at a state that has it: from there the same
-    # latents and images would lead to it again.
+    # The step that first shows the finding started from a state that already had it:
+    # from there the same latents and images would lead to it again.
     if run.checkpoints is not None:
         run.checkpoints.set_aside_from(finding.since - 1)
     times = monitor.rollbacks + 1

@@ -66,7 +66,7 @@ def ablate(
     `ablation.md` the reported table. The evaluation in the workdir stays unchanged.
 
     Labels and seed are those of the samples to draw. An evaluation by a feature
-    function of yours needs `features`: see run.prepare_evaluation.
+    function of your own needs `features`: see run.prepare_evaluation.
 
     Raises:
       ConfigError: The evaluation cannot be repeated.
@@ -110,7 +110,7 @@ def _same_protocol(before: results_lib.Result, features: Function | None) -> Pro
     if ":" in protocol.features and features is None:
         # a results file may come from anywhere: it must not name code to run
         raise ConfigError(
-            f"was evaluated by {protocol.features}; a function of yours can only be"
+            f"was evaluated by {protocol.features}; your own function can only be"
             " given in Python, to sagan.visualization.ablation.ablate"
         )
     names = {row.get("weights", "raw") for row in before["results"]}

@@ -282,6 +282,22 @@ def test_reader_changes_nothing(open_):
     assert sorted(checkpoints.directory.rglob("*")) == before
 
 
+def test_a_reader_sees_checkpoints_that_were_saved_after_it_was_opened(tmp_path):
+    writer = Checkpoints(tmp_path / "c", 2)
+    writer.save(1, make_state(1))
+    writer.wait()
+    reader = Checkpoints(tmp_path / "c", 2, read_only=True)
+    assert reader.steps() == [1]
+    for step in (2, 3, 4):
+        writer.save(step, make_state(step))
+    writer.close()
+    assert reader.steps() == [3, 4]
+    state, step = reader.restore(abstract(make_state()))
+    assert step == 4
+    assert_same(state, make_state(4))
+    reader.close()
+
+
 def test_start_removes_what_a_killed_process_left(open_):
     unfinished = saved(open_, 1).directory / "9.orbax-checkpoint-tmp"
     unfinished.mkdir()

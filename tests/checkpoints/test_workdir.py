@@ -86,6 +86,19 @@ def test_one_process_trains_in_a_workdir(tmp_path):
         pass
 
 
+def test_files_that_a_kill_left_half_written_are_removed(tmp_path):
+    trained(tmp_path)
+    (tmp_path / "samples").mkdir()
+    left = [".config.json.x1y2z3a4", ".metrics.jsonl.abcd_123"]
+    left += ["samples/.raw_00000015.png.k3x9aaaa"]
+    kept = [".gitignore", "samples/raw_00000015.png", "metrics.jsonl"]
+    for name in left + kept:
+        (tmp_path / name).write_text("half")
+    with locked(tmp_path):
+        assert not [name for name in left if (tmp_path / name).exists()]
+        assert all((tmp_path / name).exists() for name in kept)
+
+
 def test_another_config_is_refused_field_by_field(tmp_path):
     trained(tmp_path)
     with pytest.raises(ConfigError) as error:

@@ -167,7 +167,7 @@ def test_processes_go_back_together(tmp_path):
     (said, code), (other, other_code) = finish(*launch_two(tmp_path / "run", *args))
     assert (code, other_code) == (3, 3), said + other
     assert "back to step" in said
-    assert "went back run.rollbacks = 1 times already" in said
+    assert "already rolled back run.rollbacks = 1 times" in said
     assert "Traceback" not in said + other
     lines = (tmp_path / "run" / "monitor.jsonl").read_text().splitlines()
     assert [json.loads(line)["finding"] for line in lines].count("rollback") == 1

@@ -376,6 +376,19 @@ def test_the_monitor_sends_back_only_so_often(tiny, start, tmp_path, done):
     assert (line["step"], line["since"], line["rollbacks"]) == (2, 2, done)
 
 
+def test_a_nan_loss_stops_the_run_even_if_a_leaf_was_not_finite_before(
+    tiny, start, tmp_path
+):
+    watching = monitor.Monitor(tmp_path, tiny(), start, active=True)
+    leaf = {"nonfinite/state": 3.0}
+    verdict = watching.examine(1, {**healthy(1), **leaf})
+    assert len(verdict.lines) == 1 and verdict.error is None
+    assert watching.examine(2, {**healthy(2), **leaf}) == ([], None, None)
+    verdict = watching.examine(3, {**healthy(3), **leaf, "d_loss": nan})
+    assert isinstance(verdict.error, Diverged)
+    assert str(verdict.error).startswith("step 3: d_loss is nan")
+
+
 @pytest.mark.parametrize("on_divergence", ["warn", "rollback"])
 def test_a_wrong_sigma_is_told_and_training_goes_on(
     tiny, start, tmp_path, on_divergence
@@ -404,7 +417,9 @@ def test_a_run_goes_back_only_so_often(tiny, tmp_path, poison):
         run__rollbacks=2,
         run__checkpoint_every=100,
     )
-    with pytest.raises(Diverged, match="step 5: .*went back run.rollbacks = 2 times"):
+    with pytest.raises(
+        Diverged, match="step 5: .*already rolled back run.rollbacks = 2 times"
+    ):
         train(config, tmp_path / "run")
     back = [
         (row["rollbacks"], row["since"])

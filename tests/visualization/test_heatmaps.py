@@ -271,7 +271,7 @@ def test_ablation_repeats_all_of_the_evaluation_and_leaves_it_alone(
     [
         ({"asked": None}, "its protocol cannot be read: evaluate again"),
         ({"asked": {"features": [1]}}, "its protocol cannot be read: evaluate again"),
-        ({"features": "evil:f"}, "was evaluated by evil:f; a function of yours can"),
+        ({"features": "evil:f"}, "was evaluated by evil:f; your own function can"),
         ({"results": 5}, "no metrics: .* has no evaluation of step 7"),
         ({"results": [{"metric": "fid"}]}, "no metrics: .* has no evaluation of step"),
     ],
