@@ -126,7 +126,7 @@ def _is_number(value: Any) -> bool:
 
 
 def comparable(results: Iterable[Result], newest: Result) -> list[Result]:
-    """The results whose numbers can be compared with the newest: of the same run.
+    """Results of the same run whose numbers can be compared with the newest.
 
     Their protocols, configs and versions are equal.
     """
