@@ -84,13 +84,12 @@ class Monitor:
                 )
                 return Verdict(lines, error=Diverged(step, name, f"{message}; {done}"))
             if name == "nonfinite" and bad:
-                error = Diverged(step, bad[0], f"{message}; {STOPPED}")
-                return Verdict(lines, error=error)
+                bad = bad[0], message  # which names the leaf too
+                break
             lines.append(f"step {step}: {message}")
-        if bad:  # after an earlier finding of a leaf alone
-            error = Diverged(step, bad[0], f"{bad[1]}; {STOPPED}")
-            return Verdict(lines, error=error)
-        return Verdict(lines)
+        if bad is None:
+            return Verdict(lines)
+        return Verdict(lines, error=Diverged(step, bad[0], f"{bad[1]}; {STOPPED}"))
 
     def record(self, step: int, finding: Finding) -> None:
         """Writes a line of monitor.jsonl."""
