@@ -4,6 +4,7 @@ from sagan.config.fields import differences, fields, from_json, replace, to_json
 from sagan.config.loading import load, provenance
 from sagan.config.schema import (
     MAY_CHANGE,
+    AugmentConfig,
     Config,
     ConfigError,
     DataConfig,
@@ -12,12 +13,14 @@ from sagan.config.schema import (
     GeneratorConfig,
     ModelConfig,
     OptimConfig,
+    RegConfig,
     RunConfig,
 )
 from sagan.config.validation import check_batch, check_config
 
 __all__ = [
     "MAY_CHANGE",
+    "AugmentConfig",
     "Config",
     "ConfigError",
     "DataConfig",
@@ -26,6 +29,7 @@ __all__ = [
     "GeneratorConfig",
     "ModelConfig",
     "OptimConfig",
+    "RegConfig",
     "RunConfig",
     "check_batch",
     "check_config",

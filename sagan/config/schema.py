@@ -53,6 +53,8 @@ class GeneratorConfig:
     """Resolutions after whose block an extra `block` is inserted."""
     block: str = "attention"
     """The inserted block: attention, residual or none (sagan.blocks.BLOCKS)."""
+    sn: bool = True
+    """Spectral normalisation of the convolutions and linear layers."""
     sn_tables: bool = False
     """Spectral normalisation of the class-conditional batch-norm tables."""
     bn_group: int = 64
@@ -79,6 +81,10 @@ class DiscriminatorConfig:
     """Resolutions after whose first block an extra `block` is inserted."""
     block: str = "attention"
     """The inserted block: attention, residual or none (sagan.blocks.BLOCKS)."""
+    sn: bool = True
+    """Spectral normalisation of the convolutions, linear layers and embedding."""
+    freeze: int = 0
+    """Number of blocks, from the first, whose weights stay as they are (FreezeD)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +141,36 @@ class EmaConfig:
     """Decay of each average, per step. Samples use the first."""
     start: int = 0
     """Step until which the averages are copies of the weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of all images that the discriminator sees (DiffAugment)."""
+
+    policy: str = ""
+    """Any of color, translation and cutout, by commas; empty: no augmentation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RegConfig:
+    """Regularisers of the discriminator's loss; a weight of 0 switches one off."""
+
+    lecam: float = 0.0
+    """Weight of LeCam: keeps logits near moving averages of the other side's."""
+    lecam_decay: float = 0.99
+    """Decay of these averages, per D update."""
+    lecam_start: int = 1000
+    """Step from which LeCam acts; until then the averages are copies."""
+    consistency_real: float = 0.0
+    """Weight of consistency (bCR): equal logits for a real image and its variant."""
+    consistency_fake: float = 0.0
+    """The same for generated images."""
+    consistency_policy: str = "translation"
+    """Augmentation that makes the variants, as in `augment.policy`."""
+    r1: float = 0.0
+    """Weight of R1: half the squared gradient of D at the real images."""
+    r1_interval: int = 1
+    """Steps between those with R1, whose weight is multiplied by it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +231,8 @@ class Config:
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     ema: EmaConfig = EmaConfig()
+    augment: AugmentConfig = AugmentConfig()
+    reg: RegConfig = RegConfig()
     run: RunConfig = RunConfig()
 
 
