@@ -1,4 +1,4 @@
-"""The data sets: digits, a folder of images, and prepared TFDS data sets.
+"""The data sets: digits, folders of images, IDX files and prepared TFDS data sets.
 
 To add a data set, write a function (config.data, split) -> Source and enter it in
 DATASETS, at the end of this file. Training, evaluation and `sagan prepare` then know it
@@ -7,20 +7,19 @@ by that name; its images are checked elsewhere.
 
 import dataclasses
 import functools
-import io
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from sagan.config.schema import ConfigError, DataConfig
+from sagan.data import idx as idx_lib
 from sagan.data.images import image_formats
-from sagan.data.source import Record, Source
+from sagan.data.source import Record, Source, check_split, pgm
 from sagan.data.validation import first_few
 
 
@@ -34,7 +33,7 @@ def digits(data: DataConfig, split: str) -> Source:
     data = dataclasses.replace(data, allow_small=True)
     if data.path:
         return prepared(data, split)
-    _check_split(data, split, ("train", "test"))
+    check_split(data, split, ("train", "test"))
     from sklearn.datasets import load_digits  # takes a second to import
 
     values, labels = load_digits(return_X_y=True)
@@ -46,25 +45,16 @@ def digits(data: DataConfig, split: str) -> Source:
     return Source(
         data,
         place=f"digits, split {split}",
-        records=[Record(_png(images[i]), int(labels[i])) for i in chosen],
+        records=[Record(pgm(images[i]), int(labels[i])) for i in chosen],
         splits=("train", "test"),
         class_names=tuple(str(digit) for digit in range(10)),
     )
 
 
-def _png(pixels: UInt8[np.ndarray, "h w"]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _check_split(data: DataConfig, split: str, splits: Iterable[str]) -> None:
-    if split not in splits:
-        where = f"data.path = {data.path!r}" if data.path else data.name
-        allowed = " or ".join(splits)
-        raise ConfigError(
-            f"data.split = {split!r}: must be {allowed}; {where} has no other"
-        )
+def idx(data: DataConfig, split: str) -> Source:
+    """The IDX files of a name in idx.FAMILIES, or what TFDS prepared of it."""
+    root = idx_lib.folder_of(data)
+    return idx_lib.open_idx(data, root, split) if root else prepared(data, split)
 
 
 def folder(data: DataConfig, split: str) -> Source:
@@ -77,7 +67,7 @@ def folder(data: DataConfig, split: str) -> Source:
     if not data.path or not root.is_dir():
         raise ConfigError(f"data.path = {data.path!r}: must be a folder of images")
     splits = _folder_splits(root)
-    _check_split(data, split, splits)
+    check_split(data, split, splits)
     root = splits[split]
     place = f"data.path = {str(root)!r}"
     folders = _subfolders(root)
@@ -181,7 +171,7 @@ def prepared(data: DataConfig, split: str) -> Source:
     try:
         builder.info.splits[split]  # also slices: train[:10%]
     except ValueError:
-        _check_split(data, split, splits)
+        check_split(data, split, splits)
     raw = builder.as_data_source(
         split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
     )
@@ -220,6 +210,8 @@ def _builder(data: DataConfig) -> Any:
     except ValueError as error:  # not found, or an invalid name
         if data.path and "://" not in path and not os.path.isdir(path):
             raise ConfigError(f"data.path = {data.path!r}: no such folder") from error
+        if data.name in idx_lib.FAMILIES:
+            raise ConfigError(idx_lib.missing(data, path)) from error
         there = [
             p.name for p in _subfolders(pathlib.Path(path)) if p.name != "downloads"
         ]
@@ -279,6 +271,7 @@ class _Serialised(Sequence[Record]):
 DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
     "digits": digits,
     "folder": folder,
+    **dict.fromkeys(idx_lib.FAMILIES, idx),
 }
 
 

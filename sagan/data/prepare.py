@@ -1,6 +1,6 @@
 """Writes data sets as TFDS array_record, for `datasets.prepared` to read.
 
-Those in DATASETS need no TensorFlow. Those in the TFDS catalogue are written by their
+Digits and folders need no TensorFlow. Those in the TFDS catalogue are written by their
 own builders, most of which do.
 """
 
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from sagan.config.schema import ConfigError, DataConfig
 from sagan.data.datasets import DATASETS, open_split
+from sagan.data.idx import FAMILIES
 from sagan.data.source import Source
 from sagan.data.validation import check_images
 
@@ -37,7 +38,7 @@ def prepare(
     its images may have changed.
 
     Args:
-      name: A name in DATASETS, or in the TFDS catalogue (also name/config:version).
+      name: digits, folder, or a name in the TFDS catalogue (also name/config:version).
       data_dir: The TFDS data directory.
       source_path: For `folder`, the folder of images; its name becomes that of the
         data set. Files are stored unchanged.
@@ -50,7 +51,7 @@ def prepare(
         raise ConfigError(f"--path {source_path}: {name} takes none, only folder does")
     if name == "folder" and not source_path:
         raise ConfigError("folder: --path must name the folder of images")
-    if name not in DATASETS:
+    if name not in DATASETS or name in FAMILIES:  # IDX files are read as they are
         return _catalogue(name, root)
     # decodes every file, to 1x1: all written images can be read
     data = DataConfig(name, path=str(source_path or ""), size=1, allow_small=True)

@@ -1,7 +1,7 @@
 """The images and labels of one split: encoded records, decoded examples."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, final
 
 import numpy as np
@@ -25,6 +25,22 @@ class Record(NamedTuple):
     def name(self, index: int) -> str:
         """Name of the image in messages."""
         return self.image if isinstance(self.image, str) else f"record {index}"
+
+
+def pgm(pixels: UInt8[np.ndarray, "h w"]) -> bytes:
+    """A grey image as a PGM file, which costs next to nothing to encode and decode."""
+    height, width = pixels.shape
+    return b"P5 %d %d 255\n" % (width, height) + pixels.tobytes()
+
+
+def check_split(data: DataConfig, split: str, splits: Iterable[str]) -> None:
+    """Raises a ConfigError unless a split is among those of a data set."""
+    if split not in splits:
+        where = f"data.path = {data.path!r}" if data.path else data.name
+        allowed = " or ".join(splits)
+        raise ConfigError(
+            f"data.split = {split!r}: must be {allowed}; {where} has no other"
+        )
 
 
 class Examples(NamedTuple):

@@ -1,0 +1,148 @@
+"""MNIST and its relatives: images and labels in IDX files, plain or gzipped.
+
+Source: the format is described at the end of LeCun's page of MNIST: a magic number, the
+length of each axis (both big-endian), then the bytes. Fashion-MNIST (arXiv:1708.07747)
+and Kuzushiji-MNIST (arXiv:1812.01718) come in the same four files.
+"""
+
+import gzip
+import math
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sagan.config.schema import ConfigError, DataConfig
+from sagan.data.source import Record, Source, check_split, pgm
+
+SPLITS = {"train": "train", "test": "t10k"}  # the first part of the files' names
+
+
+class Family(NamedTuple):
+    """A data set in IDX files.
+
+    Attributes:
+      class_names: Names by label.
+      default: Folder to look in if data.path is empty.
+    """
+
+    class_names: tuple[str, ...]
+    default: str = ""
+
+
+FAMILIES = {
+    "mnist": Family(tuple("0123456789")),
+    "fashion_mnist": Family(
+        (
+            "t-shirt",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
+        ),
+        default="/usr/share/datasets/fashion-mnist",  # by Debian's package
+    ),
+    "kmnist": Family(("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")),
+}
+
+
+def folder_of(data: DataConfig) -> Path | None:
+    """The folder that holds the training images as IDX; None: no such file is there."""
+    root = data.path or FAMILIES[data.name].default
+    if not root or "://" in root:
+        return None
+    root = Path(root).expanduser()
+    return root if _files(root, "train", "images") else None
+
+
+def missing(data: DataConfig, tfds_path: str) -> str:
+    """The message that a data set is there neither as IDX files nor as TFDS's."""
+    files = "train-images-idx3-ubyte.gz and the three files that belong to it"
+    default = FAMILIES[data.name].default
+    package = f"; Debian's dataset-fashion-mnist puts them in {default}"
+    return (
+        f"data.path = {data.path!r}: must hold {files}, or {data.name} as written by"
+        f" `sagan prepare {data.name} --data-dir {tfds_path}`"
+        + (package if default else "")
+    )
+
+
+def open_idx(data: DataConfig, root: Path, split: str) -> Source:
+    """A split of the IDX files in `root`.
+
+    Raises:
+      ConfigError: A file is missing, truncated or of another kind, or the images and
+        the labels differ in number.
+    """
+    check_split(data, split, SPLITS)
+    images = _read(data, root, split, "images")
+    labels = _read(data, root, split, "labels")
+    place = f"{data.name} in {root}, split {split}"
+    if len(images) != len(labels):
+        raise ConfigError(f"{place}: {len(images)} images but {len(labels)} labels")
+    return Source(
+        data,
+        place=place,
+        records=_Pixels(images, labels),
+        splits=tuple(SPLITS),
+        class_names=FAMILIES[data.name].class_names,
+    )
+
+
+@final
+class _Pixels(Sequence[Record]):
+    """Images in memory, each encoded when it is asked for."""
+
+    def __init__(self, images: UInt8[np.ndarray, "n h w"], labels: np.ndarray):
+        self._images, self._labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index):
+        return Record(pgm(self._images[index]), int(self._labels[index]))
+
+
+def _files(root: Path, split: str, kind: str) -> list[Path]:
+    """The files that hold a split's images or labels, under the names in use."""
+    axes = {"images": 3, "labels": 1}[kind]
+    stems = [f"{SPLITS[split]}-{kind}{dot}idx{axes}-ubyte" for dot in "-."]
+    paths = [root / f"{stem}{suffix}" for stem in stems for suffix in ("", ".gz")]
+    return [path for path in paths if path.is_file()]
+
+
+def _read(data: DataConfig, root: Path, split: str, kind: str) -> np.ndarray:
+    axes = {"images": 3, "labels": 1}[kind]
+    found = _files(root, split, kind)
+    if not found:
+        name = f"{SPLITS[split]}-{kind}-idx{axes}-ubyte"
+        raise ConfigError(f"{root}: {data.name} must have {name} or {name}.gz there")
+    path = found[0]
+    try:
+        raw = path.read_bytes()
+        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ConfigError(f"{path}: is no whole gzip file ({error})") from error
+    magic = b"\0\0\x08" + bytes([axes])  # 8: unsigned bytes
+    if content[:4] != magic:
+        raise ConfigError(
+            f"{path}: starts with {content[:4].hex()}: must be {magic.hex()}, an IDX"
+            f" file of {kind}"
+        )
+    header = 4 + 4 * axes
+    shape = tuple(np.frombuffer(content[4:header].ljust(4 * axes, b"\0"), ">u4"))
+    shape = tuple(map(int, shape))
+    if len(content) != header + math.prod(shape):
+        raise ConfigError(
+            f"{path}: holds {len(content)} bytes: must hold"
+            f" {header + math.prod(shape)} for its shape {shape}; is it truncated?"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
