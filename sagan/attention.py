@@ -84,9 +84,8 @@ class SelfAttention(SpectralModule):
         return drawn + x.astype(o.dtype)
 
     def _conv(self, name: str, channels: int) -> SNConv:
-        return SNConv(
-            self.model, features=channels, kernel_size=1, use_bias=False, name=name
-        )
+        conv = partial(SNConv, self.model, self.sn, kernel_size=1, use_bias=False)
+        return conv(features=channels, name=name)
 
 
 def attend(

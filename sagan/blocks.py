@@ -18,7 +18,7 @@ class GeneratorBlock(nn.Module):
     Attributes:
       features: Number of channels of the output.
       classes: Number of classes of the batch norms; 0: unconditional.
-      g: Batch-norm settings.
+      g: Settings of batch norm and spectral norm.
       model: Settings of the normalised layers.
       axis_name: Name of the axis over which pmap spreads the batch, or None.
 
@@ -35,7 +35,7 @@ class GeneratorBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "n h w c"], y: Int[Array, " n"], *, train: bool
     ) -> Float[Array, "n hh ww o"]:
-        conv = partial(SNConv, self.model, features=self.features)
+        conv = partial(SNConv, self.model, self.g.sn, features=self.features)
         norm = partial(
             BatchNorm,
             group=self.g.bn_group,
@@ -68,10 +68,11 @@ class DiscriminatorBlock(nn.Module):
     down: bool
     is_first: bool
     model: ModelConfig
+    sn: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww o"]:
-        conv = partial(SNConv, self.model, features=self.features)
+        conv = partial(SNConv, self.model, self.sn, features=self.features)
         resample = "down" if self.down else ""
         shortcut = x
         if self.down or x.shape[-1] != self.features:
@@ -94,8 +95,9 @@ class Residual(SpectralModule):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         c = x.shape[-1]
         hidden = max(1, round(1.25 * c / 18))  # 2 * 9 * c * hidden = 1.25 c^2
-        o = SNConv(self.model, features=hidden, name="conv1")(jax.nn.relu(x))
-        o = SNConv(self.model, features=c, name="conv2")(jax.nn.relu(o))
+        conv = partial(SNConv, self.model, self.sn)
+        o = conv(features=hidden, name="conv1")(jax.nn.relu(x))
+        o = conv(features=c, name="conv2")(jax.nn.relu(o))
         return x + o
 
 

@@ -80,13 +80,13 @@ def report(
 
 
 def player_scalars(name: str, player: Player) -> Metrics:
-    """Gammas of the attention layers, norm of the weights, and range of the sigmas."""
+    """Gammas of the attention layers, norm of the weights, and range of any sigmas."""
     metrics = {f"gamma/{name}/{k}": gamma for k, gamma in gammas(player.params).items()}
-    leaves = jax.tree_util.tree_leaves_with_path(player.stats["spectral"])
-    sigmas = jnp.stack([leaf for path, leaf in leaves if path[-1].key == "sigma"])
     metrics[f"{name}_weight_norm"] = optax.tree.norm(player.params)
-    metrics[f"sigma/{name}_max"] = sigmas.max()
-    metrics[f"sigma/{name}_min"] = sigmas.min()
+    leaves = jax.tree_util.tree_leaves_with_path(player.stats.get("spectral"))
+    if sigmas := [leaf for path, leaf in leaves if path[-1].key == "sigma"]:
+        metrics[f"sigma/{name}_max"] = jnp.stack(sigmas).max()
+        metrics[f"sigma/{name}_min"] = jnp.stack(sigmas).min()
     return metrics
 
 
@@ -143,10 +143,12 @@ def sigma_errors(config: Config, state: GANState) -> dict[str, Float[Array, ""]]
     and the largest of each player, sigma_error/g_max. The estimate is that of the next
     forward pass: one power iteration from the stored u on the current weights (the
     stored sigma is older than the last update). But for rounding, it never exceeds the
-    true value.
+    true value. A network without spectral normalisation has none of these.
     """
     errors = {}
     for name, player in (("g", state.g), ("d", state.d)):
+        if "spectral" not in player.stats:
+            continue
         weights = _normalised(player.params, player.stats["spectral"], name)
         mine = {}
         for path, (matrix, u) in weights.items():

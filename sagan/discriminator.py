@@ -1,6 +1,7 @@
 """The discriminator: from an image and a class to a logit."""
 
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -20,7 +21,7 @@ class Discriminator(nn.Module):
     plus the inner product of h and the class's embedding (projection discriminator,
     arXiv:1802.05637) unless config.data.classes is 0. Both are float32.
 
-    Collections: `params`; `spectral`, updated if mutable.
+    Collections: `params`; with d.sn `spectral`, updated if mutable.
 
     Attributes:
       config: The experiment's config; data.classes must be an integer.
@@ -42,18 +43,18 @@ class Discriminator(nn.Module):
                 down=block.resampled,
                 is_first=i == 1,
                 model=model,
+                sn=d.sn,
                 name=f"block{i}",
             )
             x = maybe_remat(module, x, remat=model.remat)
             if block.slot:
-                slot = BLOCKS[d.block](model, name=f"{d.block}{block.resolution}")
+                slot = BLOCKS[d.block](model, d.sn, name=f"{d.block}{block.resolution}")
                 x = maybe_remat(slot, x, remat=model.remat)
         h = jax.nn.relu(x).astype(jnp.float32).sum(axis=(1, 2))
         head = dataclasses.replace(model, dtype="float32")
-        logits = SNDense(head, features=1, name="logit")(h)[:, 0]
+        logits = SNDense(head, d.sn, features=1, name="logit")(h)[:, 0]
         if config.data.classes:
-            embed = SNEmbed(
-                head, classes=config.data.classes, features=h.shape[-1], name="embed"
-            )(y)
+            table = partial(SNEmbed, classes=config.data.classes, features=h.shape[-1])
+            embed = table(head, d.sn, name="embed")(y)
             logits = logits + jnp.sum(h * embed, axis=-1)
         return logits

@@ -18,7 +18,8 @@ class Generator(nn.Module):
     config.data.classes is 0.
 
     Collections: `params`; `batch_stats`, the running moments, which `train` updates if
-    they are mutable and which normalise otherwise; `spectral`, updated if mutable.
+    they are mutable and which normalise otherwise; with g.sn `spectral`, updated if
+    mutable.
 
     Attributes:
       config: The experiment's config; data.classes must be an integer.
@@ -37,7 +38,7 @@ class Generator(nn.Module):
         config = self.config
         model, g = config.model, config.g
         channels, base = generator_stem(config)
-        x = SNDense(model, features=base * base * channels, name="stem")(z)
+        x = SNDense(model, g.sn, features=base * base * channels, name="stem")(z)
         x = x.reshape(-1, base, base, channels)
         for i, block in enumerate(generator_blocks(config), start=1):
             module = GeneratorBlock(
@@ -50,7 +51,7 @@ class Generator(nn.Module):
             )
             x = maybe_remat(module, x, y, train=train, remat=model.remat)
             if block.slot:
-                slot = BLOCKS[g.block](model, name=f"{g.block}{block.resolution}")
+                slot = BLOCKS[g.block](model, g.sn, name=f"{g.block}{block.resolution}")
                 x = maybe_remat(slot, x, remat=model.remat)
         x = BatchNorm(  # unconditional: official generator.py:213
             group=g.bn_group,
@@ -59,5 +60,6 @@ class Generator(nn.Module):
             axis_name=self.axis_name,
             name="bn_out",
         )(x, y, train=train)
-        x = SNConv(model, features=config.data.channels, name="out")(jax.nn.relu(x))
+        out = SNConv(model, g.sn, features=config.data.channels, name="out")
+        x = out(jax.nn.relu(x))
         return jnp.tanh(x.astype(jnp.float32))

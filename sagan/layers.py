@@ -1,4 +1,4 @@
-"""Spectrally normalised layers and (class-conditional) batch normalisation."""
+"""Layers with spectral normalisation, or without it, and batch normalisation."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -61,19 +61,24 @@ class SpectralModule(nn.Module):
 
     Attributes:
       model: Initialiser, epsilon, detaching and precision, shared by all layers.
+      sn: Whether to normalise. Without, parameters have the same names and the
+        collection does not exist.
     """
 
     model: ModelConfig
+    sn: bool = True
 
-    def normalised(
+    def weight(
         self, name: str, shape: Sequence[int], *, transposed: bool = False
     ) -> Float[Array, "..."]:
-        """The parameter `name` divided by sigma, in model.dtype.
+        """The parameter `name`, divided by sigma if `sn`, in model.dtype.
 
         sigma is computed in float32, of the weight as a matrix [-1, out] or, if
         `transposed`, of its transpose.
         """
         w = self.param(name, INITIALIZERS[self.model.init], tuple(shape))
+        if not self.sn:
+            return w.astype(self.model.dtype)
         matrix = w.T if transposed else w.reshape(-1, shape[-1])
         u = self.variable("spectral", "u", self._first_u, (1, matrix.shape[-1]))
         sigma, next_u = spectral_normalise(
@@ -111,7 +116,7 @@ class SNConv(SpectralModule, kw_only=True):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww o"]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.normalised("kernel", shape)
+        kernel = self.weight("kernel", shape)
         form = {"": conv.conv, "up": conv.upsample_conv, "down": conv.conv_downsample}
         cpu = is_for_cpu(self.model.target)
         fast = self.model.fast
@@ -129,7 +134,7 @@ class SNDense(SpectralModule, kw_only=True):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n c"]) -> Float[Array, "n o"]:
-        kernel = self.normalised("kernel", (x.shape[-1], self.features))
+        kernel = self.weight("kernel", (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = jnp.dot(x.astype(kernel.dtype), kernel, precision=FULL)
         return x + bias.astype(kernel.dtype)[None]
@@ -149,7 +154,7 @@ class SNEmbed(SpectralModule, kw_only=True):
     @nn.compact
     def __call__(self, y: Int[Array, " n"]) -> Float[Array, "n o"]:
         shape = (self.classes, self.features)
-        return self.normalised("embedding", shape, transposed=True)[y]
+        return self.weight("embedding", shape, transposed=True)[y]
 
 
 class SNTable(SpectralModule, kw_only=True):
@@ -165,7 +170,7 @@ class SNTable(SpectralModule, kw_only=True):
 
     @nn.compact
     def __call__(self, y: Int[Array, " n"]) -> Float[Array, "n o"]:
-        table = self.normalised("kernel", (self.classes, self.features))
+        table = self.weight("kernel", (self.classes, self.features))
         return self.offset + table.astype(jnp.float32)[y]
 
 

@@ -11,12 +11,14 @@ from flax import struct
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PyTree
 
+from sagan.augment import check_policy
 from sagan.blocks import BLOCKS
 from sagan.config.fields import fields
 from sagan.config.schema import Config, ConfigError
 from sagan.discriminator import Discriminator
 from sagan.generator import Generator
 from sagan.losses import LOSSES, GANLoss
+from sagan.regularisers import Anchors
 
 
 @struct.dataclass
@@ -26,7 +28,8 @@ class Player:
     Attributes:
       params: The weights that the optimizer moves.
       stats: The collections that a forward pass moves: `spectral` (vectors u and
-        sigma) and, in the generator, `batch_stats` (running mean and variance).
+        sigma; absent without spectral norm) and, in the generator, `batch_stats`
+        (running mean and variance).
       opt_state: The optimizer's moments.
     """
 
@@ -53,6 +56,7 @@ class GANState:
       d: The discriminator.
       ema: One Average for each of config.ema.decays.
       rollbacks: Number of times that training went back to an earlier state, int32.
+      lecam: Averages of D's mean logits; None without reg.lecam.
     """
 
     step: Any  # an array, or its shape in a checkpoint's target
@@ -60,6 +64,7 @@ class GANState:
     d: Player
     ema: tuple[Average, ...]
     rollbacks: Any
+    lecam: Anchors | None = None
 
 
 class Game(NamedTuple):
@@ -120,6 +125,8 @@ def check_names(config: Config) -> None:
         if name not in table:
             known = ", ".join(table)
             raise ConfigError(f"{field} = {name!r}: unknown; there are {known}")
+    check_policy("augment.policy", config.augment.policy)
+    check_policy("reg.consistency_policy", config.reg.consistency_policy)
 
 
 def after_rollbacks(game: Game, rollbacks: int) -> Game:
@@ -194,7 +201,8 @@ def initial_state(game: Game) -> GANState:
         for _ in game.config.ema.decays
     )
     zero = jnp.zeros((), jnp.int32)
-    return GANState(step=zero, g=g, d=d, ema=ema, rollbacks=zero)
+    anchors = Anchors(jnp.zeros(()), jnp.zeros(())) if game.config.reg.lecam else None
+    return GANState(step=zero, g=g, d=d, ema=ema, rollbacks=zero, lecam=anchors)
 
 
 def _player(variables: dict[str, Any], tx: optax.GradientTransformation) -> Player:
@@ -232,15 +240,11 @@ def generator_variables(
 
     Averaged weights come with averaged batch statistics, never with the raw network's.
     """
-    spectral = state.g.stats["spectral"]
     if average is None:
         return {"params": state.g.params, **state.g.stats}
     chosen = state.ema[average]
-    return {
-        "params": chosen.params,
-        "batch_stats": chosen.batch_stats,
-        "spectral": spectral,
-    }
+    averages = {"params": chosen.params, "batch_stats": chosen.batch_stats}
+    return {**state.g.stats, **averages}
 
 
 def gammas(params: PyTree[Array]) -> dict[str, Float[Array, ""]]:

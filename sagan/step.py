@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from sagan import diagnostics
+from sagan import diagnostics, regularisers
+from sagan.augment import augment
 from sagan.data.pipeline import Batch
 from sagan.data.pixels import to_float
 from sagan.diagnostics import Metrics, Update
@@ -25,8 +26,12 @@ from sagan.state import Game, GANState, Player, update_ema
 Images = Float[Array, "n h w c"]
 Latents = Float[Array, "n z"]
 Labels = Int[Array, " n"]
+Keys = Key[Array, " n"]
 
-G_UPDATE = 0  # purposes of random numbers: the G update, and the D updates 1, 2, ...
+# Purposes of random numbers: the G update, the D updates 1, 2, ..., and for each of
+# these its augmentations.
+G_UPDATE = 0
+AUGMENTATION = 2**16
 
 
 def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Metrics]:
@@ -55,52 +60,70 @@ def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Met
 def d_step(
     game: Game, state: GANState, x: Images, y: Labels, *, purpose: int
 ) -> tuple[GANState, Update]:
-    """Moves the discriminator, and the statistics of both networks."""
+    """Moves the discriminator, its logits' averages, and both networks' statistics."""
     z, fake_y = draw_latents(game, state.step, purpose, len(x))
+    keys = augmentation_keys(game, state.step, purpose, len(x))
 
-    def micro(x: Images, y: Labels, z: Latents, fake_y: Labels):
+    def micro(x: Images, y: Labels, z: Latents, fake_y: Labels, keys: Keys | None):
         fake, g_stats = apply_g(game, state.g.params, state.g.stats, z, fake_y)
-        # pairs: real and fake of one example stay on one device
-        pairs, labels = _interleave(x, fake), _interleave(y, fake_y)
+        seen = regularisers.views(game.config, x, fake, keys)
+        # interleaved: all images of an example stay on one device
+        images = _interleave(*seen.values())
+        labels = _interleave(*(y if "real" in view else fake_y for view in seen))
 
         def loss_fn(params: PyTree[Array]):
             variables = {"params": params, **state.d.stats}
             logits, d_stats = game.d.apply(
-                variables, pairs, labels, mutable=["spectral"]
+                variables, images, labels, mutable=["spectral"]
             )
-            real_logits, fake_logits = logits.reshape(-1, 2).T
-            loss = game.loss.discriminator(real_logits, fake_logits)
-            shown = diagnostics.d_averages(
-                game.loss, loss, real_logits, fake_logits, x, fake
-            )
+            by_view = dict(zip(seen, logits.reshape(-1, len(seen)).T, strict=True))
+            real, fake_logits = by_view["real"], by_view["fake"]
+            loss = game.loss.discriminator(real, fake_logits)
+            shown = diagnostics.d_averages(game.loss, loss, real, fake_logits, x, fake)
+            for name, (weight, value) in regularisers.penalties(
+                game.config.reg,
+                state.step,
+                state.lecam,
+                by_view,
+                lambda x: game.d.apply(variables, x, y),
+                seen["real"],
+            ).items():
+                loss += weight * value
+                shown[f"reg/{name}"] = value
             return loss, (shown, d_stats)
 
         grads, (shown, d_stats) = jax.grad(loss_fn, has_aux=True)(state.d.params)
         return Update(grads, shown), d_stats, g_stats
 
-    update, d_stats, g_stats = accumulate(game, micro, x, y, z, fake_y)
+    update, d_stats, g_stats = accumulate(game, micro, x, y, z, fake_y, keys)
     update = average_over_devices(game, update)
     d = _apply_update(game.d_tx, state.d, update.grads, d_stats)
-    return replace(state, d=d, g=replace(state.g, stats=g_stats)), update
+    logits = update.averages["d_real"], update.averages["d_fake"]
+    lecam = regularisers.moved(game.config.reg, state.step, state.lecam, *logits)
+    g = replace(state.g, stats=g_stats)
+    return replace(state, d=d, g=g, lecam=lecam), update
 
 
 def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Update]:
     """Moves the generator and its statistics; the discriminator stays as it is."""
     z, y = draw_latents(game, state.step, G_UPDATE, n)
+    keys = augmentation_keys(game, state.step, G_UPDATE, n)
+    policy = game.config.augment.policy
 
-    def micro(z: Latents, y: Labels):
+    def micro(z: Latents, y: Labels, keys: Keys | None):
         def loss_fn(params: PyTree[Array]):
             fake, g_stats = apply_g(game, params, state.g.stats, z, y)
-            logits: Any = game.d.apply(
-                {"params": state.d.params, **state.d.stats}, fake, y
-            )
+            if keys is not None:
+                fake = augment(policy, keys, fake)
+            variables = {"params": state.d.params, **state.d.stats}
+            logits: Any = game.d.apply(variables, fake, y)
             loss = game.loss.generator(logits)
             return loss, ({"g_loss": loss}, g_stats)
 
         grads, (shown, g_stats) = jax.grad(loss_fn, has_aux=True)(state.g.params)
         return Update(grads, shown), g_stats
 
-    update, g_stats = accumulate(game, micro, z, y)
+    update, g_stats = accumulate(game, micro, z, y, keys)
     update = average_over_devices(game, update)
     return replace(
         state, g=_apply_update(game.g_tx, state.g, update.grads, g_stats)
@@ -110,26 +133,44 @@ def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Update]:
 def draw_latents(
     game: Game, step: Int[Array, ""], purpose: int, n: int
 ) -> tuple[Latents, Labels]:
-    """Latents and uniform labels for this device's n examples of the global batch.
+    """Latents and uniform labels for this device's n examples of the global batch."""
 
-    Those of global example i depend on (seed, purpose, step, i) alone, so that devices
-    and micro-batches do not change them.
-    """
-    key = jax.random.key(game.config.run.seed)
-    key = jax.random.fold_in(jax.random.fold_in(key, purpose), step)
-    first = 0 if game.axis_name is None else jax.lax.axis_index(game.axis_name) * n
-
-    def example(i: Int[Array, ""]) -> tuple[Float[Array, " z"], Int[Array, ""]]:
-        z_key, y_key = jax.random.split(jax.random.fold_in(key, i))
+    def example(key: Key[Array, ""]) -> tuple[Float[Array, " z"], Int[Array, ""]]:
+        z_key, y_key = jax.random.split(key)
         classes = game.config.data.classes or 1
         z = jax.random.normal(z_key, (game.config.g.z,))
         return z, jax.random.randint(y_key, (), 0, classes)
 
-    drawn = jax.vmap(example)(first + jnp.arange(n))
+    drawn = jax.vmap(example)(example_keys(game, step, purpose, n))
     if game.sharding is None:
         return drawn
     # otherwise XLA makes every device compute every generated image
     return jax.lax.with_sharding_constraint(drawn, game.sharding)
+
+
+def augmentation_keys(
+    game: Game, step: Int[Array, ""], purpose: int, n: int
+) -> Keys | None:
+    """Keys for the augmentations of an update; None if there are none."""
+    reg = game.config.reg
+    if not (game.config.augment.policy or reg.consistency_real or reg.consistency_fake):
+        return None
+    keys = example_keys(game, step, AUGMENTATION + purpose, n)
+    if game.sharding is None:
+        return keys
+    return jax.lax.with_sharding_constraint(keys, game.sharding)
+
+
+def example_keys(game: Game, step: Int[Array, ""], purpose: int, n: int) -> Keys:
+    """A key for each of this device's n examples of the global batch.
+
+    That of global example i depends on (seed, purpose, step, i) alone, so that devices
+    and micro-batches do not change what is drawn.
+    """
+    key = jax.random.key(game.config.run.seed)
+    key = jax.random.fold_in(jax.random.fold_in(key, purpose), step)
+    first = 0 if game.axis_name is None else jax.lax.axis_index(game.axis_name) * n
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(n))
 
 
 def apply_g(
@@ -141,7 +182,7 @@ def apply_g(
     return moved
 
 
-def accumulate(game: Game, micro: Callable[..., Any], *batch: Array) -> Any:
+def accumulate(game: Game, micro: Callable[..., Any], *batch: Array | None) -> Any:
     """Averages micro(*part) over config.optim.accumulate parts of the batch.
 
     All parts start from the same statistics, and running averages are linear in the
@@ -160,8 +201,8 @@ def accumulate(game: Game, micro: Callable[..., Any], *batch: Array) -> Any:
     def add(total: Any, part: tuple[Array, ...]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, micro(*part)), None
 
-    split_batch = tuple(map(split, batch))
-    shapes = jax.eval_shape(micro, *(x[0] for x in split_batch))
+    split_batch = jax.tree.map(split, batch)
+    shapes = jax.eval_shape(micro, *jax.tree.map(lambda x: x[0], split_batch))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     # XLA runs convolutions in loops eight times slower on CPU
     unroll = parts if is_for_cpu(game.config.model.target) else 1
@@ -176,8 +217,8 @@ def average_over_devices(game: Game, tree: Any) -> Any:
     return jax.lax.pmean(tree, game.axis_name)
 
 
-def _interleave(a: Array, b: Array) -> Array:
-    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+def _interleave(*parts: Array) -> Array:
+    return jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
 
 
 def _apply_update(

@@ -53,6 +53,19 @@ def test_u_moves_only_where_the_collection_is_mutable():
     assert not np.allclose(moved["spectral"]["u"], variables["spectral"]["u"])
 
 
+def test_without_spectral_norm_a_layer_is_the_plain_one():
+    plain, normalised = (SNConv(MODEL, sn, features=4) for sn in (False, True))
+    x = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
+    variables = plain.init(jax.random.key(0), x)
+    twin = normalised.init(jax.random.key(0), x)
+    assert list(variables) == ["params"]
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], twin["params"])
+    y, moved = normalised.apply(twin, x, mutable=["spectral"])
+    sigma = moved["spectral"]["sigma"]
+    assert abs(sigma - 1) > 0.1
+    np.testing.assert_allclose(plain.apply(variables, x), sigma * y, rtol=1e-5)
+
+
 def test_initialising_leaves_u_at_its_random_start():
     x = jnp.ones((1, 4, 4, 2))
     u = SNConv(MODEL, features=512).init(jax.random.key(0), x)["spectral"]["u"]

@@ -8,9 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from sagan import state, step
+from sagan import regularisers, state, step
 from sagan.config import validation
 from sagan.data.pipeline import Batch
+from sagan.diagnostics import sigma_errors
+from sagan.regularisers import Anchors
 from sagan.training import parallel
 
 
@@ -129,6 +131,14 @@ CASES = {
         "data__classes": 0,
         "g__bn_group": 8,
         "optim__d_steps": 2,
+    },
+    "grouped, augmented and regularised": {
+        "g__bn_group": 4,
+        "augment__policy": "color,translation,cutout",
+        "reg__lecam": 0.3,
+        "reg__consistency_real": 2.0,
+        "reg__consistency_fake": 3.0,
+        "reg__r1": 0.5,
     },
 }
 
@@ -376,3 +386,119 @@ def test_unresolved_classes_are_refused(tiny):
     open_classes = dataclasses.replace(config.data, classes=None)
     with pytest.raises(ValueError, match="data.classes"):
         state.make_game(dataclasses.replace(config, data=open_classes))
+
+
+EVERYTHING = {
+    "augment__policy": "color,translation,cutout",
+    "reg__lecam": 0.3,
+    "reg__lecam_start": 1,
+    "reg__consistency_real": 2.0,
+    "reg__consistency_fake": 3.0,
+    "reg__r1": 0.5,
+}
+
+
+def test_d_gradient_is_that_of_the_loss_and_every_weighted_regulariser(tiny):
+    config = tiny(**EVERYTHING)
+    game = with_sgd(state.make_game(config), lr=1.0)
+    start = lively(state.create(config))
+    anchors = Anchors(jnp.float32(0.5), jnp.float32(-0.5))
+    start = start.replace(step=jnp.int32(1), lecam=anchors)
+    x = jnp.asarray(batch(config).image[0], jnp.float32) / 127.5 - 1
+    y = jnp.asarray(batch(config).label[0])
+    after, update = jax.jit(partial(step.d_step, game, purpose=1))(start, x, y)
+
+    z, fake_y = step.draw_latents(game, start.step, 1, len(x))
+    keys = step.augmentation_keys(game, start.step, 1, len(x))
+    fake, _ = step.apply_g(game, start.g.params, start.g.stats, z, fake_y)
+    seen = regularisers.views(config, x, fake, keys)
+
+    def loss(params):
+        def d(x, y):
+            return game.d.apply({"params": params, **start.d.stats}, x, y)
+
+        real, fake = d(seen["real"], y), d(seen["fake"], fake_y)
+        return (
+            jax.nn.relu(1 - real).mean()
+            + jax.nn.relu(1 + fake).mean()
+            + 0.3 * (jax.nn.relu(real + 0.5) ** 2).mean()
+            + 0.3 * (jax.nn.relu(0.5 - fake) ** 2).mean()
+            + 2.0 * ((real - d(seen["real_variant"], y)) ** 2).mean()
+            + 3.0 * ((fake - d(seen["fake_variant"], fake_y)) ** 2).mean()
+            + 0.5 * regularisers.r1(lambda x: d(x, y), seen["real"])
+        )
+
+    assert_same(update.grads, jax.jit(jax.grad(loss))(start.d.params))
+    assert {name for name in update.averages if name.startswith("reg/")} == {
+        "reg/lecam",
+        "reg/consistency_real",
+        "reg/consistency_fake",
+        "reg/r1",
+    }
+    expected = 0.99 * 0.5 + 0.01 * float(update.averages["d_real"])
+    assert float(after.lecam.real) == pytest.approx(expected)
+    expected = 0.99 * -0.5 + 0.01 * float(update.averages["d_fake"])
+    assert float(after.lecam.fake) == pytest.approx(expected)
+
+
+def test_views_are_augmented_each_with_other_numbers(tiny):
+    config = tiny(**EVERYTHING)
+    game = state.make_game(config)
+    x = jnp.full((4, 8, 8, 1), 0.5)
+    keys = step.augmentation_keys(game, jnp.int32(0), 1, 4)
+    seen = regularisers.views(config, x, x, keys)
+    assert list(seen) == ["real", "fake", "real_variant", "fake_variant"]
+    assert not np.allclose(seen["real"], seen["fake"])
+    assert not np.allclose(seen["real"], seen["real_variant"])
+    other = step.augmentation_keys(game, jnp.int32(1), 1, 4)
+    again = regularisers.views(config, x, x, other)
+    assert not np.allclose(seen["real"], again["real"])
+    only = config.reg.__class__(consistency_fake=1.0)
+    plain = dataclasses.replace(tiny(), reg=only)
+    seen = regularisers.views(plain, x, x, keys)
+    assert list(seen) == ["real", "fake", "fake_variant"]
+    assert seen["real"] is x
+
+
+def test_g_learns_through_the_augmentation(tiny, start, parts):
+    game = with_sgd(state.make_game(tiny(augment__policy="translation")))
+    _, after_d, plain = parts
+    after_g, _ = jax.jit(partial(step.g_step, game, n=16))(after_d)
+    assert changed(after_d, after_g) == {"g.params", "g.stats"}
+    assert_same(after_g.g.stats, plain.g.stats)  # the same latents
+    with pytest.raises(AssertionError):
+        assert_same(after_g.g.params, plain.g.params)
+
+
+def test_what_is_switched_off_is_not_even_traced(tiny, start, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("traced")
+
+    for module, names in (
+        (regularisers, ("augment", "lecam", "consistency", "r1")),
+        (step, ("augment",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, refuse)
+    game = state.make_game(tiny())
+    assert step.augmentation_keys(game, jnp.int32(0), 0, 4) is None
+    jax.eval_shape(partial(step.train_step, game), start, batch(tiny()))
+    assert state.abstract(tiny()).lecam is None
+
+
+@pytest.mark.parametrize("off", ["g__sn", "d__sn"])
+def test_without_spectral_norm_parameters_keep_their_names(tiny, start, off):
+    config = tiny(**{off: False})
+    bare = state.abstract(config)
+    for name in ("g", "d"):
+        mine, usual = getattr(bare, name), getattr(start, name)
+        assert jax.tree.structure(mine.params) == jax.tree.structure(usual.params)
+        assert ("spectral" in mine.stats) == (not off.startswith(name))
+    after, metrics = jax.eval_shape(
+        partial(step.train_step, state.make_game(config)), bare, batch(config)
+    )
+    assert jax.tree.structure(after) == jax.tree.structure(bare)
+    with_sigma = {name[6] for name in metrics if name.startswith("sigma/")}
+    assert with_sigma == {"g", "d"} - {off[0]}
+    errors = jax.eval_shape(partial(sigma_errors, config), bare)
+    assert {name[12] for name in errors} == {"g", "d"} - {off[0]}

@@ -170,7 +170,7 @@ class RegConfig:
     r1: float = 0.0
     """Weight of R1: half the squared gradient of D at the real images."""
     r1_interval: int = 1
-    """Steps between those with R1, whose weight is multiplied by it."""
+    """Steps between those with R1, where its weight is multiplied by this."""
 
 
 @dataclasses.dataclass(frozen=True)

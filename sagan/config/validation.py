@@ -14,13 +14,13 @@ _RULES = (
         "data.batch g.z g.width d.width model.attention_chunks optim.d_steps"
         " optim.accumulate run.steps run.log_every run.sample_every"
         " run.checkpoint_every run.keep run.watch_every run.processes"
-        " run.startup_timeout run.heartbeat_timeout",
+        " run.startup_timeout run.heartbeat_timeout reg.lecam_start reg.r1_interval",
         lambda value: value >= 1,
         "at least 1",
     ),
     (
         "g.bn_group g.bn_eps model.sn_eps optim.g_lr optim.d_lr optim.clip ema.start"
-        " run.rollbacks",
+        " reg.lecam reg.consistency_real reg.consistency_fake reg.r1 run.rollbacks",
         lambda value: 0 <= value < math.inf,
         "0 or more, and finite",
     ),
@@ -30,7 +30,11 @@ _RULES = (
     ("run.evaluate_samples", lambda value: value >= 2, "at least 2"),
     ("run.seed", lambda value: 0 <= value < 2**32, "in [0, 2^32)"),
     ("run.rollback_factor", lambda value: 0 < value < 1, "between 0 and 1"),
-    ("g.bn_momentum g.bn_momentum_out", lambda value: 0 <= value < 1, "in [0, 1)"),
+    (
+        "g.bn_momentum g.bn_momentum_out reg.lecam_decay",
+        lambda value: 0 <= value < 1,
+        "in [0, 1)",
+    ),
     (
         "optim.betas ema.decays",
         lambda values: all(0 <= value < 1 for value in values),
@@ -49,7 +53,13 @@ def check_config(config: Config) -> None:
 
     Names in tables of the code, such as losses, are checked by `state.check_names`.
     """
-    found = (_range_problems, _run_problems, _architecture_problems, _batch_problems)
+    found = (
+        _range_problems,
+        _run_problems,
+        _architecture_problems,
+        _regulariser_problems,
+        _batch_problems,
+    )
     problems = [line for problems_of in found for line in problems_of(config)]
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
@@ -105,6 +115,14 @@ def _architecture_problems(config: Config) -> Iterator[str]:
                 f"{name}.width = {net.width}: must give attention a multiple of 8"
                 f" channels; it gives {', '.join(map(str, widths))}"
             )
+
+
+def _regulariser_problems(config: Config) -> Iterator[str]:
+    reg = config.reg
+    if (reg.consistency_real or reg.consistency_fake) and not reg.consistency_policy:
+        yield "reg.consistency_policy = '': must name what makes the variants for bCR"
+    if config.g.sn_tables and not config.g.sn:
+        yield "g.sn_tables = True: needs g.sn, which is False"
 
 
 def check_batch(config: Config, devices: int) -> None:

@@ -171,9 +171,13 @@ def _notes(source: Source, findings: Sequence[_Finding]) -> tuple[str, ...]:
     small = len(_small(source, findings))
     colour = sum(finding.colour for finding in whole)
     fits = source.memory is not None
+    each = ""
+    if source.classes and len(findings) == len(source):
+        counts = collections.Counter(finding.label for finding in whole).values()
+        each = f" ({min(counts)} to {max(counts)} each)"
     lines = [
         f"{place}: {len(source) - len(broken)} images of {source.classes or 'no'}"
-        f" classes, {'in memory' if fits else 'decoded when needed'}"
+        f" classes{each}, {'in memory' if fits else 'decoded when needed'}"
     ]
     if len(findings) < len(source):
         lines.append(f"{place}: {len(findings)} of {len(source)} images were checked")

@@ -97,6 +97,13 @@ def test_a_wrong_field_or_type_is_named(name, value, said):
         ({"g.attention": (33,)}, "g.attention = 33"),
         ({"data.batch": 0}, "data.batch = 0"),
         ({"optim.accumulate": 3}, "data.batch = 256: must be divisible"),
+        ({"reg.lecam": -1.0}, "reg.lecam = -1.0: must be 0 or more"),
+        ({"reg.r1_interval": 0}, "reg.r1_interval = 0: must be at least 1"),
+        (
+            {"reg.consistency_real": 1.0, "reg.consistency_policy": ""},
+            "reg.consistency_policy = '': must name",
+        ),
+        ({"g.sn_tables": True, "g.sn": False}, "g.sn_tables = True: needs g.sn"),
         ({"g.bn_group": 100}, "g.bn_group = 100: must divide"),
         ({"g.bn_group": 0, "optim.accumulate": 2}, "g.bn_group = 0"),
         ({"model.attention_chunks": 0}, "model.attention_chunks = 0: must be at least"),

@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sagan import regularisers, state
+from sagan.config import RegConfig
+from sagan.regularisers import Anchors, consistency, lecam, moved, r1
+
+
+def test_lecam_by_hand():
+    # real above a_F = -1 by 3 and 0 (below it); fake below a_R = 2 by 1 and 0
+    real, fake = jnp.array([2.0, -3.0]), jnp.array([1.0, 4.0])
+    assert lecam(real, fake, jnp.float32(2), jnp.float32(-1)) == 9 / 2 + 1 / 2
+
+
+def test_anchors_are_copies_until_the_start_and_then_keep_their_share():
+    reg = RegConfig(lecam=0.3, lecam_decay=0.75, lecam_start=2)
+    anchors, seen = Anchors(jnp.float32(0), jnp.float32(0)), []
+    for step, (real, fake) in enumerate([(8, -8), (4, -4), (0, 4)]):
+        now = jnp.float32(real), jnp.float32(fake)
+        anchors = moved(reg, jnp.int32(step), anchors, *now)
+        seen.append((float(anchors.real), float(anchors.fake)))
+    assert seen == [(8, -8), (4, -4), (3, -2)]
+    assert moved(reg, jnp.int32(0), None, *now) is None
+
+
+def test_consistency_by_hand():
+    assert consistency(jnp.array([1.0, 2.0]), jnp.array([3.0, 1.0])) == (4 + 1) / 2
+
+
+def test_r1_of_a_linear_discriminator_is_half_its_squared_slope():
+    slope = jnp.arange(8.0).reshape(2, 2, 2)  # squares add up to 140
+    x = jnp.ones((3, 2, 2, 2))
+    value, grad = jax.value_and_grad(
+        lambda w: r1(lambda x: jnp.tensordot(x, w, 3) + 7, x)
+    )(slope)
+    assert value == 70
+    np.testing.assert_allclose(grad, slope)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_gradient_of_r1_agrees_with_finite_differences(tiny, fast):
+    # double backward through attention, spectral norm and our own convolutions
+    game = state.make_game(tiny(model__fast=fast, d__attention=(4,)))
+    d = state.create(game.config).d
+    gamma = {"attention4": {**d.params["attention4"], "gamma": jnp.float32(0.7)}}
+    params = {**d.params, **gamma}
+    x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1), minval=-1)
+    y = jnp.arange(4)
+
+    @jax.jit
+    def value(params):
+        variables = {"params": params, **d.stats}
+        return r1(lambda x: game.d.apply(variables, x, y), x)
+
+    grads = jax.jit(jax.grad(value))(params)
+    direction = jax.tree.map(lambda g: g / jnp.linalg.norm(g.ravel()), grads)
+    eps = 1e-3
+
+    def moved_by(t):
+        return value(jax.tree.map(lambda p, v: p + t * v, params, direction))
+
+    slope = (moved_by(eps) - moved_by(-eps)) / (2 * eps)
+    expected = sum(
+        jnp.vdot(g, v)
+        for g, v in zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True)
+    )
+    assert value(params) > 0
+    np.testing.assert_allclose(slope, expected, rtol=0.02)
+
+
+def test_lazy_values_come_in_the_steps_that_metrics_jsonl_counts_as_multiples():
+    values = [
+        float(regularisers.lazy(jnp.int32(step), 3, lambda x: x.sum(), jnp.ones(2)))
+        for step in range(6)  # steps done before; the lines say 1 to 6
+    ]
+    assert values == [0, 0, 2, 0, 0, 2]
