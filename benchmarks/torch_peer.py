@@ -1,10 +1,15 @@
 """The peer: a SAGAN in plain PyTorch, as a good PyTorch user would write it.
 
 It has the same two networks as ours, parameter for parameter, and the same step (hinge
-loss, Adam, one D update and one G update), built from torch.nn's own layers. Operations
-are in the order of the official code: nearest-neighbour upsampling, then a convolution;
-a convolution, then average pooling. Benchmarks time it; tests/test_torch.py copies our
-weights into it and compares the outputs.
+loss, Adam, one D update and one G update, an average of the generator if the config has
+one), built from torch.nn's own layers. Operations are in the order of the official
+code: nearest-neighbour upsampling, then a convolution; a convolution, then average
+pooling. Benchmarks time and train it; tests/test_torch.py copies our weights into it
+and compares the outputs.
+
+What torch's layers do otherwise than ours, and stays: the singular vectors start with
+15 power iterations, those of D move in the G step too, and the running variances of
+batch norm are unbiased.
 
 It differs from PyTorch-StudioGAN as shipped only in the peer's favour, or where the
 same function requires it: no spectral norm on the class-conditional tables, no in-place
@@ -13,9 +18,12 @@ gradient for D's weights in the G step.
 """
 
 import contextlib
+import copy
 import dataclasses
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +37,7 @@ from sagan.config.architecture import (
     generator_blocks,
     generator_stem,
 )
+from sagan.runtime.files import whole_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,8 +229,42 @@ def memory_format(options: Options) -> torch.memory_format:
     return torch.channels_last if options.channels_last else torch.contiguous_format
 
 
+class Average:
+    """A moving average of a generator's weights and batch statistics."""
+
+    def __init__(self, g: Generator, decay: float, start: int):
+        self.network = copy.deepcopy(g).eval().requires_grad_(False)
+        self.decay, self.start = decay, start
+
+    @torch.no_grad()
+    def update(self, g: Generator, step: int) -> None:
+        """Moves towards `g`; until `start` it is a copy."""
+        now, mine = g.state_dict(), self.network.state_dict()
+        averaged = [
+            name
+            for name, value in mine.items()
+            if value.is_floating_point() and not name.endswith(("._u", "._v"))
+        ]
+        for name in mine.keys() - averaged if step > self.start else mine:
+            mine[name].copy_(now[name])
+        if step > self.start:
+            torch._foreach_lerp_(
+                [mine[name] for name in averaged],
+                [now[name] for name in averaged],
+                1 - self.decay,
+            )
+
+    @torch.no_grad()
+    def iterate(self) -> None:
+        """One power iteration: u and v are those of the raw weights."""
+        for module in self.network.modules():
+            if isinstance(module, parametrize.ParametrizationList):
+                module.train()()
+                module.eval()
+
+
 class Trainer:
-    """The two networks, their optimisers, and one step of both."""
+    """The two networks, their optimisers, the average, and one step of all."""
 
     def __init__(self, config: Config, options: Options, seed: int = 0):
         torch.manual_seed(seed)
@@ -234,6 +277,9 @@ class Trainer:
         self.d = Discriminator(config, options).to(**place).train()
         self.g_adam = self._adam(self.g, config.optim.g_lr)
         self.d_adam = self._adam(self.d, config.optim.d_lr)
+        self.steps, self.average = 0, None
+        if config.ema.decays:
+            self.average = Average(self.g, config.ema.decays[0], config.ema.start)
 
     def counts(self) -> tuple[int, int]:
         """Trainable parameters of G and D."""
@@ -242,7 +288,49 @@ class Trainer:
     def step(self, real: Tensor, y: Tensor) -> dict[str, Tensor]:
         """One D update and one G update; `real` is in [-1, 1], NCHW."""
         real = real.contiguous(memory_format=memory_format(self.options))
-        return {"d_loss": self._d_step(real, y), "g_loss": self._g_step(len(y))}
+        losses = {"d_loss": self._d_step(real, y), "g_loss": self._g_step(len(y))}
+        self.steps += 1
+        if self.average:
+            self.average.update(self.g, self.steps)
+        return losses
+
+    def step_on(self, image: np.ndarray, label: np.ndarray) -> dict[str, Tensor]:
+        """`step` for a batch of our pipeline: uint8 [n h w c] and int32 [n]."""
+        real, y = self._place(image).permute(0, 3, 1, 2), self._place(label)
+        return self.step(real.float() * (2 / 255) - 1, y.long())
+
+    @torch.no_grad()
+    def draw(self, z: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Images of the averaged generator, uint8 [n h w c]."""
+        if self.average is None:
+            raise ValueError("ema.decays is empty: there is no average")
+        self.average.iterate()
+        x = self.average.network(self._place(z), self._place(y).long())
+        pixels = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    def save(self, path: Path) -> None:
+        """Writes everything that a step changes."""
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        others = {"steps": self.steps, "random": torch.get_rng_state()}
+        with whole_file(path) as file:
+            torch.save(state | others, file)
+
+    def load(self, path: Path) -> None:
+        """The inverse of `save`."""
+        state = torch.load(path, map_location=self.options.device, weights_only=True)
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.steps = state["steps"]
+        torch.set_rng_state(state["random"].cpu())
+
+    def _parts(self) -> dict[str, Any]:
+        average = {"average": self.average.network} if self.average else {}
+        names = ("g", "d", "g_adam", "d_adam")
+        return {name: getattr(self, name) for name in names} | average
+
+    def _place(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array)).to(self.options.device)
 
     def _d_step(self, real: Tensor, y: Tensor) -> Tensor:
         self.d.requires_grad_(True)
