@@ -103,11 +103,11 @@ class Sagan:
 
 
 class Torch:
-    """The peer in its fastest form."""
+    """The peer in the fastest of its forms at this size."""
 
     def __init__(self, config: config_lib.Config, workdir: Path):
         peer, self._path = import_peer(), workdir / "checkpoint.pt"
-        options = peer.Options(channels_last=True)
+        options = peer.Options(channels_last=True, concat=True)
         source = pipeline.open_source(config)
         config = pipeline.resolve(config, source)
         (batch,) = read(config, source, 0, 1)
