@@ -239,20 +239,13 @@ class Average:
     @torch.no_grad()
     def update(self, g: Generator, step: int) -> None:
         """Moves towards `g`; until `start` it is a copy."""
-        now, mine = g.state_dict(), self.network.state_dict()
-        averaged = [
-            name
-            for name, value in mine.items()
-            if value.is_floating_point() and not name.endswith(("._u", "._v"))
-        ]
-        for name in mine.keys() - averaged if step > self.start else mine:
-            mine[name].copy_(now[name])
-        if step > self.start:
-            torch._foreach_lerp_(
-                [mine[name] for name in averaged],
-                [now[name] for name in averaged],
-                1 - self.decay,
-            )
+        now = g.state_dict()
+        for name, value in self.network.state_dict().items():
+            averaged = value.is_floating_point() and not name.endswith(("._u", "._v"))
+            if averaged and step > self.start:
+                value.lerp_(now[name], 1 - self.decay)
+            else:
+                value.copy_(now[name])
 
     @torch.no_grad()
     def iterate(self) -> None:
