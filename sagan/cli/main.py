@@ -1,6 +1,7 @@
 """The commands: arguments to calls, errors to one line and an exit code."""
 
 import dataclasses
+import json
 import sys
 import traceback
 from pathlib import Path
@@ -141,6 +142,26 @@ def evaluate_command(args: Arguments) -> None:
     )
 
 
+def table_command(args: Arguments) -> None:
+    """Prints one table of evaluated runs; runs that differ in run.seed share a row."""
+    parser = Parser(table_command)
+    parser.add_argument("workdirs", type=Path, nargs="+", metavar="RUN", help="workdir")
+    for name, default, text in (
+        ("step", "latest", "latest, best, or the step of an evaluation"),
+        ("metrics", "all", "columns, such as is_single,fid,ifid"),
+        ("weights", "", "as in eval.py; empty: ema if there is one"),
+        ("batch-norm", "moving", "as in eval.py"),
+    ):
+        parser.add_argument(f"--{name}", default=default, help=f"{text} ({default!r})")
+    parser.add_argument("--json", action="store_true", help="JSON, not Markdown")
+    options = vars(parser.parse_args(args))
+    from sagan.evaluation.table import compare_runs, render_table
+
+    as_json = options.pop("json")
+    table = compare_runs(**options)
+    print(json.dumps(table, indent=1) if as_json else render_table(table))
+
+
 def prepare_command(args: Arguments) -> None:
     """Writes a data set as array_record, to train from."""
     parser = Parser(prepare_command)
@@ -233,6 +254,7 @@ COMMANDS = {
     "sheets": visualize.sheets_command,
     "attend": visualize.attend_command,
     "evaluate": evaluate_command,
+    "table": table_command,
     "diff": diff_command,
     "plan": plan_command,
 }

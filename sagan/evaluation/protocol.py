@@ -44,12 +44,12 @@ class Comparison:
     def chosen_metrics(self) -> tuple[str, ...]:
         """Names of the chosen metrics."""
         if self.strict:
-            return _names("metrics", self.metrics, METRICS)
+            return choose_names("metrics", self.metrics, METRICS)
         without = [name.strip() for name in self.metrics.split(",")[1:]]
         if wrong := [name for name in without if name[:1] != "-"]:
             raise ConfigError(f"--metrics all,{wrong[0]}: after all, only -NAME")
         names = ",".join(name[1:] for name in without)
-        dropped = _names("metrics", names, METRICS) if without else ()
+        dropped = choose_names("metrics", names, METRICS) if without else ()
         return tuple(name for name in METRICS if name not in dropped)
 
 
@@ -80,7 +80,7 @@ class Protocol(Comparison):
 
     def chosen_batch_norm(self) -> tuple[str, ...]:
         """Names of the chosen batch statistics."""
-        return _names("batch-norm", self.batch_norm, BATCH_NORM)
+        return choose_names("batch-norm", self.batch_norm, BATCH_NORM)
 
 
 def protocol_to_json(protocol: Protocol) -> dict[str, Any]:
@@ -209,7 +209,8 @@ def _impossible(name: str, classes: int, network: FeatureNetwork) -> str:
     return ""
 
 
-def _names(flag: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
+def choose_names(flag: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Names separated by commas, or "all"; an unknown one is a ConfigError."""
     if text == "all":
         return tuple(known)
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))

@@ -181,9 +181,9 @@ def result_table(result: Result) -> list[list[str]]:
     for name in dict.fromkeys(name for rows in variants.values() for name in rows):
         mine = [rows.get(name) for rows in variants.values()]
         some = next(row for row in mine if row)
-        values = [_value(row) if row else "" for row in mine]
+        values = [value_text(row) if row else "" for row in mine]
         at = str(some.get("baseline_samples", ""))
-        lines.append([name, *values, _baseline(some), at])
+        lines.append([name, *values, baseline_text(some), at])
     return lines
 
 
@@ -251,12 +251,14 @@ def _variant(row: Mapping[str, Any]) -> str:
     return ", ".join(row[k] for k in ("weights", "batch_norm") if k in row) or "value"
 
 
-def _value(row: Mapping[str, Any]) -> str:
+def value_text(row: Mapping[str, Any]) -> str:
+    """A value for a table, with its spread if it has one."""
     spread = f" ± {row['std']:.2g}" if "std" in row else ""
     return f"{row['value']:.4g}{spread}"
 
 
-def _baseline(row: Mapping[str, Any]) -> str:
+def baseline_text(row: Mapping[str, Any]) -> str:
+    """A baseline for a table, if there is one."""
     return f"{row['baseline']:.4g}" if "baseline" in row else ""
 
 
@@ -273,6 +275,8 @@ def _worst_classes(result: Result) -> str:
     mine.sort(key=lambda row: -row["value"])
     lines = [["class", "value", "real against real"]]
     for row in mine[:PER_CLASS_SHOWN]:
-        lines.append([row["metric"].partition("/")[2], _value(row), _baseline(row)])
+        lines.append(
+            [row["metric"].partition("/")[2], value_text(row), baseline_text(row)]
+        )
     name = mine[0]["metric"].partition("/")[0]
     return f"## Classes, the worst first: {name} ({first})\n\n{markdown_table(lines)}"

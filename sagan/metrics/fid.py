@@ -28,6 +28,8 @@ class FrechetDistance(Metric):
     one if its matrix root fails, which `gaussian.frechet_distance` cannot.
     """
 
+    distance = True
+
     def empty(self) -> gaussian.Moments:
         return gaussian.NOTHING
 
@@ -62,6 +64,8 @@ class FrechetInfinity(Metric):
     Source: Chong & Forsyth 2020 (arXiv:1911.07023), section 4. The authors prefer
     latents from a Sobol sequence; here any fakes will do.
     """
+
+    distance = True
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
         """{"fid_infinity"}.
@@ -103,6 +107,7 @@ class IntraClass(Metric):
 
     keeps = ("vector", "label")
     labelled = True
+    distance = True
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
         """{"ifid"}, the mean, and {"ifid/3"} for class 3, and so on.

@@ -59,6 +59,7 @@ class Metric:
       featured: Whether it uses the feature network, whose name its numbers then carry.
       in_sample: Names of numbers that mean nothing for reals that a classifier was
         trained on.
+      distance: Whether less is better.
     """
 
     keeps: ClassVar[tuple[str, ...]] = ("vector",)
@@ -67,6 +68,7 @@ class Metric:
     logits: ClassVar[str] = ""
     featured: ClassVar[bool] = True
     in_sample: ClassVar[tuple[str, ...]] = ()
+    distance: ClassVar[bool] = False
 
     def empty(self) -> Any:
         """The state before any image."""

@@ -42,6 +42,7 @@ class KernelDistance(Metric):
       size: Number of images of either set in a subset.
     """
 
+    distance = True
     subsets: int = 100
     size: int = 1000
 
