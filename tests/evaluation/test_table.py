@@ -137,6 +137,12 @@ def test_rows_are_named_by_workdirs_if_nothing_or_too_much_differs(plant):
     assert names == ["one, two", "unlike"]
 
 
+def test_runs_of_other_lengths_are_other_recipes(plant):
+    runs = [plant(f"{n}", {"cas": 1.0}, run__steps=n, run__seed=n) for n in (6, 7)]
+    names = [row["name"] for row in compare_runs(runs)["rows"]]
+    assert names == ["run.steps=6", "run.steps=7"]
+
+
 def test_weights_are_the_averages_unless_chosen(plant):
     both = plant("both", {"cas": 1.0}, variants=(RAW, EMA))
     bare = plant("bare", {"cas": 0.5}, variants=(RAW,), ema__decays=())
@@ -178,19 +184,23 @@ def test_the_command_prints_what_is_computed(plant, capsys):
     assert table["protocol"] == PROTOCOL and "jax" in table["versions"]
 
 
-def test_a_mistake_is_one_line(plant, tmp_path, tiny):
+def test_a_mistake_is_one_line(plant, tmp_path, tiny, monkeypatch):
     run = plant("a", {"fd_classifier": 1.0})
     same = plant("same", {"fd_classifier": 1.0})
     raw = plant("raw", {"fd_classifier": 1.0}, variants=(RAW,))
     bare = tmp_path / "bare"
     claim(bare, tiny(), images=100, class_names=list("0123456789"))
     few = plant("few", {"fd_classifier": 1.0}, protocol={**PROTOCOL, "samples": 20})
+    monkeypatch.setattr(results, "versions", lambda: {"jax": "0.1"})
+    old = plant("old", {"fd_classifier": 1.0})
     for said, workdirs, options in (
         ("nope: holds no run", [run, bare / "nope"], {}),
         ("bare: has no evaluation that can be read; to evaluate it", [bare], {}),
         ("fid,x: unknown; there are fd_classifier", [run], {"metrics": "fid,x"}),
         ("a and few: cannot be compared, because their evaluations differ in samples;",
          [run, few], {}),
+        ("a and old: cannot be compared, because their evaluations differ in",
+         [run, old], {}),
         ("a and same: have the same recipe and run.seed 0", [run, same], {}),
         ("--step 7: must be latest, best, or of a one of 6", [run], {"step": "7"}),
         ("a: has no checkpoint yet", [run], {"step": "best"}),
