@@ -10,7 +10,8 @@ ORDER = (
     " visualization planning cli"
 ).split()
 METHOD = (
-    "conv layers attention blocks generator discriminator losses state diagnostics step"
+    "conv layers attention blocks generator discriminator losses augment regularisers"
+    " state diagnostics step"
 ).split()
 MOST_IN_A_CHAIN = 18
 ROOT = pathlib.Path(sagan.__file__).parent

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sagan import regularisers, state
@@ -55,24 +56,20 @@ def test_gradient_of_r1_agrees_with_finite_differences(tiny, fast):
         return r1(lambda x: game.d.apply(variables, x, y), x)
 
     grads = jax.jit(jax.grad(value))(params)
-    direction = jax.tree.map(lambda g: g / jnp.linalg.norm(g.ravel()), grads)
-    eps = 1e-3
+    norm = optax.tree.norm(grads)
+    eps = 1e-4  # larger ones cross kinks of the ReLUs, where r1 jumps
 
-    def moved_by(t):
-        return value(jax.tree.map(lambda p, v: p + t * v, params, direction))
+    def moved_by(t):  # along the gradient, where the slope is its norm
+        return value(jax.tree.map(lambda p, g: p + t * g / norm, params, grads))
 
+    assert norm > 0.1
     slope = (moved_by(eps) - moved_by(-eps)) / (2 * eps)
-    expected = sum(
-        jnp.vdot(g, v)
-        for g, v in zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True)
-    )
-    assert value(params) > 0
-    np.testing.assert_allclose(slope, expected, rtol=0.02)
+    np.testing.assert_allclose(slope, norm, rtol=0.01)
 
 
 def test_lazy_values_come_in_the_steps_that_metrics_jsonl_counts_as_multiples():
     values = [
-        float(regularisers.lazy(jnp.int32(step), 3, lambda x: x.sum(), jnp.ones(2)))
+        float(regularisers.lazy(jnp.int32(step), 3, jnp.sum, jnp.ones((1, 1, 1, 2))))
         for step in range(6)  # steps done before; the lines say 1 to 6
     ]
     assert values == [0, 0, 2, 0, 0, 2]

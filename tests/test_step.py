@@ -401,7 +401,7 @@ EVERYTHING = {
 def test_d_gradient_is_that_of_the_loss_and_every_weighted_regulariser(tiny):
     config = tiny(**EVERYTHING)
     game = with_sgd(state.make_game(config), lr=1.0)
-    start = lively(state.create(config))
+    start = jax.tree.map(jnp.asarray, lively(state.create(config)))
     anchors = Anchors(jnp.float32(0.5), jnp.float32(-0.5))
     start = start.replace(step=jnp.int32(1), lecam=anchors)
     x = jnp.asarray(batch(config).image[0], jnp.float32) / 127.5 - 1
