@@ -8,7 +8,8 @@ sides take turns of 250 steps in one process with the same number of threads: a 
 that slows down for a while slows both. After each turn 5,000 samples of the averaged
 weights, from the same latents and labels, are compared with the training split by one
 classifier. Times are those of the steps alone: without compiling, reading the data,
-evaluating and saving.
+evaluating and saving. The table has them at the median speed, as a turn may be slow
+because the machine did something else.
 
 The same command continues where it was stopped; at most one turn is repeated.
 """
@@ -19,7 +20,6 @@ import itertools
 import json
 import os
 import platform
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,8 +242,13 @@ def values(rows: Rows, side: str, key: str) -> np.ndarray:
 
 
 def elapsed(rows: Rows, side: str) -> np.ndarray:
-    """Seconds of training until the end of every turn [seeds turns]."""
-    return values(rows, side, "seconds").cumsum(axis=1)
+    """Seconds of training until the end of every turn, at the median speed."""
+    return values(rows, side, "step") * np.median(per_step(rows, side, "seconds"))
+
+
+def per_step(rows: Rows, side: str, key: str) -> np.ndarray:
+    """Seconds of a step in every turn [seeds turns]."""
+    return values(rows, side, key) / values(rows, side, "steps")
 
 
 def report(rows: Rows, baseline: float) -> Iterator[str]:
@@ -287,16 +292,12 @@ def report(rows: Rows, baseline: float) -> Iterator[str]:
 def speeds(rows: Rows) -> Iterator[str]:
     """Yields a line on the time of a step, wall and CPU, each side and ratio."""
     for key, text in (("seconds", "time"), ("cpu", "CPU time")):
-        per_step = [
-            (values(rows, name, key) / values(rows, name, "steps")).ravel()
-            for name in SIDES
-        ]
-        ratios = (per_step[0] / per_step[1]).tolist()
-        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-        medians = " and ".join(f"{statistics.median(side):.3f} s" for side in per_step)
+        ours, theirs = (per_step(rows, name, key) for name in SIDES)
+        low, middle, high = np.quantile(ours / theirs, [0.25, 0.5, 0.75])
         yield (
-            f"{text} of a step: {medians}, medians of {len(ratios)} turns; ratio in a"
-            f" turn {middle:.2f} [{low:.2f}, {high:.2f}]"
+            f"{text} of a step: {np.median(ours):.3f} s and {np.median(theirs):.3f} s,"
+            f" medians of {ours.size} turns; ratio in a turn {middle:.2f}"
+            f" [{low:.2f}, {high:.2f}]"
         )
 
 
@@ -326,7 +327,9 @@ def draw(path: Path, rows: Rows, baseline: float) -> None:
             axis.plot(x.T, distance.T, color=colour, linewidth=0.6, alpha=0.6)
             mean = distance.mean(axis=0)
             axis.plot(x.mean(axis=0), mean, ".-", color=colour, label=label)
-    for axis, what in zip(axes, ("steps", "seconds of training steps"), strict=True):
+    for axis, what in zip(
+        axes, ("steps", "seconds of training, at the median speed"), strict=True
+    ):
         axis.axhline(baseline, color="grey", linestyle=":", label="real against real")
         axis.set(xlabel=what, yscale="log")
     axes[0].set_ylabel(DISTANCE)
