@@ -22,7 +22,7 @@ class DataConfig:
     path: str = ""
     """Folder of images, or TFDS data directory; empty: TFDS's default."""
     split: str = "train"
-    """Split to train on."""
+    """Split to train on; of IDX and TFDS data also its start, such as train[:500]."""
     size: int = 128
     """Height and width in pixels: base * 2^k with base 4 to 7 and k >= 1."""
     channels: Literal[1, 3] = 3

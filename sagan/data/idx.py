@@ -7,6 +7,7 @@ and Kuzushiji-MNIST (arXiv:1812.01718) come in the same four files.
 
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,22 +77,24 @@ def missing(data: DataConfig, tfds_path: str) -> str:
 
 
 def open_idx(data: DataConfig, root: Path, split: str) -> Source:
-    """A split of the IDX files in `root`.
+    """A split of the IDX files in `root`, or its start, such as train[:500].
 
     Raises:
       ConfigError: A file is missing, truncated or of another kind, or the images and
         the labels differ in number.
     """
-    check_split(data, split, SPLITS)
-    images = _read(data, root, split, "images")
-    labels = _read(data, root, split, "labels")
+    part = re.fullmatch(r"(\w+)\[:(\d+)\]", split)
+    name, most = (part[1], int(part[2])) if part else (split, None)
+    check_split(data, name, SPLITS)
+    images = _read(data, root, name, "images")
+    labels = _read(data, root, name, "labels")
     place = f"{data.name} in {root}, split {split}"
     if len(images) != len(labels):
         raise ConfigError(f"{place}: {len(images)} images but {len(labels)} labels")
     return Source(
         data,
         place=place,
-        records=_Pixels(images, labels),
+        records=_Pixels(images[:most], labels[:most]),
         splits=tuple(SPLITS),
         class_names=FAMILIES[data.name].class_names,
     )

@@ -10,7 +10,7 @@ from sagan.state import initial_state, make_game
 
 ROOT = pathlib.Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "configs").rglob("*.py"))
-RECIPE = ("g.", "d.", "model.", "optim.", "ema.")
+RECIPE = ("g.", "d.", "model.", "optim.", "ema.", "augment.", "reg.")
 
 
 def name(path):
