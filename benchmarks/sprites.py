@@ -1,7 +1,7 @@
 """Results on real colour images: makes a folder of sprites, trains, evaluates, draws.
 
 apt-get install wesnoth-1.16-data
-python benchmarks/sprites.py [--out runs/sprites] [--only images train evaluate sheets]
+python benchmarks/sprites.py [--out runs/sprites] [--only PART ...]
 
 The images are the 72x72 unit sprites of The Battle for Wesnoth by its artists (GPL-2+,
 https://www.wesnoth.org): credit them where a picture is shown. They are drawn over
@@ -10,7 +10,8 @@ sprites. About a sixth of each race is the test split: whole units, because the 
 of a unit are frames of its animations.
 
 A run that was stopped is resumed, and what is finished is not done again. Any further
-arguments go to train.py, such as --run.steps 500.
+arguments go to train.py, such as --run.steps 500. `--only results` then copies the
+table and the pictures without real sprites to benchmarks/results.
 """
 
 import argparse
@@ -30,15 +31,18 @@ from sagan.checkpoints.restore import SavedRun
 from sagan.checkpoints.workdir import read_config
 from sagan.cli import main as cli
 from sagan.config import ConfigError
+from sagan.evaluation.table import compare_runs, render_table
+from sagan.runtime.files import write_whole
 
 CONFIG = Path(__file__).parents[1] / "configs" / "sprites.py"
+RESULTS = Path(__file__).parent / "results"
 SPRITES = "/usr/share/games/wesnoth/1.16/data/core/images/units"
 SIDE, SIZE = 72, 64  # pixels of a sprite, and of an image
 LEAST_OPAQUE = 0.12  # share of opaque pixels; others are sparks and fading ghosts
 LEAST_IMAGES = 100  # of a race
 BACKGROUND = "#808080"  # robes vanish in white, shadows and cloaks in black
-PARTS = ("images", "train", "evaluate", "sheets")
-SHEETS = ("classes", "interpolation", "neighbours")
+PARTS = ("images", "train", "evaluate", "sheets")  # and results
+OWN_SHEETS = ("classes", "interpolation")  # of generated images alone
 
 
 class Sprite(NamedTuple):
@@ -174,20 +178,29 @@ def make(root: Path, out: Path, least: int = LEAST_IMAGES) -> None:
     print(", ".join(f"{number} {why}" for why, number in dropped.items()) or "none")
 
 
-def stopped(run: Path) -> bool:
-    """Whether training was stopped before its last step."""
-    config = read_config(run)
-    return SavedRun(run, config).steps("latest")[-1] < config.run.steps
+def newest(run: Path) -> int:
+    """Step of the newest checkpoint."""
+    return SavedRun(run, read_config(run)).steps("latest")[-1]
 
 
 def draw(run: Path) -> int:
     """Draws the sheets of all classes, and the report."""
     labels = map(str, range(read_config(run).data.classes or 0))
     place = ["--workdir", str(run)]
-    sheets = [*place, "--only", *SHEETS, "--classes", *labels]
+    sheets = [*place, "--only", *OWN_SHEETS, "neighbours", "--classes", *labels]
     return cli.run(cli.COMMANDS["sheets"], sheets) or cli.run(
         cli.COMMANDS["report"], place
     )
+
+
+def publish(run: Path, results: Path) -> None:
+    """Writes the table of a run, and copies the pictures of its newest checkpoint."""
+    table = render_table(compare_runs([run])).replace(str(run), "sprites")
+    for name in OWN_SHEETS:
+        drawn = run / "sheets" / f"step_{newest(run)}" / f"{name}.png"
+        shutil.copyfile(drawn, results / f"sprites_{name}.png")
+    write_whole(results / "sprites.md", table + "\n")
+    print(f"table and pictures of step {newest(run)}: {results / 'sprites.md'}")
 
 
 def main() -> int:
@@ -199,7 +212,7 @@ def main() -> int:
     )
     parser.add_argument("--from", dest="root", type=Path, default=Path(SPRITES))
     parser.add_argument("--out", type=Path, default=Path("runs/sprites"))
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=(*PARTS, "results"), default=PARTS)
     known, others = parser.parse_known_args()
     images, run = known.out / "images", known.out / "run"
     place = ["--workdir", str(run)]
@@ -211,12 +224,14 @@ def main() -> int:
         code = cli.run(lambda _: make(known.root, images), [])
     if not code and "train" in known.only:
         code = cli.run(cli.train_command, training)
-        if not code and stopped(run):
-            return code
+        if not code and newest(run) < read_config(run).run.steps:
+            return 0  # it was stopped
     if not code and "evaluate" in known.only:
         code = cli.run(cli.eval_command, place)
     if not code and "sheets" in known.only:
         code = draw(run)
+    if not code and "results" in known.only:
+        code = cli.run(lambda _: publish(run, RESULTS), [])
     return code
 
 
