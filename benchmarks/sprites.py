@@ -188,9 +188,8 @@ def draw(run: Path) -> int:
     labels = map(str, range(read_config(run).data.classes or 0))
     place = ["--workdir", str(run)]
     sheets = [*place, "--only", *OWN_SHEETS, "neighbours", "--classes", *labels]
-    return cli.run(cli.COMMANDS["sheets"], sheets) or cli.run(
-        cli.COMMANDS["report"], place
-    )
+    code = cli.run(cli.COMMANDS["sheets"], sheets)
+    return code or cli.run(cli.COMMANDS["report"], place)
 
 
 def publish(run: Path, results: Path) -> None:
@@ -203,8 +202,32 @@ def publish(run: Path, results: Path) -> None:
     print(f"table and pictures of step {newest(run)}: {results / 'sprites.md'}")
 
 
-def main() -> int:
+def work(known: argparse.Namespace, others: Sequence[str]) -> int:
     """Does the parts in order; returns the first exit code that is not 0."""
+    images, run = known.out / "images", known.out / "run"
+    place = ["--workdir", str(run)]
+    training = [str(CONFIG), *place, "--data.path", str(images.resolve()), *others]
+    code = 0
+    if "images" in known.only:
+        if images.exists():
+            print(f"{images}: already there")
+        else:
+            make(known.root, images)
+    if "train" in known.only:
+        code = cli.run(cli.train_command, training)
+        if not code and newest(run) < read_config(run).run.steps:
+            return 0  # it was stopped
+    if not code and "evaluate" in known.only:
+        code = cli.run(cli.eval_command, place)
+    if not code and "sheets" in known.only:
+        code = draw(run)
+    if not code and "results" in known.only:
+        publish(run, RESULTS)
+    return code
+
+
+def main() -> int:
+    """Reads the arguments; mistakes are reported in one line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -214,25 +237,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/sprites"))
     parser.add_argument("--only", nargs="+", choices=(*PARTS, "results"), default=PARTS)
     known, others = parser.parse_known_args()
-    images, run = known.out / "images", known.out / "run"
-    place = ["--workdir", str(run)]
-    training = [str(CONFIG), *place, "--data.path", str(images.resolve()), *others]
-    code = 0
-    if "images" in known.only and images.exists():
-        print(f"{images}: already there")
-    elif "images" in known.only:
-        code = cli.run(lambda _: make(known.root, images), [])
-    if not code and "train" in known.only:
-        code = cli.run(cli.train_command, training)
-        if not code and newest(run) < read_config(run).run.steps:
-            return 0  # it was stopped
-    if not code and "evaluate" in known.only:
-        code = cli.run(cli.eval_command, place)
-    if not code and "sheets" in known.only:
-        code = draw(run)
-    if not code and "results" in known.only:
-        code = cli.run(lambda _: publish(run, RESULTS), [])
-    return code
+    return cli.run(lambda _: work(known, others), [])
 
 
 if __name__ == "__main__":
