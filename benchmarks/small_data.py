@@ -40,7 +40,7 @@ METHODS = {
 }
 WHOLE = 60_000
 COPIES = 1000  # samples whose nearest images are searched
-COLUMNS = ("fd_classifier", "recall_classifier", "accuracy_classifier")
+COLUMNS = ("fd_classifier", "improved_recall_classifier", "accuracy_classifier")
 
 
 class Cell(NamedTuple):

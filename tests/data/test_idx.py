@@ -1,0 +1,142 @@
+import gzip
+import pathlib
+import struct
+
+import numpy as np
+import pytest
+
+from sagan.config import Config, ConfigError, DataConfig
+from sagan.data import prepare
+from sagan.data.datasets import open_split
+from sagan.data.idx import FAMILIES
+from sagan.data.pipeline import open_source
+from sagan.data.source import pgm
+
+SPLITS = {"train": ("train", 30), "test": ("t10k", 20)}
+
+
+def idx(array):
+    """A file's bytes as LeCun's page describes them."""
+    header = struct.pack(">BBBB", 0, 0, 8, array.ndim)
+    return header + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def images(split):
+    count = SPLITS[split][1]
+    return np.random.default_rng(count).integers(0, 256, (count, 28, 28), np.uint8)
+
+
+def labels(split):
+    return (np.arange(SPLITS[split][1]) % 10).astype(np.uint8)
+
+
+def write_all(root, suffix="", dot="-"):
+    for split, (name, _) in SPLITS.items():
+        for kind, array in (("images", images(split)), ("labels", labels(split))):
+            content = idx(array)
+            path = root / f"{name}-{kind}{dot}idx{array.ndim}-ubyte{suffix}"
+            path.write_bytes(gzip.compress(content) if suffix else content)
+    return root
+
+
+def config(root, name="fashion_mnist", **data):
+    data = {"size": 28, "channels": 1, **data}
+    return Config(data=DataConfig(name=name, path=str(root), **data))
+
+
+def error(root, **data):
+    with pytest.raises(ConfigError) as caught:
+        open_source(config(root, **data))
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("suffix", "dot"), [("", "-"), (".gz", "-"), ("", ".")])
+def test_pixels_and_labels_of_both_splits_are_read_exactly(tmp_path, name, suffix, dot):
+    root = write_all(tmp_path, suffix, dot)
+    for split in SPLITS:
+        source = open_source(config(root, name), split)
+        examples = source.examples(np.arange(len(source)))
+        np.testing.assert_array_equal(examples.image[..., 0], images(split))
+        np.testing.assert_array_equal(examples.label, labels(split))
+        assert source.classes == len(source.class_names) == 10
+        assert source.splits == ("train", "test")
+        assert source.class_names == FAMILIES[name].class_names
+
+
+def test_part_of_a_split_is_its_start(tmp_path):
+    source = open_source(config(write_all(tmp_path), split="train[:12]"))
+    examples = source.examples(np.arange(len(source)))
+    np.testing.assert_array_equal(examples.image[..., 0], images("train")[:12])
+    assert len(open_source(config(tmp_path, split="train[:99]"))) == 30
+    assert "data.split = 'val': must be train or test" in error(tmp_path, split="val")
+
+
+def test_class_counts_are_mentioned(tmp_path):
+    root = write_all(tmp_path)
+    (note,) = open_source(config(root, split="train[:12]")).notes
+    assert note.endswith("12 images of 10 classes (1 to 2 each), in memory")
+
+
+def test_any_size_and_channels_are_made_from_them(tmp_path):
+    source = open_source(
+        config(write_all(tmp_path), size=32, channels=3, allow_small=True)
+    )
+    assert source.examples(np.arange(2)).image.shape == (2, 32, 32, 3)
+
+
+def test_pgm_of_any_pixels_is_one_image():
+    pixels = np.full((3, 5), 10, np.uint8)  # 10 is a newline, 35 starts a comment
+    pixels[0, 0] = 35
+    assert pgm(pixels) == b"P5 5 3 255\n" + pixels.tobytes()
+
+
+def test_missing_files_are_named(tmp_path):
+    assert "train-images-idx3-ubyte.gz and the three" in error(tmp_path)
+    assert "Debian's dataset-fashion-mnist puts them in /usr/share" in error(tmp_path)
+    assert "sagan prepare mnist --data-dir" in error(tmp_path, name="mnist")
+    write_all(tmp_path)
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    assert "must have train-labels-idx1-ubyte or" in error(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_truncated_files_are_refused(tmp_path, suffix):
+    root = write_all(tmp_path, suffix)
+    path = root / f"train-images-idx3-ubyte{suffix}"
+    whole = path.read_bytes()
+    for length in (len(whole) - 5, 30, 6, 0):
+        path.write_bytes(whole[:length])
+        assert str(path) in error(root)
+
+
+def test_swapped_files_and_other_formats_are_refused(tmp_path):
+    root = write_all(tmp_path)
+    path = root / "train-images-idx3-ubyte"
+    own = path.read_bytes()
+    path.write_bytes((root / "train-labels-idx1-ubyte").read_bytes())
+    assert "starts with 00000801: must be 00000803" in error(root)
+    path.write_bytes((root / "t10k-images-idx3-ubyte").read_bytes())
+    assert "20 images but 30 labels" in error(root)
+    path.write_bytes(gzip.compress(own))
+    assert "must be 00000803" in error(root)
+    path.with_suffix(".gz").write_bytes(own)
+    path.unlink()
+    assert "is no whole gzip file" in error(root)
+
+
+def test_an_empty_path_means_the_folder_of_the_package(tmp_path, monkeypatch):
+    here = FAMILIES["fashion_mnist"]._replace(default=str(write_all(tmp_path)))
+    monkeypatch.setitem(FAMILIES, "fashion_mnist", here)
+    assert len(open_source(config(""))) == 30
+
+
+def test_what_tfds_prepared_is_read_too(tmp_path):
+    source = open_split(config(write_all(tmp_path)).data, "train")
+    root = tmp_path / "prepared"
+    prepare._builder("fashion_mnist", {"train": source}, root).download_and_prepare()
+    for path in (root, pathlib.Path(root, "fashion_mnist", "1.0.0")):
+        again = open_source(config(path))
+        examples = again.examples(np.arange(len(again)))
+        np.testing.assert_array_equal(examples.image[..., 0], images("train"))
