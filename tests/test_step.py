@@ -502,3 +502,5 @@ def test_without_spectral_norm_parameters_keep_their_names(tiny, start, off):
     assert with_sigma == {"g", "d"} - {off[0]}
     errors = jax.eval_shape(partial(sigma_errors, config), bare)
     assert {name[12] for name in errors} == {"g", "d"} - {off[0]}
+    neither = tiny(g__sn=False, d__sn=False)
+    assert not jax.eval_shape(partial(sigma_errors, neither), state.abstract(neither))

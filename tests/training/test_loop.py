@@ -3,6 +3,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from sagan.data import pipeline
 from sagan.runtime.signals import Interrupt
 from sagan.training import parallel
 from sagan.training.divergence import Diverged
+from sagan.training.start import _advice
 from tests.support.runs import rows, train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -62,6 +64,34 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(unbroken, tiny, tmp_path)
     workdir, unbroken_state = unbroken
     assert_identical(state, unbroken_state)
     assert lines(tmp_path / "run") == lines(workdir)
+
+
+@pytest.mark.slow
+def test_a_regularised_run_without_spectral_norm_resumes_bit_for_bit(tiny, tmp_path):
+    config = partial(
+        tiny,
+        g__sn=False,
+        d__sn=False,
+        augment__policy="color,translation",
+        reg__lecam=0.3,
+        reg__lecam_start=2,
+        run__watch_every=2,
+    )
+    whole = train(config(), tmp_path / "whole")
+    train(config(run__steps=3), tmp_path / "run")
+    assert_identical(train(config(), tmp_path / "run"), whole)
+    assert whole.lecam.real != 0
+    row = lines(tmp_path / "run")[-1]
+    assert "reg/lecam" in row
+    assert not [name for name in row if name.startswith("sigma")]
+
+
+def test_few_images_are_mentioned_with_what_helps(tiny):
+    (line,) = _advice(tiny(), 500)
+    assert "500 images" in line
+    assert "--augment.policy color,translation" in line
+    assert not [*_advice(tiny(), 10_000)]
+    assert not [*_advice(tiny(augment__policy="cutout"), 500)]
 
 
 def test_sigterm_saves_and_the_same_call_resumes(unbroken, tiny, tmp_path):
