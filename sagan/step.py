@@ -80,14 +80,13 @@ def d_step(
             real, fake_logits = by_view["real"], by_view["fake"]
             loss = game.loss.discriminator(real, fake_logits)
             shown = diagnostics.d_averages(game.loss, loss, real, fake_logits, x, fake)
-            for name, (weight, value) in regularisers.penalties(
-                game.config.reg,
-                state.step,
-                state.lecam,
-                by_view,
-                lambda x: game.d.apply(variables, x, y),
-                seen["real"],
-            ).items():
+
+            def logits_of(x: Images) -> Any:
+                return game.d.apply(variables, x, y)
+
+            now = game.config.reg, state.step, state.lecam
+            penalties = regularisers.penalties(*now, by_view, logits_of, seen["real"])
+            for name, (weight, value) in penalties.items():
                 loss += weight * value
                 shown[f"reg/{name}"] = value
             return loss, (shown, d_stats)
