@@ -6,7 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from sagan.blocks import BLOCKS, DiscriminatorBlock, maybe_remat
 from sagan.config.architecture import discriminator_blocks
@@ -58,3 +58,24 @@ class Discriminator(nn.Module):
             embed = table(head, d.sn, name="embed")(y)
             logits = logits + jnp.sum(h * embed, axis=-1)
         return logits
+
+
+def frozen_layers(config: Config) -> list[str]:
+    """Names of the layers in the first config.d.freeze blocks.
+
+    A block counts as one with the attention, or what stands in its place, after it.
+
+    Source: FreezeD, arXiv:2002.10964, whose discriminators have residual blocks only.
+    """
+    names = []
+    blocks = discriminator_blocks(config)[: config.d.freeze]
+    for i, block in enumerate(blocks, start=1):
+        names += [f"block{i}"]
+        names += [f"{config.d.block}{block.resolution}"] * block.slot
+    return names
+
+
+def without_gradients(params: PyTree[Array], layers: list[str]) -> PyTree[Array]:
+    """The same parameters; no gradient reaches those of `layers`."""
+    held = {name: params[name] for name in layers if name in params}
+    return {**params, **jax.lax.stop_gradient(held)} if held else params

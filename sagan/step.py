@@ -20,6 +20,7 @@ from sagan.augment import augment
 from sagan.data.pipeline import Batch
 from sagan.data.pixels import to_float
 from sagan.diagnostics import Metrics, Update
+from sagan.discriminator import frozen_layers, without_gradients
 from sagan.runtime.compilation import is_for_cpu
 from sagan.state import Game, GANState, Player, update_ema
 
@@ -72,6 +73,7 @@ def d_step(
         labels = _interleave(*(y if "real" in view else fake_y for view in seen))
 
         def loss_fn(params: PyTree[Array]):
+            params = without_gradients(params, frozen_layers(game.config))
             variables = {"params": params, **state.d.stats}
             logits, d_stats = game.d.apply(
                 variables, images, labels, mutable=["spectral"]

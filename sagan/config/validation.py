@@ -115,6 +115,11 @@ def _architecture_problems(config: Config) -> Iterator[str]:
                 f"{name}.width = {net.width}: must give attention a multiple of 8"
                 f" channels; it gives {', '.join(map(str, widths))}"
             )
+        if name == "d" and not 0 <= config.d.freeze <= len(blocks):
+            yield (
+                f"d.freeze = {config.d.freeze}: must be 0 to {len(blocks)}, the number"
+                " of the discriminator's blocks"
+            )
 
 
 def _regulariser_problems(config: Config) -> Iterator[str]:

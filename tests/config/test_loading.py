@@ -109,6 +109,8 @@ def test_a_wrong_field_or_type_is_named(name, value, said):
         ({"model.attention_chunks": 0}, "model.attention_chunks = 0: must be at least"),
         ({"model.attention_chunks": 3}, "= 3: must divide the 1024 positions of g.att"),
         ({"g.width": 4, "g.attention": (128,)}, "g.width = 4"),
+        ({"d.freeze": -1}, "d.freeze = -1: must be 0 to 6, the number"),
+        ({"d.freeze": 7}, "d.freeze = 7: must be 0 to 6, the number"),
     ],
 )
 def test_an_impossible_value_is_named_with_what_is_allowed(values, said):
