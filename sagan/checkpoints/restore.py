@@ -188,3 +188,10 @@ def generator_digest(state: GANState) -> str:
     """SHA-256 of the generator's weights, statistics and averages."""
     leaves = jax.tree.leaves((state.g.params, state.g.stats, state.ema))
     return cache.digest(*jax.device_get(leaves))
+
+
+def weights_digest(state: GANState) -> str:
+    """SHA-256 of both networks' weights and statistics, and of the averages."""
+    players = [(player.params, player.stats) for player in (state.g, state.d)]
+    leaves = jax.tree.leaves((players, state.ema))
+    return cache.digest(*jax.device_get(leaves))

@@ -28,7 +28,8 @@ def check_workdir(workdir: str | pathlib.Path, config: Config) -> Config:
     resumed by a config that differs only in the fields of MAY_CHANGE.
 
     Returns:
-      The config; if it does not give the number of classes, with that of the run.
+      The config; if it does not give the number of classes or, when a run is resumed,
+      run.init_from, with those of the run.
 
     Raises:
       ConfigError: The directory cannot be used, or belongs to something else.
@@ -39,7 +40,8 @@ def check_workdir(workdir: str | pathlib.Path, config: Config) -> Config:
         run = read_config(workdir)
         if config.data.classes is None:
             config = replace(config, {"data.classes": run.data.classes})
-        if _has_checkpoint(workdir):  # else nothing was trained that could be lost
+        if has_checkpoint(workdir):  # else nothing was trained that could be lost
+            config = _with_source_of(run, config)
             _refuse_another(workdir, run, config)
     elif strangers := _strangers(workdir):
         raise ConfigError(
@@ -67,7 +69,7 @@ def claim(
     _create(workdir)
     now = {"images": images, "classes": list(class_names)}
     notes = []
-    if _has_checkpoint(workdir):
+    if has_checkpoint(workdir):
         notes = changed_data(workdir, images, class_names)
     try:
         write_whole(workdir / _DATA, json.dumps(now) + "\n")
@@ -105,7 +107,8 @@ def _remove_unfinished(workdir: pathlib.Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _has_checkpoint(workdir: pathlib.Path) -> bool:
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+    """Whether the directory has a checkpoint, good or not."""
     found = (workdir / "checkpoints").glob("*")  # some may be half written
     return any(path.name.isdecimal() for path in found)
 
@@ -130,6 +133,23 @@ def changed_data(
         counts = f"{then['images']} images then, {images} now"
         return [f"the data changed since the run began: {counts}"]
     return []
+
+
+def split_step(text: str) -> tuple[pathlib.Path, int | None]:
+    """The absolute path and, if there is one, the step in WORKDIR[:STEP]."""
+    head, _, tail = text.rpartition(":")
+    path, step = (head, int(tail)) if head and tail.isdecimal() else (text, None)
+    return pathlib.Path(os.path.realpath(os.path.expanduser(path))), step
+
+
+def _with_source_of(run: Config, now: Config) -> Config:
+    """A config with run.init_from of its run, unless it names another source."""
+    given, stored = now.run.init_from, run.run.init_from
+    values = {"run.init_digest": now.run.init_digest or run.run.init_digest}
+    (path, step), (known_path, known_step) = split_step(given), split_step(stored)
+    if not given or (stored and path == known_path and step in (None, known_step)):
+        values["run.init_from"] = stored
+    return replace(now, values)
 
 
 def class_names(workdir: pathlib.Path) -> list[str]:
@@ -198,7 +218,7 @@ def _refuse_another(workdir: pathlib.Path, run: Config, now: Config) -> None:
         return
     lines = [f"{workdir}: holds a run of another config:"]
     lines += [
-        f"  {k}: {old} in the run, {new} now" for k, (old, new) in changes.items()
+        f"  {k}: {old!r} in the run, {new!r} now" for k, (old, new) in changes.items()
     ]
     lines += [f"Only these may change in a run: {', '.join(sorted(free))}"]
     if "run.steps" in changes:

@@ -181,6 +181,10 @@ class RunConfig:
     """Train steps: each is `optim.d_steps` D updates and one G update."""
     seed: int = 0
     """Seed of weights, latents, labels and the order of the data."""
+    init_from: str = ""
+    """WORKDIR[:STEP] of a run to start from: what fits of its weights and averages."""
+    init_digest: str = ""
+    """SHA-256 of these weights; filled in by the start, and checked if given."""
     parallel: Literal["pmap", "jit"] = "pmap"
     """How the step is distributed over the devices; both give the same update."""
     log_every: int = 100
@@ -240,4 +244,6 @@ class Config:
 # the same images are.
 MAY_CHANGE = frozenset(
     "data.path data.skip_broken model.remat model.target model.attention_chunks".split()
-) | {f"run.{field.name}" for field in dataclasses.fields(RunConfig)} - {"run.seed"}
+) | {f"run.{field.name}" for field in dataclasses.fields(RunConfig)} - {
+    *("run.seed", "run.init_from", "run.init_digest")
+}

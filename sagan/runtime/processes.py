@@ -120,6 +120,7 @@ def shared_config(config: Config) -> Config:
         for name, values in differences(theirs, config).items()
         # process 0 may know it from the run in the workdir
         if not (name == "data.classes" and config.data.classes is None)
+        and name not in ("run.init_from", "run.init_digest")  # it alone reads these
     }
     if odd:
         lines = [f"{name}: {a} there, {b} here" for name, (a, b) in odd.items()]

@@ -21,9 +21,8 @@ from sagan.state import (
     after_rollbacks,
     check_names,
     count,
-    create_state,
 )
-from sagan.training import parallel
+from sagan.training import parallel, warm_start
 from sagan.training.divergence import Finding
 from sagan.training.experiment import Experiment, open_experiment
 from sagan.training.feedback import Rollback
@@ -50,6 +49,8 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
     main = processes.is_main()
     if main:
         config = workdir_lib.check_workdir(workdir, config)
+        if not workdir_lib.has_checkpoint(workdir):
+            config = warm_start.check_source(config, workdir)
     config = processes.shared_config(config)
     experiment = open_experiment(config)
     config, game, source = experiment
@@ -62,7 +63,7 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
         for note in workdir_lib.claim(workdir, config, len(source), source.class_names):
             report(note)
         checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep, report)
-    state = _newest(game, checkpoints)
+    state = _newest(game, checkpoints, report)
     step = int(state.step)
     mapped = parallel.map_step(after_rollbacks(game, int(state.rollbacks)))
     state = mapped.place_state(state)
@@ -99,7 +100,7 @@ def roll_back(
     if run.checkpoints is not None:
         run.checkpoints.set_aside_from(finding.since - 1)
     times = monitor.rollbacks + 1
-    state = _newest(game, run.checkpoints)
+    state = _newest(game, run.checkpoints, report)
     state = dataclasses.replace(state, rollbacks=np.array(times, np.int32))
     step = int(state.step)
     rate = game.config.run.rollback_factor**times
@@ -111,11 +112,12 @@ def roll_back(
     return run._replace(mapped=mapped, state=state, step=step)
 
 
-def _newest(game: Game, checkpoints: Checkpoints | None) -> GANState:
+def _newest(game: Game, checkpoints: Checkpoints | None, report: Report) -> GANState:
     """The state of the newest good checkpoint of process 0, or the first one."""
     target = abstract_state(game)
     if checkpoints is None:  # only the shapes count: the values come from process 0
         zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
         return processes.broadcast(zeros)
     restored = checkpoints.restore(target)
-    return processes.broadcast(restored[0] if restored else create_state(game))
+    state = restored[0] if restored else warm_start.first_state(game, report)
+    return processes.broadcast(state)
