@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 
@@ -8,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sagan.checkpoints import restore
 from sagan.checkpoints.manager import Checkpoints
 from sagan.checkpoints.restore import SavedRun, config_digest, weights_digest
 from sagan.checkpoints.workdir import claim, read_config
-from sagan.config import ConfigError, replace
-from sagan.state import abstract, create, leaf_paths, make_game
+from sagan.config import ConfigError, RunConfig, replace
+from sagan.state import abstract, create, create_state, leaf_paths, make_game
 from sagan.training import start as start_lib
+from sagan.training import warm_start
 from sagan.training.divergence import Finding
 from sagan.training.feedback import Rollback
 from sagan.training.monitor import Monitor
@@ -23,17 +26,38 @@ from tests.support.runs import silent, train
 DIGITS = list("0123456789")
 
 
+shapes = functools.cache(abstract)
+
+
+def numbers(config, seed, low):
+    """A state of random numbers in [low, low + 1), which tell where a leaf is from."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jnp.asarray(rng.uniform(low, low + 1, x.shape), x.dtype),
+        shapes(config),
+    )
+
+
+def fresh(config):
+    """Stands for the state of a run without a source."""
+    state = numbers(dataclasses.replace(config, run=RunConfig()), config.run.seed, 3)
+    zero = jnp.int32(0)
+    return state.replace(step=zero, rollbacks=zero)
+
+
+@pytest.fixture(autouse=True)
+def compile_nothing(monkeypatch):
+    monkeypatch.setattr(warm_start, "create_state", lambda game: fresh(game.config))
+    monkeypatch.setattr(restore, "abstract", shapes)
+
+
 def write_run(workdir, config, seeds):
     """A run with a checkpoint of random numbers for each seed, at steps 1, 2, ...."""
     claim(workdir, config, images=1797, class_names=DIGITS)
     with contextlib.closing(Checkpoints(workdir / "checkpoints", 9)) as checkpoints:
         for step, seed in enumerate(seeds, start=1):
-            rng = np.random.default_rng(seed)
-            state = jax.tree.map(
-                lambda x, rng=rng: jnp.asarray(rng.uniform(1, 2, x.shape), x.dtype),
-                abstract(config),
-            )
-            checkpoints.save(step, dataclasses.replace(state, step=jnp.int32(step)))
+            state = numbers(config, seed, 1).replace(step=jnp.int32(step))
+            checkpoints.save(step, state)
     return workdir
 
 
@@ -59,16 +83,18 @@ def warm(config, workdir):
     lines = []
     config = check_source(config, workdir)
     state = by_path(first_state(make_game(config), lines.append))
-    fresh = by_path(create(replace(config, {"run.init_from": ""})))
-    assert list(state) == list(fresh)
-    new = {n for n, x in state.items() if x.tobytes() == fresh[n].tobytes()}
+    untouched = by_path(fresh(config))
+    assert list(state) == list(untouched)
+    new = {n for n, x in state.items() if x.tobytes() == untouched[n].tobytes()}
     return state, new, lines
 
 
 COUNTERS = ("step", "rollbacks", "g/opt_state/", "d/opt_state/")
+WEIGHTS, SPECTRAL = ("kernel", "bias"), ("u", "sigma")
+FROM_PIXELS = ("conv1", "shortcut")
 TABLES = [f"bn{i}/{name}" for i in (1, 2) for name in ("scale", "bias")]
 CASES = {
-    # changes of the config: the leaves that are new, by the part after params/ or stats/
+    # changes of the config, and the leaves that are new
     "the same networks": ({}, set()),
     "a shorter list of attention": ({"d__attention": ()}, set()),
     "other classes": (
@@ -80,18 +106,10 @@ CASES = {
     ),
     "colour": (
         {"data__channels": 3},
-        {f"{tree}/out/{x}" for tree in ("g/params", "ema/0/params") for x in "kb"}
-        | {f"g/stats/spectral/out/{x}" for x in ("u", "sigma")}
-        | {
-            f"d/params/block1/{conv}/{x}"
-            for conv in ("conv1", "shortcut")
-            for x in "kb"
-        }
-        | {
-            f"d/stats/spectral/block1/{conv}/{x}"
-            for conv in ("conv1", "shortcut")
-            for x in ("u", "sigma")
-        },
+        {f"{g}/out/{x}" for g in ("g/params", "ema/0/params") for x in WEIGHTS}
+        | {f"g/stats/spectral/out/{x}" for x in SPECTRAL}
+        | {f"d/params/block1/{conv}/{x}" for conv in FROM_PIXELS for x in WEIGHTS}
+        | {f"d/stats/spectral/block1/{c}/{x}" for c in FROM_PIXELS for x in SPECTRAL},
     ),
     "another base": (
         {"data__size": 12, "g__attention": (12,), "d__attention": (6,)},
@@ -115,9 +133,23 @@ def test_what_fits_is_the_sources_bit_for_bit_and_the_rest_is_fresh(
     counted = {name for name in state if name.startswith(COUNTERS)}
     assert counted <= new
     if expected is not None:
-        full = {f"{n[:-1]}kernel" if n.endswith("/k") else n for n in expected}
-        full = {f"{n[:-1]}bias" if n.endswith("/b") else n for n in full}
-        assert new - counted == full
+        assert new - counted == expected
+
+
+def test_new_layers_are_those_of_a_fresh_run_with_the_same_seed(
+    tiny, source, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(warm_start, "create_state", create_state)
+    config = tiny(run__init_from=str(source), run__seed=1, data__channels=3)
+    config = check_source(config, tmp_path)
+    state = by_path(first_state(make_game(config), silent))
+    same, there = by_path(create(config)), load(source)
+    kernels = [name for name in state if name.endswith("/kernel") and "opt" not in name]
+    new = [name for name in kernels if (state[name] != there.get(name)).any()]
+    assert "d/params/block1/conv1/kernel" in new and len(new) < len(kernels) / 2
+    assert all(state[name].tobytes() == same[name].tobytes() for name in new)
+    optimizers = [name for name in state if "/opt_state/" in name]
+    assert optimizers and not any(state[name].any() for name in optimizers)
 
 
 def layers(names, prefix):
@@ -172,14 +204,14 @@ def test_both_lists_are_told_in_a_few_lines(tiny, source, tmp_path):
         "  G: 7 of 9 layers taken: attention8, block1 (conv1, conv2, shortcut),"
         " bn_out, out, stem",
         "  G: 2 of 9 new: block1 (bn1, bn2)",
-        "  D: 7 of 8 layers taken: attention4, block1, block2, logit",
-        "  D: 1 of 8 new: embed",
+        "  D: 8 of 9 layers taken: attention4, block1, block2, logit",
+        "  D: 1 of 9 new: embed",
         "  averages are copies of the weights until step ema.start = 5; --ema.start 0"
         " keeps those of the source",
     ]
     config = tiny(run__init_from=str(source))
     _, _, lines = warm(config, tmp_path)
-    assert lines[1:] == ["  G: all 9 layers taken", "  D: all 8 layers taken"]
+    assert lines[1:] == ["  G: all 9 layers taken", "  D: all 9 layers taken"]
 
 
 def test_new_layers_that_d_freeze_would_keep_are_named(tiny, source, tmp_path):
@@ -211,7 +243,7 @@ def test_a_step_may_be_named_and_the_digest_is_that_of_its_weights(
 @pytest.mark.parametrize("player", "gd")
 @pytest.mark.parametrize("part", ["params", "stats"])
 def test_the_digest_covers_both_networks(tiny, player, part):
-    state = create(tiny())
+    state = fresh(tiny())
     one = getattr(state, player)
     moved = jax.tree.map(lambda x: x + 1, getattr(one, part))
     other = state.replace(**{player: one.replace(**{part: moved})})
@@ -342,7 +374,7 @@ def test_a_rollback_to_before_the_first_checkpoint_is_to_the_warm_state(
 ):
     # of steps that the run's source makes later nothing is taken
     with contextlib.closing(Checkpoints(tmp_path / "source/checkpoints", 9)) as later:
-        later.save(3, jax.tree.map(jnp.zeros_like, create(read_config(source))))
+        later.save(3, jax.tree.map(jnp.zeros_like, fresh(read_config(source))))
     save_step_1(begun[1], tmp_path / "run")
     said = []
     run = go_back(begun, tmp_path, said)
@@ -367,15 +399,14 @@ def test_a_rollback_whose_source_is_gone_or_changed_is_one_line(
     assert "\n" not in str(e.value)
 
 
-def test_a_warm_run_trains(tiny, source, tmp_path):
-    config = tiny(run__init_from=str(source), run__steps=1, d__freeze=1)
+def test_a_warm_run_trains(tiny, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(warm_start, "create_state", create_state)
+    config = tiny(run__init_from=str(source), run__steps=1)
     said = []
     state = train(config, tmp_path / "run", report=said.append)
     assert f"weights of step 2 of {source.resolve()}" in said
     assert int(state.step) == 1
     there, after = load(source), by_path(state)
-    held = [n for n in after if n.startswith(("d/params/block1", "d/params/attention"))]
-    assert held and all((after[n] == there[n]).all() for n in held)
     moved = "g/params/stem/kernel"
     assert 0 < np.abs(after[moved] - there[moved]).max() < 1e-3  # Adam's first step
     averaged = after["ema/0/params/stem/kernel"]
