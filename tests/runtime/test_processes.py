@@ -148,6 +148,19 @@ def test_one_process_resumes_what_two_began_and_back(runs, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_start_from_the_weights_that_the_first_reads(runs, tmp_path):
+    source, options = runs[0], ["--run.seed", "1", "--run.steps", "1"]
+    options += ["--run.init-from", str(source)]
+    ended = finish(*launch_two(tmp_path / "two", *options))
+    ended += finish(launch(tmp_path / "one", *options, devices=4))
+    assert [code for _, code in ended] == [0, 0, 0], ended
+    told = [f"weights of step 4 of {source}" in said for said, _ in ended]
+    assert told == [True, False, True]
+    assert_close(state_of(tmp_path / "two")[0], state_of(tmp_path / "one")[0])
+    assert read_config(tmp_path / "two") == read_config(tmp_path / "one")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [0, 1])
 def test_sigterm_to_one_process_stops_all_after_the_same_step(tmp_path, asked):
     pair = launch_two(tmp_path / "run", "--run.steps", "100000")
