@@ -174,7 +174,8 @@ def _notes(source: Source, findings: Sequence[_Finding]) -> tuple[str, ...]:
     each = ""
     if source.classes and len(findings) == len(source):
         counts = collections.Counter(finding.label for finding in whole).values()
-        each = f" ({min(counts)} to {max(counts)} each)"
+        few, many = min(counts), max(counts)
+        each = f" ({few if few == many else f'{few} to {many}'} each)"
     lines = [
         f"{place}: {len(source) - len(broken)} images of {source.classes or 'no'}"
         f" classes{each}, {'in memory' if fits else 'decoded when needed'}"
