@@ -11,10 +11,12 @@ from PIL import Image
 from sagan.config import Config, ConfigError, DataConfig, OptimConfig, RunConfig
 from sagan.data import pipeline, validation
 from sagan.data.datasets import DATASETS, open_split
+from sagan.data.idx import FAMILIES
 from sagan.data.images import decode
 from sagan.data.pipeline import batches, open_source, resolve
 from sagan.data.pixels import to_float
 from sagan.data.source import Record
+from tests.support.idx import write_all
 
 
 def make(seed=0, d_steps=1, **data):
@@ -87,7 +89,8 @@ def many(tmp_path):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_batch_has_the_declared_shapes_and_types(name, tmp_path):
-    path = str(two_classes(tmp_path)) if name == "folder" else ""
+    write = {"folder": two_classes, **dict.fromkeys(FAMILIES, write_all)}
+    path = str(write[name](tmp_path)) if name in write else ""
     config = make(name=name, path=path, d_steps=2)
     (batch,) = take(1, config, open_source(config), 0)
     assert (batch.image.shape, batch.image.dtype) == ((2, 4, 8, 8, 3), np.uint8)
