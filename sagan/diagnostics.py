@@ -84,10 +84,14 @@ def player_scalars(name: str, player: Player) -> Metrics:
     metrics = {f"gamma/{name}/{k}": gamma for k, gamma in gammas(player.params).items()}
     metrics[f"{name}_weight_norm"] = optax.tree.norm(player.params)
     leaves = jax.tree_util.tree_leaves_with_path(player.stats.get("spectral"))
-    if sigmas := [leaf for path, leaf in leaves if path[-1].key == "sigma"]:
-        metrics[f"sigma/{name}_max"] = jnp.stack(sigmas).max()
-        metrics[f"sigma/{name}_min"] = jnp.stack(sigmas).min()
-    return metrics
+    sigmas = [leaf for path, leaf in leaves if path[-1].key == "sigma"]
+    if not sigmas:
+        return metrics
+    every = jnp.stack(sigmas)
+    return metrics | {
+        f"sigma/{name}_max": every.max(),
+        f"sigma/{name}_min": every.min(),
+    }
 
 
 def saturated(loss: GANLoss, real: Logits, fake: Logits) -> Float[Array, ""]:

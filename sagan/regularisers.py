@@ -65,8 +65,10 @@ def moved(
 
     They are copies until reg.lecam_start; None stays None.
     """
+    if anchors is None:
+        return None
     keep = jnp.where(step < reg.lecam_start, 0.0, reg.lecam_decay)
-    now = None if anchors is None else Anchors(real_mean, fake_mean)
+    now = Anchors(real_mean, fake_mean)
     return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, anchors, now)
 
 
