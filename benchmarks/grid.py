@@ -4,12 +4,14 @@ A run that was stopped is resumed; neither finished runs nor evaluations are rep
 All runs are compared with the same reals by the same classifier.
 """
 
+import argparse
 import dataclasses
-import json
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from sagan import config as config_lib
 from sagan.checkpoints.restore import SavedRun
@@ -23,10 +25,11 @@ from sagan.evaluation.run import (
     evaluate_state,
     prepare_evaluation,
 )
-from sagan.runtime import cache
+from sagan.runtime import cache, files
 from sagan.training import loop
 
 CONFIG = Path(__file__).parents[1] / "configs" / "fashion_mnist.py"
+RESULTS = Path(__file__).parent / "results"
 SHORT = {  # the rates and the average of configs/digits.py: for minutes, not hours
     "g.width": 16,
     "d.width": 16,
@@ -46,25 +49,43 @@ def make_config(changes: Mapping[str, Any]) -> Config:
     return config_lib.load(CONFIG, {**SHORT, **changes})
 
 
+def parse(
+    doc: str | None, *, steps: int, seeds: list[int], name: str, **lists: list[int]
+) -> argparse.Namespace:
+    """The script's arguments; further ones are lists of integers."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for option, default in {"seeds": seeds, **lists}.items():
+        parser.add_argument(f"--{option}", type=int, nargs="+", default=default)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--workdir", type=Path, default=Path("runs", name))
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
+    cache.keep_compiled()
+    return parser.parse_args()
+
+
 def train(config: Config, workdir: Path) -> str:
-    """Trains, resumes, or does nothing; returns why training ended early, or ""."""
-    stopped = workdir / "diverged.txt"
-    if stopped.exists():
-        return stopped.read_text(encoding="utf-8")
+    """Trains, resumes, or does nothing; returns how training diverged, or ""."""
+    diverged = workdir / "diverged.txt"
+    if diverged.exists():
+        return diverged.read_text(encoding="utf-8")
     try:
-        loop.train(config, workdir)
+        state = loop.train(config, workdir)
     except FloatingPointError as error:  # a result, too
-        stopped.write_text(str(error), encoding="utf-8")
+        files.write_whole(diverged, str(error))
         return str(error)
+    if int(state.step) < config.run.steps:
+        raise SystemExit(f"{workdir}: stopped; the same command continues")
     return ""
 
 
 def prepare(config: Config, samples: int) -> PreparedEvaluation:
-    """Reads the whole test split, and a classifier trained on the training split."""
-    cache.keep_compiled()
+    """Reads the test split, and a classifier of the whole training split."""
     data = dataclasses.replace(config.data, split="train")
-    source = open_source(dataclasses.replace(config, data=data))
-    config = resolve(dataclasses.replace(config, data=data), source)
+    config = dataclasses.replace(config, data=data)
+    source = open_source(config)
     protocol = Protocol(
         metrics="all,-cas,-fid_infinity,-kid",
         samples=samples,
@@ -73,50 +94,50 @@ def prepare(config: Config, samples: int) -> PreparedEvaluation:
         weights="ema",
         batch_norm="moving",
     )
-    return prepare_evaluation(config, protocol, source=source)
+    return prepare_evaluation(resolve(config, source), protocol, source=source)
 
 
-def evaluate(ready: PreparedEvaluation, workdir: Path, steps: str) -> None:
-    """Evaluates checkpoints of a run: "latest" or "all"."""
+def evaluate(
+    ready: PreparedEvaluation, workdir: Path, every: int
+) -> dict[int, dict[str, float]]:
+    """Evaluates the checkpoints at multiples of `every`; the numbers by step.
+
+    There are none if the run diverged before its first checkpoint.
+    """
     saved, samples = SavedRun(workdir, read_config(workdir)), ready.samples
-    if saved.config.g != samples.config.g:
+    if not (workdir / "checkpoints").exists():
+        return {}
+    if saved.config.g != samples.config.g:  # another program draws the samples
         how = saved.config, samples.protocol, samples.labels
-        ready = ready._replace(samples=generated.open_samples(*how))
-    for step in saved.steps(steps):
-        state, step = saved.load(step)
-        evaluate_state(ready, state, workdir / "eval" / f"step_{step}")
-
-
-def curve(workdir: Path, metric: str) -> dict[int, float]:
-    """Values of a metric over the evaluated steps."""
-    found, _ = results.read_results(workdir / "eval")
+        samples = generated.open_samples(*how)
+    ready = ready._replace(samples=samples._replace(config=saved.config))
+    for step in saved.steps("all"):
+        if step % every == 0:
+            state, _ = saved.load(step)
+            evaluate_state(ready, state, workdir / "eval" / f"step_{step}")
     return {
-        result["about"]["step"]: row["value"]
-        for result in found
-        for row in result["results"]
-        if row["metric"] == metric
+        result["about"]["step"]: {r["metric"]: r["value"] for r in result["results"]}
+        for result in results.read_results(workdir / "eval")[0]
     }
-
-
-def findings(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of monitor.jsonl."""
-    path = workdir / "monitor.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def about(script: str, config: Config, seeds: Iterable[int]) -> str:
     """A line for the head of a results file: setting and machine."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
+    info, names = Path("/proc/cpuinfo"), [platform.processor()]
+    if info.exists():
+        lines = info.read_text(encoding="utf-8").splitlines()
+        names = [x.partition(":")[2].strip() for x in lines if "model name" in x]
     data, steps = config.data, config.run.steps
     return (
-        f"python benchmarks/{script}: {data.name} at {data.size} px, width"
+        f"python benchmarks/{script}.py: {data.name} at {data.size} px, width"
         f" {config.g.width}, batch {data.batch}, {steps} steps, seeds"
-        f" {', '.join(map(str, seeds))}; {cpu}"
+        f" {', '.join(map(str, seeds))}; {names[0]}"
     )
+
+
+def publish(out: Path, name: str, text: str, figure: Figure) -> None:
+    """Prints the text, and writes it and the figure."""
+    print(text)
+    files.make_folder(out)
+    files.write_whole(out / f"{name}.md", text + "\n")
+    figure.savefig(out / f"{name}.png", dpi=120)

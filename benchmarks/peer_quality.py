@@ -6,7 +6,7 @@ Both sides have the same networks, recipe and batches of Fashion-MNIST. Weights 
 latents are drawn by each framework itself, so runs of equal seeds are independent. The
 sides take turns of 250 steps in one process with the same number of threads: a machine
 that slows down for a while slows both. After each turn 5,000 samples of the averaged
-weights, from the same latents and labels, are compared with the training split by one
+weights, from the same latents and labels, are compared with the test split by one
 classifier. Times are those of the steps alone: without compiling, reading the data,
 evaluating and saving. The table has them at the median speed, as a turn may be slow
 because the machine did something else.
@@ -28,6 +28,7 @@ from typing import Any
 # torch's threads would spin while XLA's work: see step.py
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import grid  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
@@ -37,24 +38,15 @@ from sagan.checkpoints.workdir import locked  # noqa: E402
 from sagan.data import pipeline  # noqa: E402
 from sagan.data.source import Examples, Source  # noqa: E402
 from sagan.evaluation import generated, run, scoring  # noqa: E402
-from sagan.evaluation import protocol as protocol_lib  # noqa: E402
 from sagan.runtime import files  # noqa: E402
 from sagan.sampling import sampler  # noqa: E402
 from sagan.state import count, create_state  # noqa: E402
 from sagan.training.start import start  # noqa: E402
 
-CONFIG = Path(__file__).parents[1] / "configs" / "fashion_mnist.py"
-RESULTS = Path(__file__).parent / "results"
-SHORT = {  # the rates and the average of configs/digits.py, for minutes, not hours
-    "optim.g_lr": 4e-4,
-    "optim.d_lr": 1e-3,
-    "ema.decays": (0.998,),
-    "ema.start": 300,
-}
 TURN = 250  # steps
 SAMPLES = 5000
 SEED = 0  # of the samples' latents
-DISTANCE, ACCURACY = "fd_classifier", "accuracy_classifier"
+ACCURACY = "accuracy_classifier"
 TURNS = "turns.jsonl"  # file in the folder of a run
 
 Row = dict[str, Any]
@@ -144,8 +136,7 @@ SIDES: dict[str, type[Any]] = {"sagan": Sagan, "torch": Torch}
 def make_config(seed: int, steps: int, width: int) -> config_lib.Config:
     """The recipe of both sides."""
     run = {"run.seed": seed, "run.steps": steps}
-    widths = {"g.width": width, "d.width": width}
-    return config_lib.load(CONFIG, {**SHORT, **run, **widths})
+    return grid.make_config({**run, "g.width": width, "d.width": width})
 
 
 def read(
@@ -154,18 +145,6 @@ def read(
     """The batches of some steps."""
     with contextlib.closing(pipeline.batches(config, source, step)) as batches:
         return list(itertools.islice(batches, steps))
-
-
-def prepare(config: config_lib.Config, samples: int) -> run.PreparedEvaluation:
-    """Opens the classifier and the reals with which all samples are compared."""
-    choices = protocol_lib.Protocol(
-        metrics="fid,accuracy",
-        samples=samples,
-        features="classifier",
-        weights="ema",
-        batch_norm="moving",
-    )
-    return run.prepare_evaluation(config, choices)
 
 
 def train(
@@ -253,8 +232,8 @@ def per_step(rows: Rows, side: str, key: str) -> np.ndarray:
 
 def report(rows: Rows, baseline: float) -> Iterator[str]:
     """Yields the lines of the table and what follows from it."""
-    spread = {name: deviation(values(rows, name, DISTANCE)) for name in SIDES}
-    means = {name: values(rows, name, DISTANCE).mean(axis=0) for name in SIDES}
+    spread = {name: deviation(values(rows, name, grid.DISTANCE)) for name in SIDES}
+    means = {name: values(rows, name, grid.DISTANCE).mean(axis=0) for name in SIDES}
     times = {name: elapsed(rows, name).mean(axis=0) for name in SIDES}
     yield f"{'step':>5}" + "".join(
         f" {name + what:>18}" for what in (": distance", ": seconds") for name in SIDES
@@ -264,7 +243,7 @@ def report(rows: Rows, baseline: float) -> Iterator[str]:
         cells += [f"{times[name][i]:.0f}" for name in SIDES]
         yield f"{row['step']:5}" + "".join(f" {cell:>18}" for cell in cells)
     yield f"between two sets of real images: {baseline:.2f}"
-    ours, theirs = (values(rows, name, DISTANCE)[:, -1] for name in SIDES)
+    ours, theirs = (values(rows, name, grid.DISTANCE)[:, -1] for name in SIDES)
     if (seeds := len(ours)) > 1:
         error = np.sqrt((ours.var(ddof=1) + theirs.var(ddof=1)) / seeds)
         yield (
@@ -320,7 +299,7 @@ def draw(path: Path, rows: Rows, baseline: float) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     labels = {"sagan": "ours (JAX)", "torch": "the peer (PyTorch)"}
     for (name, label), colour in zip(labels.items(), ("C0", "C1"), strict=True):
-        distance = values(rows, name, DISTANCE)
+        distance = values(rows, name, grid.DISTANCE)
         for axis, x in zip(
             axes, (values(rows, name, "step"), elapsed(rows, name)), strict=True
         ):
@@ -332,7 +311,7 @@ def draw(path: Path, rows: Rows, baseline: float) -> None:
     ):
         axis.axhline(baseline, color="grey", linestyle=":", label="real against real")
         axis.set(xlabel=what, yscale="log")
-    axes[0].set_ylabel(DISTANCE)
+    axes[0].set_ylabel(grid.DISTANCE)
     axes[1].legend(fontsize="small")
     figure.savefig(path, dpi=120)
 
@@ -359,15 +338,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--width", type=int, default=16, help="of both networks")
     parser.add_argument("--workdir", type=Path, default=Path("runs/peer"))
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
+    parser.add_argument(
+        "--out", type=Path, default=grid.RESULTS, help="folder of results"
+    )
     known = parser.parse_args()
     import_peer().torch.set_num_threads(threads())
     configs = [make_config(seed, known.steps, known.width) for seed in known.seeds]
     with locked(known.workdir):
-        ready = prepare(configs[0], SAMPLES)
+        ready = grid.prepare(configs[0], SAMPLES)
         runs = [train(config, known.workdir, ready, TURN) for config in configs]
     rows = {name: [run[name] for run in runs] for name in SIDES}
-    baseline = ready.baselines()[0][DISTANCE].value
+    baseline = ready.baselines()[0][grid.DISTANCE].value
     text = "\n".join([about(ready.samples.config), "", *report(rows, baseline)])
     print(text)
     files.make_folder(known.out)

@@ -9,13 +9,10 @@ are nearer to a training image than to all of equally many test images, in the
 classifier's features: 50 % without memorisation, 100 % for copies.
 """
 
-import argparse
 import itertools
 import json
-import statistics
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grid
 import numpy as np
@@ -24,12 +21,12 @@ from matplotlib.figure import Figure
 from sagan import config as config_lib
 from sagan.checkpoints.restore import open_run
 from sagan.data.pipeline import open_source
-from sagan.evaluation import results
 from sagan.evaluation.run import PreparedEvaluation
+from sagan.evaluation.table import compare_runs, render_table
+from sagan.runtime import files
 from sagan.sampling import sampler
 from sagan.visualization.nearest_neighbours import find_nearest
 
-RESULTS = Path(__file__).parent / "results"
 DIFFAUGMENT = {"augment.policy": "color,translation"}
 LECAM = {"reg.lecam": 0.3, "reg.lecam_start": 300}
 METHODS = {
@@ -40,7 +37,6 @@ METHODS = {
 }
 WHOLE = 60_000
 COPIES = 1000  # samples whose nearest images are searched
-COLUMNS = ("fd_classifier", "improved_recall_classifier", "accuracy_classifier")
 
 
 class Cell(NamedTuple):
@@ -58,12 +54,12 @@ def make_config(cell: Cell, steps: int) -> config_lib.Config:
     return grid.make_config(changes | METHODS[cell.method])
 
 
-def copied(ready: PreparedEvaluation, workdir: Path) -> float:
+def copied(ready: PreparedEvaluation, workdir: Path, step: int) -> float:
     """Share of samples that are nearer to training images than to as many others."""
-    path = workdir / "copied.json"
+    path = workdir / "eval" / f"step_{step}" / "copied.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    opened = open_run(workdir)
+    opened = open_run(workdir, step)
     labels = np.arange(COPIES, dtype=np.int32) % 10
     drawn = sampler.samples(opened.config, opened.variables, labels, seed=2, batch=500)
     images = [np.concatenate(list(drawn))]
@@ -73,78 +69,69 @@ def copied(ready: PreparedEvaluation, workdir: Path) -> float:
     fakes, *reals = (ready.scorer.network.extract(each)[0] for each in images)
     train, test = (find_nearest([fakes], real, 1).distance[:, 0] for real in reals)
     share = float((train < test).mean())
-    path.write_text(json.dumps(share), encoding="utf-8")
+    files.write_whole(path, json.dumps(share))
     return share
 
 
-def report(values: dict[Cell, dict[str, float]]) -> Iterator[str]:
-    """The table: means and deviations over seeds."""
-    names = [*COLUMNS, "copied"]
-    rows = [["images", "method", *names]]
-    for (images, method), cells in itertools.groupby(values, lambda cell: cell[:2]):
-        every = [values[cell] for cell in cells]
-        texts = []
-        for name in names:
-            numbers = [one[name] for one in every]
-            spread = f" ± {statistics.stdev(numbers):.2g}" if numbers[1:] else ""
-            texts.append(f"{statistics.mean(numbers):.3g}{spread}")
-        rows.append([f"{images:,}", method, *texts])
-    yield results.markdown_table(rows)
+def compare(cells: dict[Path, Cell], copies: dict[Path, float]) -> dict[str, Any]:
+    """The table of `sagan table`, with names in words and the column `copied`."""
+    table = compare_runs(cells, metrics="fid,improved_recall,accuracy")
+    table["better"]["copied"] = "lower"
+    for row in table["rows"]:
+        workdirs = [Path(run["workdir"]) for run in row["runs"]]
+        cell, each = cells[workdirs[0]], [copies[w] for w in workdirs]
+        row["name"] = f"{cell.images:,} images, {cell.method}"
+        spread = {"std": float(np.std(each, ddof=1))} if each[1:] else {}
+        values = {"value": float(np.mean(each)), **spread, "n": len(each)}
+        row["values"]["copied"] = values | {"each": each}
+    return table
 
 
-def draw(path: Path, values: dict[Cell, dict[str, float]]) -> None:
+def draw(cells: dict[Path, Cell], table: dict[str, Any]) -> Figure:
     """Plots the distance over the number of images, a line for each method."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for method in METHODS:
-        cells = [cell for cell in values if cell.method == method]
-        counts = sorted({cell.images for cell in cells})
-        by_count = [
-            [values[cell][grid.DISTANCE] for cell in cells if cell.images == count]
-            for count in counts
-        ]
-        (line,) = axes.plot(counts, list(map(statistics.mean, by_count)), label=method)
-        for count, each in zip(counts, by_count, strict=True):
-            axes.plot([count] * len(each), each, ".", color=line.get_color())
+    points = {method: [] for method in METHODS}
+    for row in table["rows"]:
+        cell, value = cells[Path(row["runs"][0]["workdir"])], row["values"]
+        points[cell.method].append((cell.images, value[grid.DISTANCE]))
+    for method, found in points.items():
+        counts, means = [n for n, _ in found], [value["value"] for _, value in found]
+        (line,) = axes.plot(counts, means, label=method)
+        for n, value in found:
+            each = value["each"]
+            axes.plot([n] * len(each), each, ".", color=line.get_color())
     axes.set(xscale="log", yscale="log", xlabel="training images")
     axes.set_ylabel("Fréchet distance (classifier)")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, nargs="+", default=[500, 2000, WHOLE])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--samples", type=int, default=5000)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/small_data"))
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    known = parser.parse_args()
-    ready, values = None, {}
-    for seed, images, method in itertools.product(known.seeds, known.images, METHODS):
-        cell = Cell(images, method, seed)
-        workdir = known.workdir / f"{images}_{method.lower()}_seed{seed}"
+    images = [500, 2000, WHOLE]
+    known = grid.parse(
+        __doc__, steps=2000, seeds=[0, 1], name="small_data", images=images
+    )
+    ready, lines = None, []
+    cells: dict[Path, Cell] = {}
+    copies: dict[Path, float] = {}
+    for seed, count, method in itertools.product(known.seeds, known.images, METHODS):
+        cell = Cell(count, method, seed)
+        workdir = known.workdir / f"{count}_{method.lower()}_seed{seed}"
         config = make_config(cell, known.steps)
         if ended := grid.train(config, workdir):
-            print(f"{workdir}: {ended}")
+            lines.append(f"- {workdir.name} ended: {ended}")
+            continue
         ready = ready or grid.prepare(config, known.samples)
-        grid.evaluate(ready, workdir, "latest")
-        found = {name: grid.curve(workdir, name) for name in COLUMNS}
-        values[cell] = {name: each[max(each)] for name, each in found.items()}
-        values[cell]["copied"] = copied(ready, workdir)
-        print(cell, values[cell], flush=True)
-    values = dict(sorted(values.items(), key=lambda item: place(item[0])))
-    config = make_config(Cell(WHOLE, "nothing", known.seeds[0]), known.steps)
-    about = grid.about("small_data.py", config, known.seeds)
-    reals = ready.baselines()[0] if ready else {}
-    floor = ", ".join(f"{n} {reals[n].value:.3g}" for n in COLUMNS if n in reals)
-    text = f"{about}\n\n" + "\n".join(report(values))
-    text += f"\n\nreal against real: {floor}\n"
-    known.out.mkdir(parents=True, exist_ok=True)
-    (known.out / "small_data.txt").write_text(text, encoding="utf-8")
-    draw(known.out / "small_data.png", values)
-    print(text)
+        grid.evaluate(ready, workdir, known.steps)
+        cells[workdir] = cell
+        copies[workdir] = copied(ready, workdir, known.steps)
+    cells = dict(sorted(cells.items(), key=lambda item: place(item[1])))
+    table = compare(cells, copies)
+    config = make_config(Cell(WHOLE, "nothing", 0), known.steps)
+    about = grid.about("small_data", config, known.seeds)
+    text = "\n".join([about, "", render_table(table), *lines])
+    grid.publish(known.out, "small_data", text, draw(cells, table))
 
 
 def place(cell: Cell) -> tuple[int, int, int]:

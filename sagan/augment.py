@@ -4,8 +4,8 @@ Each function changes one image [h w c] in [-1, 1] by random numbers from its ke
 and gradients flow through it. To add one, enter it in AUGMENTATIONS.
 
 Source: Zhao et al. 2020 (arXiv:2006.10738), with the ranges of its BigGAN code. Its
-authors recommend color,translation for most data; cutout shows in samples if there are
-enough images without it (mit-han-lab/data-efficient-gans#84).
+authors recommend color,translation for most data; cutout's grey squares can appear in
+the samples, above all with larger data sets (mit-han-lab/data-efficient-gans#84).
 """
 
 from collections.abc import Callable

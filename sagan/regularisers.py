@@ -24,7 +24,7 @@ def lecam(real: Logits, fake: Logits, real_mean: Scalar, fake_mean: Scalar) -> S
     The anchors are moving averages of the mean logit of reals, a_R, and fakes, a_F.
 
     Source: arXiv:2104.03310. The paper squares both differences whatever their sign;
-    its code, followed here, only those of logits that the anchors' order calls good.
+    its code, followed here, clips each difference at zero first.
     """
     above = jax.nn.relu(real - fake_mean)
     below = jax.nn.relu(real_mean - fake)
@@ -75,7 +75,7 @@ def moved(
 def views(
     config: Config, x: Images, fake: Images, keys: Key[Array, " n"] | None
 ) -> dict[str, Images]:
-    """What D sees in its update: reals, fakes, and each side's variants for bCR.
+    """The images that D sees in its update: reals, fakes, each side's variants for bCR.
 
     Args:
       config: The experiment's config.

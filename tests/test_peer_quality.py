@@ -142,7 +142,7 @@ def test_both_sides_train_in_turn_and_no_turn_is_repeated(
     benchmark, tiny, tmp_path, monkeypatch, capsys
 ):
     config = tiny(run__steps=3)
-    ready = benchmark.prepare(config, samples=64)
+    ready = benchmark.grid.prepare(config, samples=64)
     short = replace(config, {"run.steps": 2})
     benchmark.train(short, tmp_path, ready, turn=2)
     rows = benchmark.train(config, tmp_path, ready, turn=2)

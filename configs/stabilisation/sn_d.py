@@ -2,7 +2,7 @@
 
 python train.py configs/stabilisation/sn_d.py --workdir runs/sn_d --data.path D
 Cost and FID: not run here at this size; benchmarks/stabilisation.py runs the same rows
-on Fashion-MNIST.
+on Fashion-MNIST. On another config: --g.no-sn --optim.d-lr 1e-4.
 """
 
 from sagan.config import Config, replace

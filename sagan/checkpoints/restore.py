@@ -179,8 +179,9 @@ def _average(config: Config, weights: str | None) -> int | None:
 
 
 def config_digest(config: Config) -> str:
-    """SHA-256 of the fields that a resumed run may not change."""
-    values = {k: v for k, v in fields(config).items() if k not in MAY_CHANGE}
+    """SHA-256 of the fields that decide a run: run.init_digest, not where it was."""
+    without = MAY_CHANGE | {"run.init_from"}
+    values = {k: v for k, v in fields(config).items() if k not in without}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -28,8 +28,8 @@ def check_workdir(workdir: str | pathlib.Path, config: Config) -> Config:
     resumed by a config that differs only in the fields of MAY_CHANGE.
 
     Returns:
-      The config; if it does not give the number of classes or, when a run is resumed,
-      run.init_from, with those of the run.
+      The config. Where it gives no number of classes (or, to resume, no
+      run.init_from), that of the run.
 
     Raises:
       ConfigError: The directory cannot be used, or belongs to something else.

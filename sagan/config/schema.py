@@ -170,7 +170,7 @@ class RegConfig:
     r1: float = 0.0
     """Weight of R1: half the squared gradient of D at the real images."""
     r1_interval: int = 1
-    """Steps between those with R1, where its weight is multiplied by this."""
+    """R1 is applied every so many steps, with its weight multiplied by this number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +182,7 @@ class RunConfig:
     seed: int = 0
     """Seed of weights, latents, labels and the order of the data."""
     init_from: str = ""
-    """WORKDIR[:STEP] of a run to start from: what fits of its weights and averages."""
+    """WORKDIR[:STEP] of a run to start from: takes the weights that fit."""
     init_digest: str = ""
     """SHA-256 of these weights; filled in by the start, and checked if given."""
     parallel: Literal["pmap", "jit"] = "pmap"

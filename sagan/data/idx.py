@@ -9,12 +9,9 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, final
 
 import numpy as np
-from jaxtyping import UInt8
 
 from sagan.config.schema import ConfigError, DataConfig
 from sagan.data.source import Record, Source, check_split, pgm
@@ -22,42 +19,20 @@ from sagan.data.source import Record, Source, check_split, pgm
 SPLITS = {"train": "train", "test": "t10k"}  # the first part of the files' names
 
 
-class Family(NamedTuple):
-    """A data set in IDX files.
-
-    Attributes:
-      class_names: Names by label.
-      default: Folder to look in if data.path is empty.
-    """
-
-    class_names: tuple[str, ...]
-    default: str = ""
-
-
-FAMILIES = {
-    "mnist": Family(tuple("0123456789")),
-    "fashion_mnist": Family(
-        (
-            "t-shirt",
-            "trouser",
-            "pullover",
-            "dress",
-            "coat",
-            "sandal",
-            "shirt",
-            "sneaker",
-            "bag",
-            "ankle boot",
-        ),
-        default="/usr/share/datasets/fashion-mnist",  # by Debian's package
+FAMILIES = {  # class names by label
+    "mnist": "0,1,2,3,4,5,6,7,8,9",
+    "fashion_mnist": (
+        "t-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot"
     ),
-    "kmnist": Family(("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")),
+    "kmnist": "o,ki,su,tsu,na,ha,ma,ya,re,wo",
 }
+# where Debian's package dataset-fashion-mnist puts its files
+DEFAULT_FOLDERS = {"fashion_mnist": "/usr/share/datasets/fashion-mnist"}
 
 
 def folder_of(data: DataConfig) -> Path | None:
     """The folder that holds the training images as IDX; None: no such file is there."""
-    root = data.path or FAMILIES[data.name].default
+    root = data.path or DEFAULT_FOLDERS.get(data.name)
     if not root or "://" in root:
         return None
     root = Path(root).expanduser()
@@ -67,13 +42,13 @@ def folder_of(data: DataConfig) -> Path | None:
 def missing(data: DataConfig, tfds_path: str) -> str:
     """The message that a data set is there neither as IDX files nor as TFDS's."""
     files = "train-images-idx3-ubyte.gz and the three files that belong to it"
-    default = FAMILIES[data.name].default
-    package = f"; Debian's dataset-fashion-mnist puts them in {default}"
-    return (
+    message = (
         f"data.path = {data.path!r}: must hold {files}, or {data.name} as written by"
         f" `sagan prepare {data.name} --data-dir {tfds_path}`"
-        + (package if default else "")
     )
+    if default := DEFAULT_FOLDERS.get(data.name):
+        message += f"; Debian's dataset-fashion-mnist puts them in {default}"
+    return message
 
 
 def open_idx(data: DataConfig, root: Path, split: str) -> Source:
@@ -85,7 +60,9 @@ def open_idx(data: DataConfig, root: Path, split: str) -> Source:
     """
     part = re.fullmatch(r"(\w+)\[:(\d+)\]", split)
     name, most = (part[1], int(part[2])) if part else (split, None)
-    check_split(data, name, SPLITS)
+    check_split(
+        data, name, (*SPLITS, f"the start of one, such as {next(iter(SPLITS))}[:500]")
+    )
     images = _read(data, root, name, "images")
     labels = _read(data, root, name, "labels")
     place = f"{data.name} in {root}, split {split}"
@@ -94,24 +71,13 @@ def open_idx(data: DataConfig, root: Path, split: str) -> Source:
     return Source(
         data,
         place=place,
-        records=_Pixels(images[:most], labels[:most]),
+        records=[
+            Record(pgm(image), int(label))
+            for image, label in zip(images[:most], labels[:most], strict=True)
+        ],
         splits=tuple(SPLITS),
-        class_names=FAMILIES[data.name].class_names,
+        class_names=tuple(FAMILIES[data.name].split(",")),
     )
-
-
-@final
-class _Pixels(Sequence[Record]):
-    """Images in memory, each encoded when it is asked for."""
-
-    def __init__(self, images: UInt8[np.ndarray, "n h w"], labels: np.ndarray):
-        self._images, self._labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index):
-        return Record(pgm(self._images[index]), int(self._labels[index]))
 
 
 def _files(root: Path, split: str, kind: str) -> list[Path]:
@@ -133,7 +99,7 @@ def _read(data: DataConfig, root: Path, split: str, kind: str) -> np.ndarray:
         raw = path.read_bytes()
         content = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ConfigError(f"{path}: is no whole gzip file ({error})") from error
+        raise ConfigError(f"{path}: is not a complete gzip file ({error})") from error
     magic = b"\0\0\x08" + bytes([axes])  # 8: unsigned bytes
     if content[:4] != magic:
         raise ConfigError(

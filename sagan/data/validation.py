@@ -173,8 +173,9 @@ def _notes(source: Source, findings: Sequence[_Finding]) -> tuple[str, ...]:
     fits = source.memory is not None
     each = ""
     if source.classes and len(findings) == len(source):
-        counts = collections.Counter(finding.label for finding in whole).values()
-        few, many = min(counts), max(counts)
+        counts = collections.Counter(finding.label for finding in whole)
+        numbers = [counts[label] for label in range(source.classes)]
+        few, many = min(numbers), max(numbers)
         each = f" ({few if few == many else f'{few} to {many}'} each)"
     lines = [
         f"{place}: {len(source) - len(broken)} images of {source.classes or 'no'}"

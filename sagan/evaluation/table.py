@@ -63,6 +63,8 @@ def compare_runs(
     plain = {n: _plain(n, protocol) for one in found for n in one.rows}
     known = sorted(plain, key=lambda n: [*_FIRST, plain[n]].index(plain[n]))
     known = [name for name in known if "_std" not in name]
+    full = {plain[n]: n for n in known}
+    metrics = ",".join(full.get(n.strip(), n) for n in metrics.split(","))
     names = choose_names("metrics", metrics, known)
     lower = tuple(name for name, metric in METRICS.items() if metric.distance)
     baselines = {n: row for one in found for n, row in one.rows.items() if _REAL in row}
@@ -126,7 +128,7 @@ def _read(workdir: Path, step: str, weights: str, modes: str) -> list[_Evaluated
             f"{workdir}: step {at} was not evaluated with ({missing[0]}), only with"
             f" ({'), ('.join(variants)}); see --weights and --batch-norm"
         )
-    ignored = MAY_CHANGE - {"run.steps"} | {"run.seed"}
+    ignored = MAY_CHANGE - {"run.steps"} | {"run.seed", "run.init_from"}
     recipe = {k: v for k, v in fields(config).items() if k not in ignored}
     about = (workdir, recipe, config.run.seed, by_step[at])
     return [_Evaluated(*about, variant, variants[variant]) for variant in chosen]

@@ -92,12 +92,14 @@ def formula_flops(config: Config) -> int:
     """FLOPs of a step by counting products; a backward pass costs two forward passes.
 
     With F_G and F_D for one image forward, each D update takes F_G to generate and
-    2 * 3 F_D to learn from real and fake; the G update takes 3 F_G to learn and 2 F_D
-    to pass the gradient through D. Recomputing activations does not count.
+    2 * 3 F_D to learn from real and fake, and as much again for bCR's variants; the G
+    update takes 3 F_G to learn and 2 F_D to pass the gradient through D. Recomputing
+    activations, R1 and augmentations do not count.
     """
     g, d = _forward_flops(config)
-    n, d_steps = config.data.batch, config.optim.d_steps
-    return n * (d_steps * (g + 6 * d) + 3 * g + 2 * d)
+    n, optim, reg = config.data.batch, config.optim, config.reg
+    seen = 2 + bool(reg.consistency_real) + bool(reg.consistency_fake)
+    return n * (optim.d_steps * (g + 3 * seen * d) + 3 * g + 2 * d)
 
 
 def recomputed_flops(config: Config) -> int:

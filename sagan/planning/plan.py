@@ -10,6 +10,7 @@ import jax
 from sagan.config.fields import replace
 from sagan.config.schema import Config, ConfigError
 from sagan.config.validation import check_batch
+from sagan.data.idx import FAMILIES
 from sagan.planning import cost
 from sagan.planning.memory_savings import more_devices, savings
 from sagan.planning.topology import GIB, Topology, devices, has_compiler
@@ -19,7 +20,7 @@ from sagan.state import abstract, make_game
 from sagan.training.parallel import abstract_arguments, map_step
 
 # Number of classes by the beginning of a data set's name.
-CLASSES = {"digits": 10, "cifar10": 10, "imagenet": 1000}
+CLASSES = {"digits": 10, "cifar10": 10, "imagenet": 1000, **dict.fromkeys(FAMILIES, 10)}
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 WIDTHS = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "u8": 1, "pred": 1}
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

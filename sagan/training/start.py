@@ -28,7 +28,7 @@ from sagan.training.experiment import Experiment, open_experiment
 from sagan.training.feedback import Rollback
 from sagan.training.monitor import Monitor
 
-FEW_IMAGES = 10_000  # CIFAR-10 at a fifth of its size gains by half: arXiv:2006.10738
+FEW_IMAGES = 10_000  # a fifth of CIFAR-10, whose FID falls by a third: arXiv:2006.10738
 
 
 class Started(NamedTuple):
@@ -54,7 +54,7 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
     config = processes.shared_config(config)
     experiment = open_experiment(config)
     config, game, source = experiment
-    for note in (*source.notes, *_advice(config, len(source))):
+    for note in source.notes:
         report(note)
     processes.check_same_data(len(source), source.class_names)
     devices.connect()
@@ -69,6 +69,9 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
     state = mapped.place_state(state)
     if step:
         report(f"resuming from step {step}")
+    else:
+        for line in _advice(config, len(source)):
+            report(line)
     if step > config.run.steps:
         report(f"run.steps = {config.run.steps}: the run is already at step {step}")
     kinds = sorted({device.device_kind for device in jax.devices()})
@@ -82,11 +85,18 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
 
 
 def _advice(config: Config, images: int) -> Iterator[str]:
-    """Names what helps with few images, if the config does without it."""
-    if images < FEW_IMAGES and not (config.augment.policy or config.reg.lecam):
+    """Names what helps with few images, and what freezes D at random weights."""
+    reg, start = config.reg, config.run.init_from
+    helped = config.augment.policy or reg.lecam or reg.consistency_real or reg.r1
+    if images < FEW_IMAGES and not (helped or reg.consistency_fake or start):
         yield (
-            f"{images} images are few: D may learn them by heart. Below {FEW_IMAGES},"
-            " --augment.policy color,translation mostly helps (docs/training.md)"
+            f"only {images:,} images: D may memorise them. Below {FEW_IMAGES:,},"
+            " --augment.policy color,translation usually helps (docs/training.md)"
+        )
+    if config.d.freeze and not start:
+        yield (
+            f"d.freeze = {config.d.freeze} keeps random weights: without run.init_from"
+            " there are no others"
         )
 
 

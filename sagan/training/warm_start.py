@@ -192,6 +192,12 @@ def _error(config: Config, problem: str) -> ConfigError:
 def _comparison(config: Config, state: GANState, source: _Source) -> Iterable[str]:
     """Lines for the user: what was taken, what is new, and what may surprise."""
     for player in "gd":
+        here, there = (getattr(c, player).sn for c in (config, source.run.config))
+        if here != there:
+            yield (
+                f"{player}.sn is {here} here, {there} there: the same weights compute"
+                " something else"
+            )
         new, old = getattr(state, player), getattr(source.state, player)
         every, taken = _layers(new.params), fitting(new, old)
         others = [name for name in every if name not in taken]
@@ -205,8 +211,8 @@ def _comparison(config: Config, state: GANState, source: _Source) -> Iterable[st
         yield f"{name}: {len(others)} of {len(every)} new: {_grouped(others, every)}"
         held = frozen_layers(config) if player == "d" else []
         if stuck := [n for n in others if n.partition("/")[0] in held]:
-            which = _grouped(stuck, every)
-            yield f"d.freeze = {config.d.freeze} keeps new layers as they are: {which}"
+            held_random = f"d.freeze = {config.d.freeze} freezes layers with random"
+            yield f"{held_random} weights: {_grouped(stuck, every)}"
     for decay in config.ema.decays:
         if (name := _average_for(decay, source)[1]) != f"average {decay}":
             yield f"average {decay}: from the {name}"

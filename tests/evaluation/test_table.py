@@ -100,7 +100,7 @@ def test_inception_numbers_come_in_the_order_of_the_papers_table(plant):
 
 def test_chosen_metrics_are_the_columns_in_their_order(plant):
     run = plant("a", {"fd_classifier": 1.0, "cas": 0.5, "is_classifier": 2.0})
-    table = compare_runs([run], metrics="cas,fd_classifier")
+    table = compare_runs([run], metrics="cas,fid")  # or fd_classifier
     assert table["better"] == {"cas": "higher", "fd_classifier": "lower"}
     assert list(table["baseline"]) == ["fd_classifier"]
     assert [*table["rows"][0]["values"]] == ["cas", "fd_classifier"]
@@ -196,7 +196,7 @@ def test_a_mistake_is_one_line(plant, tmp_path, tiny, monkeypatch):
     for said, workdirs, options in (
         ("nope: holds no run", [run, bare / "nope"], {}),
         ("bare: has no evaluation that can be read; to evaluate it", [bare], {}),
-        ("fid,x: unknown; there are fd_classifier", [run], {"metrics": "fid,x"}),
+        ("--metrics x: unknown; there are fd_classif", [run], {"metrics": "fid,x"}),
         ("a and few: cannot be compared, because their evaluations differ in samples;",
          [run, few], {}),
         ("a and old: cannot be compared, because their evaluations differ in",

@@ -217,7 +217,7 @@ def test_both_lists_are_told_in_a_few_lines(tiny, source, tmp_path):
 def test_new_layers_that_d_freeze_would_keep_are_named(tiny, source, tmp_path):
     config = tiny(run__init_from=str(source), data__channels=3, d__freeze=1)
     _, _, lines = warm(config, tmp_path)
-    told = "  d.freeze = 1 keeps new layers as they are: block1 (conv1, shortcut)"
+    told = "  d.freeze = 1 freezes layers with random weights: block1 (conv1, shortcut)"
     assert told in lines
 
 
