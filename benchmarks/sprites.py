@@ -25,24 +25,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import whole_run
 from PIL import Image
 
-from sagan.checkpoints.restore import SavedRun
-from sagan.checkpoints.workdir import read_config
 from sagan.cli import main as cli
 from sagan.config import ConfigError
-from sagan.evaluation.table import compare_runs, render_table
-from sagan.runtime.files import write_whole
 
-CONFIG = Path(__file__).parents[1] / "configs" / "sprites.py"
-RESULTS = Path(__file__).parent / "results"
 SPRITES = "/usr/share/games/wesnoth/1.16/data/core/images/units"
 SIDE, SIZE = 72, 64  # pixels of a sprite, and of an image
 LEAST_OPAQUE = 0.12  # share of opaque pixels; others are sparks and fading ghosts
 LEAST_IMAGES = 100  # of a race
 BACKGROUND = "#808080"  # robes vanish in white, shadows and cloaks in black
-PARTS = ("images", "train", "evaluate", "sheets")  # and results
-OWN_SHEETS = ("classes", "interpolation")  # of generated images alone
 
 
 class Sprite(NamedTuple):
@@ -178,64 +171,22 @@ def make(root: Path, out: Path, least: int = LEAST_IMAGES) -> None:
     print(", ".join(f"{number} {why}" for why, number in dropped.items()) or "none")
 
 
-def newest(run: Path) -> int:
-    """Step of the newest checkpoint."""
-    return SavedRun(run, read_config(run)).steps("latest")[-1]
-
-
-def draw(run: Path) -> int:
-    """Draws the sheets of all classes, and the report."""
-    labels = map(str, range(read_config(run).data.classes or 0))
-    place = ["--workdir", str(run)]
-    sheets = [*place, "--only", *OWN_SHEETS, "neighbours", "--classes", *labels]
-    code = cli.run(cli.COMMANDS["sheets"], sheets)
-    return code or cli.run(cli.COMMANDS["report"], place)
-
-
-def publish(run: Path, results: Path) -> None:
-    """Writes the table of a run, and copies the pictures of its newest checkpoint."""
-    table = render_table(compare_runs([run])).replace(str(run), "sprites")
-    for name in OWN_SHEETS:
-        drawn = run / "sheets" / f"step_{newest(run)}" / f"{name}.png"
-        shutil.copyfile(drawn, results / f"sprites_{name}.png")
-    write_whole(results / "sprites.md", table + "\n")
-    print(f"table and pictures of step {newest(run)}: {results / 'sprites.md'}")
-
-
 def work(known: argparse.Namespace, others: Sequence[str]) -> int:
     """Does the parts in order; returns the first exit code that is not 0."""
-    images, run = known.out / "images", known.out / "run"
-    place = ["--workdir", str(run)]
-    training = [str(CONFIG), *place, "--data.path", str(images.resolve()), *others]
-    code = 0
+    images = known.out / "images"
     if "images" in known.only:
         if images.exists():
             print(f"{images}: already there")
         else:
             make(known.root, images)
-    if "train" in known.only:
-        code = cli.run(cli.train_command, training)
-        if not code and newest(run) < read_config(run).run.steps:
-            return 0  # it was stopped
-    if not code and "evaluate" in known.only:
-        code = cli.run(cli.eval_command, place)
-    if not code and "sheets" in known.only:
-        code = draw(run)
-    if not code and "results" in known.only:
-        publish(run, RESULTS)
-    return code
+    data = ["--data.path", str(images.resolve())]
+    return whole_run.work("sprites", known.out / "run", [*data, *others], known.only)
 
 
 def main() -> int:
     """Reads the arguments; mistakes are reported in one line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = whole_run.parser(__doc__, "sprites", ("images", *whole_run.PARTS))
     parser.add_argument("--from", dest="root", type=Path, default=Path(SPRITES))
-    parser.add_argument("--out", type=Path, default=Path("runs/sprites"))
-    parser.add_argument("--only", nargs="+", choices=(*PARTS, "results"), default=PARTS)
     known, others = parser.parse_known_args()
     return cli.run(lambda _: work(known, others), [])
 
