@@ -91,6 +91,15 @@ _TRAINING = (
         note="Standard deviation of a pixel over the batch; pixels are in [-1, 1].",
     ),
     _Quantity("share of saturated logits", {"discriminator": "d_saturated"}),
+    _Quantity(
+        "regularisers, before their weights",
+        {
+            "LeCam": "reg/lecam",
+            "consistency, real": "reg/consistency_real",
+            "consistency, generated": "reg/consistency_fake",
+            "R1": "reg/r1",
+        },
+    ),
 )
 
 
