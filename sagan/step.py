@@ -199,7 +199,7 @@ def accumulate(game: Game, micro: Callable[..., Any], *batch: Array | None) -> A
         x = x.reshape(shards, parts, -1, *x.shape[1:])
         return x.swapaxes(0, 1).reshape(parts, -1, *x.shape[3:])
 
-    def add(total: Any, part: tuple[Array, ...]) -> tuple[Any, None]:
+    def add(total: Any, part: tuple[Array | None, ...]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, micro(*part)), None
 
     split_batch = jax.tree.map(split, batch)
