@@ -17,6 +17,7 @@ import grid
 from matplotlib.figure import Figure
 
 from sagan import config as config_lib
+from sagan.checkpoints.workdir import read_config
 from sagan.evaluation.table import compare_runs, render_table
 from sagan.visualization.run_record import read_record
 
@@ -51,7 +52,7 @@ def findings(workdirs: Sequence[Path]) -> Iterator[str]:
     first: defaultdict[str, list[int]] = defaultdict(list)
     for workdir in workdirs:
         seen: dict[str, int] = {}
-        for line in read_record(workdir).findings:
+        for line in read_record(workdir, read_config(workdir)).findings:
             seen.setdefault(line["finding"], line["since"])
         for name, step in seen.items():
             first[name].append(step)
