@@ -22,7 +22,7 @@ from sagan import config as config_lib
 from sagan.checkpoints.restore import open_run
 from sagan.data.pipeline import open_source
 from sagan.evaluation.run import PreparedEvaluation
-from sagan.evaluation.table import compare_runs, render_table
+from sagan.evaluation.table import compare_runs, over_seeds, render_table
 from sagan.runtime import files
 from sagan.sampling import sampler
 from sagan.visualization.nearest_neighbours import find_nearest
@@ -81,9 +81,7 @@ def compare(cells: dict[Path, Cell], copies: dict[Path, float]) -> dict[str, Any
         workdirs = [Path(run["workdir"]) for run in row["runs"]]
         cell, each = cells[workdirs[0]], [copies[w] for w in workdirs]
         row["name"] = f"{cell.images:,} images, {cell.method}"
-        spread = {"std": float(np.std(each, ddof=1))} if each[1:] else {}
-        values = {"value": float(np.mean(each)), **spread, "n": len(each)}
-        row["values"]["copied"] = values | {"each": each}
+        row["values"]["copied"] = {**over_seeds(each), "each": each}
     return table
 
 

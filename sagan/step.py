@@ -142,11 +142,7 @@ def draw_latents(
         z = jax.random.normal(z_key, (game.config.g.z,))
         return z, jax.random.randint(y_key, (), 0, classes)
 
-    drawn = jax.vmap(example)(example_keys(game, step, purpose, n))
-    if game.sharding is None:
-        return drawn
-    # otherwise XLA makes every device compute every generated image
-    return jax.lax.with_sharding_constraint(drawn, game.sharding)
+    return _spread(game, jax.vmap(example)(example_keys(game, step, purpose, n)))
 
 
 def augmentation_keys(
@@ -156,10 +152,7 @@ def augmentation_keys(
     reg = game.config.reg
     if not (game.config.augment.policy or reg.consistency_real or reg.consistency_fake):
         return None
-    keys = example_keys(game, step, AUGMENTATION + purpose, n)
-    if game.sharding is None:
-        return keys
-    return jax.lax.with_sharding_constraint(keys, game.sharding)
+    return _spread(game, example_keys(game, step, AUGMENTATION + purpose, n))
 
 
 def example_keys(game: Game, step: Int[Array, ""], purpose: int, n: int) -> Keys:
@@ -216,6 +209,16 @@ def average_over_devices(game: Game, tree: Any) -> Any:
     if game.axis_name is None:
         return tree
     return jax.lax.pmean(tree, game.axis_name)
+
+
+def _spread(game: Game, drawn: Any) -> Any:
+    """Random numbers, under jit each example's on the device of its image.
+
+    Otherwise XLA makes every device compute every generated image.
+    """
+    if game.sharding is None:
+        return drawn
+    return jax.lax.with_sharding_constraint(drawn, game.sharding)
 
 
 def _interleave(*parts: Array) -> Array:

@@ -187,12 +187,14 @@ def config_digest(config: Config) -> str:
 
 def generator_digest(state: GANState) -> str:
     """SHA-256 of the generator's weights, statistics and averages."""
-    leaves = jax.tree.leaves((state.g.params, state.g.stats, state.ema))
-    return cache.digest(*jax.device_get(leaves))
+    return _digest(state.g.params, state.g.stats, state.ema)
 
 
 def weights_digest(state: GANState) -> str:
     """SHA-256 of both networks' weights and statistics, and of the averages."""
-    players = [(player.params, player.stats) for player in (state.g, state.d)]
-    leaves = jax.tree.leaves((players, state.ema))
-    return cache.digest(*jax.device_get(leaves))
+    g, d = state.g, state.d
+    return _digest(g.params, g.stats, d.params, d.stats, state.ema)
+
+
+def _digest(*trees: PyTree[Array]) -> str:
+    return cache.digest(*jax.device_get(jax.tree.leaves(trees)))

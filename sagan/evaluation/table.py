@@ -166,11 +166,15 @@ def _row(
     for n in names:
         each = [float(one.rows[n]["value"]) if n in one.rows else None for one in group]
         if have := [value for value in each if value is not None]:
-            spread = {"std": float(np.std(have, ddof=1))} if have[1:] else {}
-            mean = {"value": float(np.mean(have)), **spread}
-            values[n] = {**mean, "n": len(have), "each": each}
+            values[n] = {**over_seeds(have), "each": each}
     about = {"name": name, "recipe": recipe, "weights": group[0].variant}
     return {**about, "runs": runs, "values": values}
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation (of two and more) and number of the values."""
+    spread = {"std": float(np.std(values, ddof=1))} if values[1:] else {}
+    return {"value": float(np.mean(values)), **spread, "n": len(values)}
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
