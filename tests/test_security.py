@@ -21,7 +21,6 @@ from sagan.config import Config, ConfigError, DataConfig, replace
 from sagan.data.datasets import prepared
 from sagan.data.pipeline import open_source
 from sagan.evaluation import image_sets, results
-from sagan.metrics import weights
 from sagan.runtime import cache
 from sagan.runtime.files import file_name
 from sagan.training.logger import Logger
@@ -98,8 +97,6 @@ def test_object_arrays_are_refused_and_not_executed(evil, tmp_path, monkeypatch)
     np.savez(path, image=objects, label=objects, sha256=objects, allow_pickle=True)
     with pytest.raises(ConfigError, match="images.npz: cannot be read as .npz.*pickle"):
         image_sets.of_path(path)
-    with pytest.raises(ConfigError, match="images.npz: not converted weights.*pickle"):
-        weights.load(path)
     monkeypatch.setenv("SAGAN_CACHE", str(path.parent))
     made = cache.cached_arrays("images", lambda: {"a": np.zeros(1)})
     assert list(made) == ["a"]

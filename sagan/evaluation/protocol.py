@@ -30,7 +30,7 @@ class Comparison:
     images [n h w c] to vectors [n d]. auto: inception for colour images if its weights
     are given or cached, else classifier, or rotation for data without labels."""
     weights_file: Path | None = None
-    """Weights of inception: the published .pth, or the .npz converted from it."""
+    """Weights of inception: the published .pth."""
     resize: str = "tf1"
     """Resize before inception: tf1, as in the original FID, or clean (antialiased)."""
     splits: int = 10

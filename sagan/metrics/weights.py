@@ -16,7 +16,8 @@ from sagan.config.schema import ConfigError
 from sagan.metrics.inception import Inception
 from sagan.metrics.pickled import download, read_state_dict
 from sagan.metrics.resize import SIZE
-from sagan.runtime import cache, files
+from sagan.runtime import cache
+from sagan.runtime.files import open_regular
 
 NAME = "weights-inception-2015-12-05"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -27,11 +28,10 @@ URL = (
 
 
 def load(path: Path | None = None, *, check_hash: bool = True) -> tuple[dict, str]:
-    """Loads the variables of `Inception`, and the SHA-256 of their original `.pth`.
+    """Loads the variables of `Inception`, and the SHA-256 of their `.pth`.
 
     Args:
-      path: The published `.pth`, or an `.npz` from the cache; None: the `cached` file,
-        downloaded if necessary.
+      path: The published `.pth`; None: the `cached` one, downloaded if necessary.
       check_hash: Refuse weights other than the published ones.
 
     Raises:
@@ -41,10 +41,18 @@ def load(path: Path | None = None, *, check_hash: bool = True) -> tuple[dict, st
         path = cached()
         if not path.exists():
             _fetch(path)
-    arrays, sha256 = _read_npz(path) if path.suffix == ".npz" else _read_pth(path)
+    sha256 = _hash(path)
     if check_hash:
         _refuse_others(path, sha256)
-    return as_variables(arrays, str(path)), sha256
+    return as_variables(converted(read_state_dict(path)), str(path)), sha256
+
+
+def _hash(path: Path) -> str:
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _refuse_others(path: Path, sha256: str) -> None:
@@ -54,8 +62,8 @@ def _refuse_others(path: Path, sha256: str) -> None:
 
 
 def cached() -> Path:
-    """Path of the converted weights in the cache, whether they exist or not."""
-    return cache.folder() / f"{NAME}.npz"
+    """Path of the weights in the cache, whether they exist or not."""
+    return cache.folder() / URL.rpartition("/")[2]
 
 
 def layout() -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
@@ -87,12 +95,6 @@ def as_variables(arrays: Mapping[str, np.ndarray], origin: str) -> dict[str, Any
     return {"params": unflatten_dict(flat)}
 
 
-def _read_pth(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    arrays = converted(read_state_dict(path))
-    with path.open("rb") as file:
-        return arrays, hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def converted(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Converts PyTorch's tensors to our layout: HWIO kernels, [in, out] matrices."""
     axes = {4: (2, 3, 1, 0), 2: (1, 0)}
@@ -103,29 +105,15 @@ def converted(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = dict(file)
-        return arrays, str(arrays.pop("sha256"))
-    except Exception as error:  # a damaged archive may raise anything
-        advice = "remove it, or give the .pth"
-        raise ConfigError(
-            f"{path}: not converted weights: {error}; {advice}"
-        ) from error
-
-
 def _fetch(path: Path) -> None:
-    """Downloads the published weights and writes them, converted, to `path`."""
+    """Downloads the published weights to `path`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            pth = Path(folder, URL.rpartition("/")[2])  # messages show this name
+            pth = Path(folder, path.name)
             download(URL, pth)
-            arrays, sha256 = _read_pth(pth)
-            _refuse_others(pth, sha256)
-            as_variables(arrays, str(pth))  # checks them before they are kept
-            files.write_arrays(path, {**arrays, "sha256": np.array(sha256)})
+            _refuse_others(pth, _hash(pth))
+            pth.replace(path)
     except (OSError, http.client.HTTPException) as error:
         advice = "fetch it where there is a network, give it with --weights-file PATH"
         raise ConfigError(f"no weights: {URL}: {error}; {advice}") from error
