@@ -12,12 +12,13 @@ import orbax.checkpoint as ocp
 
 from sagan.checkpoints import serialization
 from sagan.config.schema import ConfigError
+from sagan.runtime.files import own_folder
 from sagan.runtime.progress import Report
 
 
 @final
 class Checkpoints:
-    """The checkpoints of one run: the `keep` newest and the best.
+    """The checkpoints of one run: the `keep` newest regular ones and the best.
 
     Orbax writes the files, but neither notices a flipped byte in array data nor falls
     back to an older step. So each checkpoint holds a checksum of the whole state, and
@@ -34,6 +35,7 @@ class Checkpoints:
         keep: int,
         report: Report = print,
         *,
+        every: int = 1,
         read_only: bool = False,
     ):
         """Opens the directory, and removes checkpoints that a kill left half written.
@@ -42,21 +44,25 @@ class Checkpoints:
           directory: Created if it does not exist.
           keep: Number of newest checkpoints to keep, besides the best.
           report: Takes a line about each checkpoint that `restore` passes over.
+          every: Steps between the regular checkpoints. Others, of a run that was
+            stopped, push no regular one out, and a rollback does not go to them: so a
+            stopped run ends as an unbroken one.
           read_only: Create, remove and rename nothing: the run may be going on.
         """
         serialization.quiet_orbax()
         self.directory = pathlib.Path(directory).absolute()
         self._report = report
+        self._every = every
         self._read_only = read_only
         self._writing: int | None = None
         if not read_only:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            own_folder(self.directory.parent, self.directory.name)
         me = jax.process_index()
         self._options = ocp.CheckpointManagerOptions(
             create=False,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
-            preservation_policy=_NewestAndBest(keep, self.best),
+            preservation_policy=_NewestAndBest(keep, every, self.best),
             lightweight_initialize=True,  # else one broken step stops the start
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=me,  # else it waits for the other processes
@@ -70,7 +76,11 @@ class Checkpoints:
         self._metrics = {s: serialization.read_metric(f) for s, f in folders.items()}
 
     def save(
-        self, step: int, state: Any, metrics: Mapping[str, float] | None = None
+        self,
+        step: int,
+        state: Any,
+        metrics: Mapping[str, float] | None = None,
+        memory: Any = None,
     ) -> bool:
         """Starts to write a checkpoint; False if this step has one already.
 
@@ -81,6 +91,7 @@ class Checkpoints:
           state: A PyTree of arrays, each whole in this process.
           metrics: Kept with the state. The checkpoint with the lowest value named
             `metric` is the best.
+          memory: JSON values, kept with the state for `memory`.
 
         Raises:
           OSError: The previous checkpoint could not be written.
@@ -90,7 +101,8 @@ class Checkpoints:
             return False
         if step < (self.latest() or 0):
             raise ValueError(f"step {step}: there is a newer one, {self.latest()}")
-        items = serialization.items(step, serialization.take(state), metrics or {})
+        arrays = serialization.take(state)
+        items = serialization.items(step, arrays, metrics or {}, memory)
         self._metrics[step] = items["meta"].item["metrics"].get("metric")
         self._writing = step
         self._or_not_written(lambda: self._manager.save(step, args=items, force=True))
@@ -128,9 +140,11 @@ class Checkpoints:
         return None
 
     def set_aside_from(self, step: int) -> None:
-        """Moves the checkpoints from `step` on to `diverged/`, out of restore's way."""
+        """Moves checkpoints to `diverged/`: the newest regular one before stays."""
         self.wait()
-        self._set_aside([s for s in self.steps() if s >= step], "diverged")
+        before = [s for s in self.steps() if s < step and s % self._every == 0]
+        newest = max(before, default=-1)
+        self._set_aside([s for s in self.steps() if s > newest], "diverged")
 
     def restore_step(self, step: int, target: Any) -> Any:
         """The state at one step, placed as by `restore`.
@@ -146,6 +160,11 @@ class Checkpoints:
         if problem is not None:
             raise ConfigError(f"{self._where(step)}: {problem}")
         return serialization.place(target, arrays, self._where(step))
+
+    def memory(self, step: int) -> Any:
+        """What was saved as `memory` with a checkpoint; None in older ones."""
+        meta = serialization.read_meta(self.directory / str(step))
+        return meta.get("memory") if meta else None
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints in ascending order, including one being written."""
@@ -185,7 +204,7 @@ class Checkpoints:
             return
         aside = self.directory / folder
         self._manager.close()
-        aside.mkdir(exist_ok=True)
+        own_folder(self.directory, folder)
         for step in steps:
             before = len(list(aside.glob(f"{step}.*")))
             (self.directory / str(step)).rename(aside / f"{step}.{before}")
@@ -206,9 +225,12 @@ class Checkpoints:
 @dataclasses.dataclass(frozen=True)
 class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
     newest: int
+    every: int
     best: Callable[[], int | None]
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         del context
-        newest = sorted(info.step for info in checkpoints)[-self.newest :]
-        return [info.step in {*newest, self.best()} for info in checkpoints]
+        steps = sorted(info.step for info in checkpoints)
+        regular = [step for step in steps if step % self.every == 0]
+        kept = {*steps[-1:], *regular[-self.newest :], self.best()}
+        return [info.step in kept for info in checkpoints]

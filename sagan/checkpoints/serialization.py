@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -19,7 +20,12 @@ import orbax.checkpoint as ocp
 import tensorstore
 
 from sagan.config.schema import ConfigError
+from sagan.runtime.files import read_json
 from sagan.state import leaf_paths
+
+_OWN = "own_crc32"  # key of the checksum of the rest of the metadata
+# what reading a damaged checkpoint may raise; other codes are the machine's fault
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP}
 
 
 def take(state: Any) -> dict[str, np.ndarray]:
@@ -87,29 +93,58 @@ def handlers() -> dict[str, ocp.CheckpointHandler]:
 
 
 def items(
-    step: int, arrays: dict[str, np.ndarray], metrics: Mapping[str, float]
+    step: int, arrays: dict[str, np.ndarray], metrics: Mapping[str, float], memory: Any
 ) -> ocp.args.Composite:
-    """The arrays, and a JSON object with their checksum, for Orbax to write."""
+    """The arrays, and a JSON object with checksums of them and of itself."""
     finite = {name: float(v) for name, v in metrics.items() if math.isfinite(v)}
-    meta = {"step": step, "crc32": _crc32(arrays), "metrics": finite}
+    meta = {"step": step, "crc32": _crc32(arrays), "metrics": finite, "memory": memory}
+    meta[_OWN] = _json_crc32(meta)
     return ocp.args.Composite(
         **{"state": ocp.args.PyTreeSave(arrays), "meta": ocp.args.JsonSave(meta)}
     )
+
+
+def read_meta(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The JSON object in a step's folder; None if it is damaged.
+
+    Raises:
+      OSError: It cannot be read, which is no damage.
+    """
+    try:
+        meta = read_json(folder / "meta" / "metadata")
+        own = meta.pop(_OWN, None)  # None: from before there was one
+        known = isinstance(meta["metrics"], dict) and own in (None, _json_crc32(meta))
+        return meta if known else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _raise_unreadable(error, folder)
+        return None
+
+
+def _raise_unreadable(error: Exception, folder: pathlib.Path) -> None:
+    """Raises an OSError if a permission or the disk is to blame, not the content."""
+    code = error.errno if isinstance(error, OSError) else None
+    if found := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
+        code = int(found[1])
+    if code is not None and code not in _DAMAGE:
+        raise OSError(code, f"cannot be read: {os.strerror(code)}", str(folder))
 
 
 def read(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], str | None]:
     """The arrays in a step's folder, and what is wrong with them, if anything."""
     # TensorStore instead of Orbax, which for a broken file prints screens of "Task
     # exception was never retrieved".
+    meta = read_meta(folder)
+    if meta is None:
+        return {}, "its metadata are missing or damaged"
     try:
-        meta = json.loads((folder / "meta" / "metadata").read_text())
         arrays = _read_arrays(folder / "state")
-        if (str(meta["step"]), meta["crc32"]) == (folder.name, _crc32(arrays)):
-            return arrays, None
-    except (ConfigError, MemoryError, PermissionError):
+    except (ConfigError, MemoryError):
         raise  # the machine's fault, not the checkpoint's
     except Exception as error:  # TensorStore raises many types
+        _raise_unreadable(error, folder)
         return {}, first_line(error)
+    if (str(meta.get("step")), meta.get("crc32")) == (folder.name, _crc32(arrays)):
+        return arrays, None
     return {}, "its contents do not match its checksum"
 
 
@@ -141,11 +176,9 @@ def _read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 def read_metric(folder: pathlib.Path) -> float | None:
     """The metric saved with a checkpoint; None if it has none or cannot be read."""
-    try:
-        meta = json.loads((folder / "meta" / "metadata").read_text())
-        return float(meta["metrics"]["metric"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    meta = read_meta(folder)
+    metric = meta["metrics"].get("metric") if meta else None
+    return metric if type(metric) is float else None
 
 
 def first_line(error: Exception) -> str:
@@ -154,6 +187,10 @@ def first_line(error: Exception) -> str:
     if code := re.search(r"os_error_code='(\d+)'", text):  # TensorStore's, at the end
         return os.strerror(int(code[1]))
     return text.splitlines()[0][:300]
+
+
+def _json_crc32(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def _crc32(arrays: Mapping[str, np.ndarray]) -> int:

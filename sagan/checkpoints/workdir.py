@@ -10,10 +10,10 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sagan.config.fields import differences, from_json, replace, to_json
+from sagan.config.fields import differences, from_tree, replace, to_json
 from sagan.config.schema import MAY_CHANGE, Config, ConfigError
 from sagan.config.validation import check_config
-from sagan.runtime.files import write_whole
+from sagan.runtime import files
 
 _NAME = "config.json"
 _UNFINISHED = f".{_NAME}."
@@ -68,12 +68,14 @@ def claim(
     workdir = pathlib.Path(workdir)
     _create(workdir)
     now = {"images": images, "classes": list(class_names)}
-    notes = []
+    notes, path = [], workdir / _DATA
     if has_checkpoint(workdir):
         notes = changed_data(workdir, images, class_names)
     try:
-        write_whole(workdir / _DATA, json.dumps(now) + "\n")
-        write_whole(workdir / _NAME, to_json(config))
+        if path.exists() and _read_data(workdir) is None:
+            path.rename(files.beside_damaged(path))
+        files.write_whole(path, json.dumps(now) + "\n")
+        files.write_whole(workdir / _NAME, to_json(config))
     except OSError as error:
         raise ConfigError(f"{workdir}: cannot be written: {error.strerror}") from error
     return notes
@@ -88,23 +90,17 @@ def locked(workdir: str | pathlib.Path) -> Iterator[None]:
     """
     workdir = pathlib.Path(workdir)
     _create(workdir)
-    with (workdir / _LOCK).open("w") as file:
+    with files.open_append(workdir / _LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(f"{workdir}: another process trains here") from error
         except OSError:
             pass  # a file system without locks
-        _remove_unfinished(workdir)
+        for folder, inner, _ in os.walk(workdir):  # follows no link
+            files.remove_unfinished(pathlib.Path(folder))
+            inner[:] = [name for name in inner if name != "checkpoints"]
         yield
-
-
-def _remove_unfinished(workdir: pathlib.Path) -> None:
-    """Removes files that a killed training left half written: see whole_file."""
-    for name in (_NAME, _DATA, "metrics.jsonl", "monitor.jsonl", "samples/*.png"):
-        folder, _, name = name.rpartition("/")
-        for path in (workdir / folder).glob(f".{name}.{'?' * 8}"):
-            path.unlink(missing_ok=True)
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:
@@ -123,7 +119,9 @@ def changed_data(
     """
     then = _read_data(workdir)
     if then is None:
-        return []
+        path = workdir / _DATA
+        state = "damaged" if path.exists() else "gone"
+        return [f"{path}: is {state}: the data are not compared with those of the run"]
     if then["classes"] != list(class_names):
         raise ConfigError(
             f"{workdir}: the data's classes were {then['classes']} in the run and are"
@@ -154,16 +152,18 @@ def _with_source_of(run: Config, now: Config) -> Config:
 
 def class_names(workdir: pathlib.Path) -> list[str]:
     """Names of the run's classes by label; empty if they are not known."""
-    then = _read_data(workdir)
-    return then["classes"] if then else []
+    with contextlib.suppress(OSError):
+        if then := _read_data(workdir):
+            return then["classes"]
+    return []
 
 
 def _read_data(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """The file about the data that `claim` wrote; None if it cannot be read."""
+    """The file about the data that `claim` wrote; None if it is gone or damaged."""
     try:
-        then = json.loads((workdir / _DATA).read_text(encoding="utf-8"))
+        then = files.read_json(workdir / _DATA)
         names, images = then["classes"], then["images"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     known = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return then if known and isinstance(images, int) else None
@@ -177,7 +177,7 @@ def read_config(workdir: str | pathlib.Path) -> Config:
     """
     path = pathlib.Path(workdir) / _NAME
     try:
-        config = from_json(path.read_text(encoding="utf-8"))
+        config = from_tree(files.read_json(path))
         check_config(config)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"{workdir}: holds no run (there is no {_NAME})") from error

@@ -80,9 +80,14 @@ def to_json(config: Config) -> str:
 
 def from_json(text: str) -> Config:
     """The inverse of to_json."""
+    return from_tree(json.loads(text))
+
+
+def from_tree(tree: Mapping[str, Mapping[str, Any]]) -> Config:
+    """A config from the values of each section by name; others have their defaults."""
     values = {
         f"{section}.{field}": value
-        for section, inner in json.loads(text).items()
+        for section, inner in tree.items()
         for field, value in inner.items()
     }
     return replace(Config(), values)

@@ -12,11 +12,18 @@ import jax
 import numpy as np
 
 from sagan.evaluation.baseline import Baseline
-from sagan.runtime.files import file_name, write_whole
+from sagan.runtime.files import (
+    beside_damaged,
+    file_name,
+    read_json,
+    whole_file,
+    write_whole,
+)
 
 Result = dict[str, Any]
 RESULTS, CARD, PLOT = "results.json", "card.md", "metrics.png"
 PER_CLASS_SHOWN = 10
+_OWN = "own_sha256"  # key of the digest of all the rest
 _PACKAGES = ("sagan", "jax", "jaxlib", "flax", "numpy", "scipy")
 
 
@@ -72,14 +79,22 @@ def add_rows(
         result["results"].append(row)
 
 
+def to_json(result: Result) -> str:
+    """The text of a results file: the result and a digest of it."""
+    own = {_OWN: _digest(json.loads(json.dumps(result)))}
+    return json.dumps(result | own, indent=1) + "\n"
+
+
 def read_result(path: Path) -> Result | None:
-    """Reads a results file; None if there is none that can be read."""
+    """Reads a results file; None if there is none, or not as it was written."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        result = read_json(path)
+    except (OSError, ValueError):
         return None
     known = isinstance(result, dict) and {"about", "results", "sha256"} <= set(result)
-    return result if known and isinstance(result["sha256"], str) else None
+    if not known or result.pop(_OWN, None) != _digest(result):
+        return None
+    return result if isinstance(result["sha256"], str) else None
 
 
 def read_results(folder: Path) -> tuple[list[Result], int]:
@@ -159,13 +174,16 @@ def read_same_result(folder: Path, result: Result) -> Result | None:
 def write_result(folder: Path, result: Result) -> None:
     """Writes results.json and card.md; renames those of another evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
-    before = read_result(folder / RESULTS)
+    newest = folder / RESULTS
+    before = read_result(newest)
+    if before is None and newest.exists():
+        newest.rename(beside_damaged(newest))
     for name in (RESULTS, CARD):
         path = folder / name
         if before and before["sha256"] != result["sha256"] and path.exists():
             path.replace(_aside(folder, name, before))
         _aside(folder, name, result).unlink(missing_ok=True)
-    write_whole(folder / RESULTS, json.dumps(result, indent=1) + "\n")
+    write_whole(newest, to_json(result))
     write_whole(folder / CARD, render_card(result))
 
 
@@ -244,7 +262,8 @@ def plot_results(path: Path, results: Iterable[Result]) -> None:
         axes.set_xlabel("step", fontsize="small")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    FigureCanvasAgg(figure).print_png(str(path))
+    with whole_file(path) as file:
+        FigureCanvasAgg(figure).print_png(file)
 
 
 def _variant(row: Mapping[str, Any]) -> str:

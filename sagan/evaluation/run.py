@@ -25,6 +25,7 @@ from sagan.evaluation.protocol import (
 )
 from sagan.evaluation.scoring import Function, Scorer
 from sagan.metrics.features import metric_name
+from sagan.runtime.files import own_folder
 from sagan.runtime.progress import Report
 from sagan.state import GANState
 from sagan.training.experiment import Experiment
@@ -89,7 +90,7 @@ def evaluate_run(
                 raise
             report(f"passed over: {error}")
             continue
-        folder = workdir / "eval" / f"step_{step}"
+        folder = own_folder(workdir, "eval", f"step_{step}")
         result = evaluate_state(ready, state, folder, again=again, report=report)
         report(f"\n{result['about']['what']}: {folder / results_lib.CARD}")
         report(results_lib.text_table(results_lib.result_table(result)))
@@ -274,7 +275,7 @@ def while_training(
         def measure(state: GANState) -> dict[str, float]:
             if int(state.step) % config.run.evaluate_every:
                 return {}
-            folder = workdir / "eval" / f"step_{int(state.step)}"
+            folder = own_folder(workdir, "eval", f"step_{int(state.step)}")
             result = evaluate_state(ready, state, folder, report=report)
             rows = [row for row in result["results"] if "/" not in row["metric"]]
             values = {row["metric"]: row["value"] for row in rows}

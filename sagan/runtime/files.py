@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
 from sagan.config.schema import ConfigError
+
+_UNFINISHED = ".unfinished"  # end of the name of a file that is being written
+_JSON_BYTES, _JSON_DEPTH = 2**24, 32  # far above those of any file of ours
 
 
 @contextlib.contextmanager
@@ -33,23 +41,34 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a file to write that is complete or absent, even after a kill.
 
     It is written under another name, synced, and renamed when the block ends. An error
-    in the block leaves the old file, or none.
+    in the block leaves the old file, or none. A link at `path` is replaced, and what it
+    points to stays as it is.
     """
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     try:
-        handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError as error:
         error.filename = str(path)  # rather than that of the unfinished file
         raise
     try:
         with naming_file(path), os.fdopen(handle, "wb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)  # for remove_unfinished
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(unfinished, 0o644)  # mkstemp lets only the owner read
-        os.replace(unfinished, path)
+            os.replace(unfinished, path)
     except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes left half written; not what is being written."""
+    for path in folder.glob(f".*{_UNFINISHED}"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -68,25 +87,128 @@ def write_arrays(
         save(file, allow_pickle=False, **arrays)
 
 
-def drop_lines_after(path: Path, step: int, rollbacks: int = 0) -> None:
+def open_regular(path: Path) -> BufferedReader:
+    """Opens a regular file to read; OSError for any other, as a FIFO would block."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise OSError(errno.EINVAL, "is not a regular file", str(path))
+
+
+def read_json(path: Path) -> Any:
+    """The value in a small JSON file, which need not be trusted.
+
+    Raises:
+      OSError: It cannot be read, or is not a regular file.
+      ValueError: It is not JSON, or too large or too deeply nested to be ours.
+    """
+    with open_regular(path) as file:
+        content = file.read(_JSON_BYTES + 1)
+    if len(content) > _JSON_BYTES:
+        raise ValueError(f"has more than {_JSON_BYTES:,} bytes")
+    return parse_json(content)
+
+
+def parse_json(content: str | bytes) -> Any:
+    """The value of JSON text; a ValueError if it is none, or too deeply nested."""
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        value = None
+    else:
+        level: list[Any] = [[value]]
+        for _ in range(_JSON_DEPTH):
+            trees = (
+                tree.values() if isinstance(tree, dict) else tree for tree in level
+            )
+            level = [x for tree in trees for x in tree if isinstance(x, dict | list)]
+            if not level:
+                return value
+    raise ValueError(f"is nested deeper than {_JSON_DEPTH}")
+
+
+def parse_row(line: str | bytes) -> dict[str, Any] | None:
+    """The object in a line of a log, if it is one with a step."""
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    return row if type(step) is int and 0 <= step < 2**53 else None
+
+
+def drop_lines_after(path: Path, step: int, rollbacks: int = 0) -> str | None:
     """Removes the lines of a JSON-lines file that are past `step`, or torn by a kill.
 
     A line may have a key `rollbacks`, the number of rollbacks before it. A line with
     fewer than now stays, whatever its step; one with more is removed.
+
+    Returns:
+      A line for the user if others than a torn last one cannot be read; the file is
+      then kept beside, as it was.
     """
     if not path.exists():
-        return
+        return None
+    with open_regular(path) as file:
+        content = file.read()
+    kept, damaged = [], 0
+    for line in content.splitlines(keepends=True):
+        row = parse_row(line) if line.endswith(b"\n") else {}
+        if row is None:
+            damaged += 1
+        elif row:
+            before = row.get("rollbacks", rollbacks)
+            if type(before) is not int:
+                damaged += 1
+            elif (before, row["step"]) <= (rollbacks, step):
+                kept.append(line)
+    note = None
+    if damaged:
+        beside = beside_damaged(path)
+        write_whole(beside, content)
+        note = f"{path}: {damaged} damaged lines are dropped; {beside.name} has them"
+    write_whole(path, b"".join(kept))
+    return note
 
-    def stays(line: bytes) -> bool:
-        try:
-            row = json.loads(line)
-            at = row.get("rollbacks", rollbacks), row["step"]
-            return line.endswith(b"\n") and at <= (rollbacks, step)
-        except (ValueError, KeyError, TypeError):
-            return False
 
-    lines = path.read_bytes().splitlines(keepends=True)
-    write_whole(path, b"".join(line for line in lines if stays(line)))
+def beside_damaged(path: Path) -> Path:
+    """An unused name beside a damaged file, to keep it under."""
+    names = (f"{path.stem}.damaged{i}{path.suffix}" for i in itertools.count())
+    return next(p for name in names if not (p := path.with_name(name)).exists())
+
+
+def open_append(path: Path) -> TextIO:
+    """Opens a text file to append to; a ConfigError if it is a link."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    try:
+        return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _is_a_link(path) from error
+        raise
+
+
+def own_folder(workdir: Path, *names: str) -> Path:
+    """Creates workdir/names[0]/names[1]/...; a ConfigError if one of these is a link.
+
+    Files of a stranger's workdir could otherwise be written anywhere.
+    """
+    folder = workdir
+    for name in names:
+        folder = folder / name
+        if folder.is_symlink():
+            raise _is_a_link(folder)
+        with naming_file(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _is_a_link(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path}: is a symbolic link: must be a file or folder of the workdir itself;"
+        " to keep a run elsewhere, make the workdir a link"
+    )
 
 
 def make_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -105,6 +106,13 @@ def _broadcast_text(text: str) -> str:
     padded = np.zeros(length, np.uint8)
     padded[: len(data)] = data[:length]
     return bytes(broadcast(padded)).decode()
+
+
+def broadcast_json(value: Any) -> Any:
+    """The JSON value that process 0 passes."""
+    if jax.process_count() == 1:
+        return value
+    return json.loads(_broadcast_text(json.dumps(value)))
 
 
 def shared_config(config: Config) -> Config:

@@ -19,7 +19,7 @@ import functools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 Values = Mapping[str, float]
 Past = Mapping[str, Sequence[float]]
@@ -109,17 +109,28 @@ class Detector:
     all processes find the same.
     """
 
-    def __init__(self, leaf_names: Mapping[str, list[str]]):
-        """Starts with an empty memory.
+    def __init__(self, leaf_names: Mapping[str, list[str]], memory: Any = None):
+        """Starts with the memory of another, or an empty one.
 
         Args:
           leaf_names: For each of NONFINITE_LEAF the paths that it is an index into.
+          memory: See `memory`.
         """
         self._leaf_names = leaf_names
         self._past = collections.defaultdict[str, collections.deque[float]](
             lambda: collections.deque(maxlen=MEMORY)
         )
-        self._streaks: dict[str, tuple[int, int]] = {}  # first step, and length
+        memory = memory or {"past": {}, "streaks": {}}
+        for name, values in memory["past"].items():
+            self._past[name].extend(values)
+        # first step, and length
+        self._streaks = {name: (s, n) for name, (s, n) in memory["streaks"].items()}
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """JSON values from which another detector goes on as this one would."""
+        past = {name: list(values) for name, values in self._past.items()}
+        return {"past": past, "streaks": dict(self._streaks)}
 
     def examine(self, step: int, values: Values) -> list[Finding]:
         """Findings that this step completes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import jax
 from jax.typing import ArrayLike
@@ -45,6 +45,11 @@ class Feedback:
         self._logger = logger
         self._report = report
         self._pending: _Pending | None = None
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the monitor remembers of the steps that were dealt with."""
+        return self._monitor.memory
 
     def put(
         self, step: int, values: Mapping[str, ArrayLike], *, logged: bool

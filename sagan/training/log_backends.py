@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from sagan.config.fields import fields
 from sagan.config.schema import Config, ConfigError
-from sagan.runtime.files import naming_file, write_whole
+from sagan.runtime.files import naming_file, own_folder, write_whole
 
 
 @final
@@ -31,9 +31,8 @@ class Tensorboard:
 
         proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
         self._summary, self._event = summary, proto.Event
-        self._folder = workdir / "tensorboard"
+        self._folder = own_folder(workdir, "tensorboard")
         with naming_file(self._folder):
-            self._folder.mkdir(exist_ok=True)
             # without the step the name is the second of the start, and overwritten
             name = str(self._folder / "events")
             self._events = event_file_writer.EventsWriter(name, f".{start_step}")

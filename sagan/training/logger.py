@@ -14,7 +14,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sagan.config.schema import Config
-from sagan.runtime.files import drop_lines_after, file_name, naming_file, write_whole
+from sagan.runtime.files import (
+    drop_lines_after,
+    file_name,
+    naming_file,
+    open_append,
+    own_folder,
+    write_whole,
+)
 from sagan.sampling.grid import png
 from sagan.training import log_backends
 from sagan.training.divergence import NONFINITE_LEAF
@@ -27,6 +34,9 @@ class Logger:
     A line of metrics.jsonl holds the values of its step alone, so a resumed run leaves
     the lines of an unbroken one. JSON has no infinities: such a value is the string
     "nan", "inf" or "-inf", which Python's `float` reads.
+
+    Attributes:
+      note: A line for the user about damaged lines of metrics.jsonl, or None.
     """
 
     def __init__(
@@ -50,7 +60,7 @@ class Logger:
         """
         self._workdir = pathlib.Path(workdir)
         self._active = active
-        self._wandb = self._tensorboard = self._lines = None
+        self.note = self._wandb = self._tensorboard = self._lines = None
         if not active:
             return
         if config.run.wandb:
@@ -58,8 +68,8 @@ class Logger:
         if config.run.tensorboard:
             self._tensorboard = log_backends.Tensorboard(self._workdir, start_step)
         path = self._workdir / "metrics.jsonl"
-        drop_lines_after(path, start_step)
-        self._lines = path.open("a", encoding="utf-8")
+        self.note = drop_lines_after(path, start_step)
+        self._lines = open_append(path)
 
     def __enter__(self) -> Logger:
         return self
@@ -99,8 +109,7 @@ class Logger:
         """Writes samples/<name>_<step>.png, whole or not at all."""
         if not self._active:
             return
-        path = self._workdir / "samples" / file_name(f"{name}_{step:08d}.png")
-        path.parent.mkdir(exist_ok=True)
-        write_whole(path, png(picture))
+        folder = own_folder(self._workdir, "samples")
+        write_whole(folder / file_name(f"{name}_{step:08d}.png"), png(picture))
         if self._tensorboard is not None:
             self._tensorboard.image(step, name, picture)

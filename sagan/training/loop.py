@@ -79,8 +79,11 @@ def train(
             else contextlib.nullcontext(),
         ):
             while True:
-                monitor = Monitor(workdir, config, run.state, active=main)
+                memory = run.memory
+                monitor = Monitor(workdir, config, run.state, memory, active=main)
                 with Logger(workdir, config, run.step, active=main) as logger:
+                    for note in filter(None, (monitor.note, logger.note)):
+                        report(note)
                     feedback = Feedback(monitor, logger, report)
                     end = _steps(run, feedback, logger, interrupt, measure, report)
                 if not isinstance(end, Rollback):
@@ -110,7 +113,7 @@ def _steps(
     report: Report,
 ) -> tuple[GANState, int] | Rollback:
     """Trains from a state to the end of the run, a signal, or a reason to go back."""
-    experiment, mapped, checkpoints, state, step = run
+    experiment, mapped, checkpoints, state, step, _ = run
     config, source = experiment.config, experiment.source
     if step >= config.run.steps:
         return state, step
@@ -123,7 +126,7 @@ def _steps(
         if rollback is None and checkpoints is not None:
             metrics = measure(devices.local(state)) if measure else {}
             logger.curves(step, {f"eval/{k}": v for k, v in metrics.items()})
-            checkpoints.save(step, devices.local(state), metrics)
+            checkpoints.save(step, devices.local(state), metrics, feedback.memory)
         return rollback
 
     batches = pipeline.batches(config, source, step, *processes.index_and_count())

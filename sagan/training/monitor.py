@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from sagan.config.schema import Config
 from sagan.diagnostics import sigma_errors, trained_parts
-from sagan.runtime.files import drop_lines_after, naming_file
+from sagan.runtime.files import drop_lines_after, naming_file, open_append
 from sagan.state import GANState, leaf_paths
 from sagan.training.divergence import (
     CHECKS,
@@ -48,10 +48,20 @@ class Monitor:
     """Examines every step. Each finding is one line for the user and of monitor.jsonl.
 
     Lines of steps that a resumed run does again are dropped from there first.
+
+    Attributes:
+      rollbacks: Number of rollbacks so far.
+      note: A line for the user about damaged lines there, or None.
     """
 
     def __init__(
-        self, workdir: pathlib.Path, config: Config, state: GANState, *, active: bool
+        self,
+        workdir: pathlib.Path,
+        config: Config,
+        state: GANState,
+        memory: Any = None,
+        *,
+        active: bool,
     ):
         """Starts from a state.
 
@@ -59,15 +69,22 @@ class Monitor:
           workdir: The run's directory.
           config: The run's config.
           state: The state that training starts from.
+          memory: The memory of the monitor that saw the steps before it, if any.
           active: Whether to write monitor.jsonl: in one process only.
         """
         self.rollbacks = int(state.rollbacks)
         self._run = config.run
         self._active = active
         self._path = workdir / "monitor.jsonl"
-        self._detector = Detector(leaf_names(state))
+        self._detector = Detector(leaf_names(state), memory)
+        self.note = None
         if active:
-            drop_lines_after(self._path, int(state.step), self.rollbacks)
+            self.note = drop_lines_after(self._path, int(state.step), self.rollbacks)
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """JSON values: streaks and gradient norms, to be saved with the state."""
+        return self._detector.memory
 
     def examine(self, step: int, values: Values) -> Verdict:
         """Examines a step's values: those in NEEDED, and sometimes errors of sigma."""
@@ -97,7 +114,7 @@ class Monitor:
             return
         line = {"step": step, "finding": finding.name, "since": finding.since}
         line |= {"message": finding.message, "rollbacks": self.rollbacks}
-        with naming_file(self._path), self._path.open("a", encoding="utf-8") as file:
+        with naming_file(self._path), open_append(self._path) as file:
             file.write(json.dumps(line) + "\n")
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,13 +32,17 @@ FEW_IMAGES = 10_000  # a fifth of CIFAR-10, whose FID falls by a third: arXiv:20
 
 
 class Started(NamedTuple):
-    """A run that is ready for its next step; process 0 has its checkpoints."""
+    """A run that is ready for its next step; process 0 has its checkpoints.
+
+    The memory is that of the monitor that saw the steps before this one.
+    """
 
     experiment: Experiment
     mapped: parallel.Mapped
     checkpoints: Checkpoints | None
     state: GANState
     step: int
+    memory: Any
 
 
 def start(config: Config, workdir: Path, report: Report) -> Started:
@@ -62,8 +66,11 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
     if main:
         for note in workdir_lib.claim(workdir, config, len(source), source.class_names):
             report(note)
-        checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep, report)
-    state = _newest(game, checkpoints, report)
+        every = config.run.checkpoint_every
+        checkpoints = Checkpoints(
+            workdir / "checkpoints", config.run.keep, report, every=every
+        )
+    state, memory = _newest(game, checkpoints, report)
     step = int(state.step)
     mapped = parallel.map_step(after_rollbacks(game, int(state.rollbacks)))
     state = mapped.place_state(state)
@@ -81,7 +88,7 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
         f" parameters: {count(state.g.params):,} in G, {count(state.d.params):,} in D;"
         f" files: {workdir}"
     )
-    return Started(experiment, mapped, checkpoints, state, step)
+    return Started(experiment, mapped, checkpoints, state, step, memory)
 
 
 def _advice(config: Config, images: int) -> Iterator[str]:
@@ -110,7 +117,7 @@ def roll_back(
     if run.checkpoints is not None:
         run.checkpoints.set_aside_from(finding.since - 1)
     times = monitor.rollbacks + 1
-    state = _newest(game, run.checkpoints, report)
+    state, memory = _newest(game, run.checkpoints, report)
     state = dataclasses.replace(state, rollbacks=np.array(times, np.int32))
     step = int(state.step)
     rate = game.config.run.rollback_factor**times
@@ -119,15 +126,20 @@ def roll_back(
     report(f"step {reason.step}: {finding.message}; {line}")
     mapped = parallel.map_step(after_rollbacks(game, times))
     state = mapped.place_state(state)
-    return run._replace(mapped=mapped, state=state, step=step)
+    return run._replace(mapped=mapped, state=state, step=step, memory=memory)
 
 
-def _newest(game: Game, checkpoints: Checkpoints | None, report: Report) -> GANState:
-    """The state of the newest good checkpoint of process 0, or the first one."""
+def _newest(
+    game: Game, checkpoints: Checkpoints | None, report: Report
+) -> tuple[GANState, Any]:
+    """State and memory of the newest good checkpoint of process 0, or the first."""
     target = abstract_state(game)
     if checkpoints is None:  # only the shapes count: the values come from process 0
-        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
-        return processes.broadcast(zeros)
-    restored = checkpoints.restore(target)
-    state = restored[0] if restored else warm_start.first_state(game, report)
-    return processes.broadcast(state)
+        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
+        memory = None
+    elif restored := checkpoints.restore(target):
+        state, step = restored
+        memory = checkpoints.memory(step)
+    else:
+        state, memory = warm_start.first_state(game, report), None
+    return processes.broadcast(state), processes.broadcast_json(memory)

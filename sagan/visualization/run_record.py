@@ -3,7 +3,7 @@
 Unreadable files are left out or become a note; only a missing run is an error.
 """
 
-import json
+import contextlib
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +12,11 @@ from sagan.checkpoints.workdir import class_names
 from sagan.config.schema import Config
 from sagan.data.images import decode_whole
 from sagan.evaluation import results
+from sagan.runtime.files import open_regular, parse_row
 from sagan.visualization.embedded import EmbeddedPicture, embed
 
 Row = dict[str, Any]
-_LINE_MOST = 2**20  # characters of one line of a log
+_LINE_MOST = 2**20  # bytes of one line of a log
 _SAMPLES = re.compile(r"([A-Za-z0-9.-]+)_(\d{8,})\.png")
 _KINDS = 4  # kinds of weights whose sample grids are shown, at most
 
@@ -68,17 +69,10 @@ def read_record(workdir: Path, config: Config, name: str = "") -> RunRecord:
 def _lines(path: Path) -> list[Row]:
     """Objects of a .jsonl file that have a step; lines torn by a kill are skipped."""
     rows = []
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in iter(lambda: file.readline(_LINE_MOST), ""):
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(row, dict) and _is_step(row.get("step")):
-                    rows.append(row)
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        for line in iter(lambda: file.readline(_LINE_MOST), b""):
+            if row := parse_row(line):
+                rows.append(row)
     return rows
 
 
@@ -87,10 +81,6 @@ def _metrics(path: Path) -> list[dict[str, float]]:
         {name: v for name, value in row.items() if (v := _number(value)) is not None}
         for row in _lines(path)
     ]
-
-
-def _is_step(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**53
 
 
 def _number(value: Any) -> float | None:
@@ -110,7 +100,7 @@ def sample_grids(workdir: Path, most: int) -> list[EmbeddedPicture]:
     """
     newest: dict[str, tuple[int, Path]] = {}
     for path in sorted(workdir.glob("samples/*.png")):
-        if match := _SAMPLES.fullmatch(path.name):
+        if path.is_file() and (match := _SAMPLES.fullmatch(path.name)):
             kind, step = match[1], int(match[2])
             newest[kind] = max(newest.get(kind, (-1, path)), (step, path))
     words = {"raw": "raw weights", "ema": "averaged weights"}

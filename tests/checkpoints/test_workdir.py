@@ -6,6 +6,7 @@ import pytest
 from sagan.checkpoints import workdir as workdir_lib
 from sagan.checkpoints.workdir import check_workdir, locked, read_config
 from sagan.config import Config, ConfigError, fields, replace, to_json
+from sagan.runtime.files import whole_file
 
 MINE = replace(Config(), {"data.size": 16, "g.attention": (), "d.attention": ()})
 
@@ -86,17 +87,35 @@ def test_one_process_trains_in_a_workdir(tmp_path):
         pass
 
 
+def test_a_link_in_place_of_the_lock_is_refused_and_its_target_untouched(tmp_path):
+    target, workdir = tmp_path / "target", tmp_path / "run"
+    target.write_text("precious")
+    workdir.mkdir()
+    (workdir / ".lock").symlink_to(target)
+    with pytest.raises(ConfigError, match=r"\.lock: is a symbolic link"):
+        with locked(workdir):
+            pass
+    assert target.read_text() == "precious"
+
+
 def test_files_that_a_kill_left_half_written_are_removed(tmp_path):
     trained(tmp_path)
     (tmp_path / "samples").mkdir()
-    left = [".config.json.x1y2z3a4", ".metrics.jsonl.abcd_123"]
-    left += ["samples/.raw_00000015.png.k3x9aaaa"]
+    (tmp_path / "eval" / "step_1").mkdir(parents=True)
+    others, writing = tmp_path / "others", tmp_path / "card.md"
+    others.mkdir()
+    (tmp_path / "link").symlink_to(others)
+    left = [".config.json.x1.unfinished", "samples/.raw_00000015.png.2f.unfinished"]
+    left += ["eval/step_1/.results.json.9a.unfinished"]
     kept = [".gitignore", "samples/raw_00000015.png", "metrics.jsonl"]
     for name in left + kept:
         (tmp_path / name).write_text("half")
-    with locked(tmp_path):
-        assert not [name for name in left if (tmp_path / name).exists()]
-        assert all((tmp_path / name).exists() for name in kept)
+    with whole_file(writing) as file:  # by an evaluation at the same time
+        with locked(tmp_path):
+            assert not [name for name in left if (tmp_path / name).exists()]
+            assert all((tmp_path / name).exists() for name in kept)
+        file.write(b"whole")
+    assert writing.read_text() == "whole"
 
 
 def test_another_config_is_refused_field_by_field(tmp_path):
@@ -192,6 +211,8 @@ def test_directory_with_something_else_is_refused_and_untouched(tmp_path):
         '{"data": {"size": "16"}}',
         '{"run": {"steps": -1}}',
         "\udcff",
+        "[" * 100_000,
+        '{"data":' * 100 + "1" + "}" * 100,
     ],
 )
 def test_broken_config_is_refused_and_named(tmp_path, text):
@@ -222,9 +243,20 @@ def test_config_of_an_older_version_gets_the_defaults(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "null", '{"images": 1}', '{"images": "a", "classes": [1]}']
+    "text",
+    [
+        *["{", "[]", "null", "[" * 100_000, '{"images": 1}'],
+        '{"images": "a", "classes": [1]}',
+    ],
 )
-def test_what_cannot_be_read_of_the_data_is_unknown(tmp_path, text):
+def test_damage_that_silences_the_comparison_of_the_data_is_told(tmp_path, text):
+    trained(tmp_path)
     (tmp_path / "data.json").write_text(text)
-    assert workdir_lib.changed_data(tmp_path, 10, ["a", "b"]) == []
     assert workdir_lib.class_names(tmp_path) == []
+    (told,) = claim(tmp_path, MINE)
+    assert told.endswith("is damaged: the data are not compared with those of the run")
+    assert (tmp_path / "data.damaged0.json").read_text() == text
+    assert claim(tmp_path, MINE) == []
+    (tmp_path / "data.json").unlink()
+    (told,) = claim(tmp_path, MINE)
+    assert "is gone" in told

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import shutil
 
 import jax
@@ -107,7 +106,7 @@ def test_every_weights_and_statistics_get_every_number_and_a_baseline(evaluated)
 def test_results_card_and_plot_are_left_in_the_workdir(workdir, evaluated):
     for step in (1, 2):
         folder = workdir / "eval" / f"step_{step}"
-        result = json.loads((folder / "results.json").read_text())
+        result = results.read_result(folder / "results.json")
         assert result == evaluated[step - 1]
         text = (folder / "card.md").read_text()
         for fact in ("reals sha256", "features sha256", "truncation", "seeds", "jax"):
@@ -124,10 +123,10 @@ def test_a_second_evaluation_takes_what_is_there(workdir, evaluated, monkeypatch
 
 def test_an_interrupted_evaluation_goes_on(workdir, evaluated, monkeypatch):
     path = workdir / "eval" / "step_2" / "results.json"
-    result = json.loads(path.read_text())
+    result = results.read_result(path)
     rows = result["results"]
     result["results"] = [r for r in rows if r["weights"] == "raw"]
-    path.write_text(json.dumps(result))
+    path.write_text(results.to_json(result))
     draw, done = generated.draw_samples, []
 
     def count(drawn, state, average, mode, seed):

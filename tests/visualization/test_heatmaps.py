@@ -290,7 +290,9 @@ def test_a_results_file_is_not_trusted(workdir, tmp_path, capsys, change, said):
     if name := change.pop("features", None):
         result["asked"]["features"] = name
     (run / "eval" / "step_7").mkdir(parents=True)
-    (run / "eval" / "step_7" / results.RESULTS).write_text(json.dumps(result | change))
+    (run / "eval" / "step_7" / results.RESULTS).write_text(
+        results.to_json(result | change)
+    )
     out = str(tmp_path / "out")
     _, told, error = attend_by(capsys, run, "--ablate", "gamma=0", "--out", out)
     assert re.search(said, told + error) and "Traceback" not in error

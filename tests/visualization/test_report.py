@@ -10,6 +10,7 @@ from PIL import Image
 
 from sagan.checkpoints.restore import OpenedRun, SavedRun, open_run
 from sagan.config import ConfigError, replace
+from sagan.evaluation import results
 from sagan.sampling import attention_maps
 from sagan.sampling.attention_maps import AttentionGrid, LayerAttention
 from sagan.visualization import curves, embedded, explorer, report, run_record, svg
@@ -156,8 +157,8 @@ def test_logs_that_cannot_be_trusted_are_read_as_far_as_they_are_right(tmp_path)
         f'{deep}\n{{"step": 1}}\n{json.dumps(found)}'
     )
     (tmp_path / "data.json").write_text('{"classes": 3}')
-    results = ["[]", '{"about": 1, "results": 2, "sha256": ""}', deep]
-    for name, result in zip("abc", results, strict=True):
+    damaged = ["[]", '{"about": 1, "results": 2, "sha256": ""}', deep]
+    for name, result in zip("abc", damaged, strict=True):
         (tmp_path / "eval" / name).mkdir(parents=True)
         (tmp_path / "eval" / name / "results.json").write_text(result)
     read = run_record.read_record(tmp_path, pages.config())
@@ -193,7 +194,7 @@ SOUND |= {"versions": {}, "protocol_sha256": "a", "sha256": "b"}
 def test_an_evaluation_that_cannot_be_shown_is_left_out(tmp_path, change, known):
     (tmp_path / "eval" / "step_3").mkdir(parents=True)
     path = tmp_path / "eval" / "step_3" / "results.json"
-    path.write_text(json.dumps({**SOUND, **change}))
+    path.write_text(results.to_json({**SOUND, **change}))
     assert len(run_record.read_record(tmp_path, pages.config()).results) == known
 
 
