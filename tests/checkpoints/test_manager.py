@@ -1,6 +1,9 @@
+import contextlib
+import os
 import pathlib
 import resource
 import shutil
+import tempfile
 from typing import NamedTuple
 
 import jax
@@ -90,6 +93,12 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def replace_text(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 def empty_folder(folder):
     shutil.rmtree(folder)
     folder.mkdir()
@@ -104,6 +113,14 @@ DAMAGE = {
     "empty folder": empty_folder,
     "bad metadata": lambda folder: truncate(folder / "meta" / "metadata"),
     "list for metadata": lambda f: (f / "meta" / "metadata").write_text("[]"),
+    "deep metadata": lambda f: (f / "meta" / "metadata").write_text("[" * 100_000),
+    "changed metadata": lambda folder: replace_text(
+        folder / "meta" / "metadata", '"memory": null', '"memory": 1'
+    ),
+    "metadata that block": lambda folder: (
+        (folder / "meta" / "metadata").unlink(),
+        os.mkfifo(folder / "meta" / "metadata"),
+    ),
     "another step's": lambda folder: (
         shutil.rmtree(folder),
         shutil.copytree(folder.parent / "1", folder),
@@ -232,6 +249,99 @@ def test_damage_done_twice_to_a_step_is_set_aside_twice(open_):
         checkpoints.wait()
     aside = sorted(path.name for path in (checkpoints.directory / "bad").iterdir())
     assert aside == ["2.0", "2.1"]
+
+
+def test_a_metric_that_was_changed_makes_no_checkpoint_the_best(open_):
+    checkpoints = open_()
+    for step, fid in ((1, 30.0), (2, 20.0)):
+        checkpoints.save(step, make_state(step), {"metric": fid})
+    checkpoints.wait()
+    path = checkpoints.directory / "1" / "meta" / "metadata"
+    replace_text(path, '"metric": 30.0', '"metric": 10.0')
+    assert open_().best() == 2
+
+
+def test_what_is_saved_with_a_state_is_read_as_it_was(open_):
+    checkpoints, memory = open_(), {"past": {"a": [0.1, 1e-30]}, "streaks": {}}
+    checkpoints.save(1, make_state(1), memory=memory)
+    checkpoints.save(2, make_state(2))
+    checkpoints = open_()
+    assert checkpoints.memory(1) == memory
+    assert checkpoints.memory(2) is None
+
+
+def test_checkpoints_of_stops_push_no_regular_one_out_and_are_gone_back_behind(open_):
+    checkpoints = open_(keep=2, every=10)
+    for step in (10, 20, 30, 34, 36, 40, 43):
+        checkpoints.save(step, make_state(step))
+    assert open_(keep=2, every=10).steps() == [30, 40, 43]
+    checkpoints = open_(keep=2, every=10)
+    checkpoints.set_aside_from(45)
+    assert checkpoints.steps() == [30, 40]
+    checkpoints.save(44, make_state(44))
+    checkpoints.set_aside_from(40)
+    assert checkpoints.steps() == [30]
+
+
+@pytest.fixture
+def others_folder():
+    """A folder that every user may enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield pathlib.Path(folder)
+
+
+@pytest.mark.parametrize("name", ["meta", "meta/metadata", "state", "state/d", "array"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_what_may_not_be_read_is_not_damaged(others_folder, name, step):
+    checkpoints = Checkpoints(others_folder / "c", 3)
+    for each in (1, 2):
+        checkpoints.save(each, make_state(each), {"metric": 1.0})
+    checkpoints.close()
+    folder = others_folder / "c" / str(step)
+    path = largest(folder) if name == "array" else folder / name
+    needed = step == 2 or name.startswith("meta")  # all metadata have a metric
+    stops = pytest.raises(PermissionError, match=f"cannot be read: Perm.*{folder}")
+    told, me = [], os.geteuid()
+    path.chmod(0)
+    try:
+        os.seteuid(me or 65534)  # root reads everything
+        with stops if needed else contextlib.nullcontext():
+            opened = Checkpoints(others_folder / "c", 3, told.append, read_only=True)
+            assert opened.restore(abstract(make_state()))[1] == 2
+    finally:
+        os.seteuid(me)
+        path.chmod(0o700)
+    assert told == []
+
+
+def test_a_disk_that_cannot_be_read_is_not_a_damaged_checkpoint(open_, monkeypatch):
+    checkpoints = saved(open_, 1, 2)
+
+    def fail(folder):
+        raise ValueError("INTERNAL: Error reading [os_error_code='5'] [domain='x']")
+
+    monkeypatch.setattr(serialization, "_read_arrays", fail)
+    with pytest.raises(OSError, match="cannot be read: Input/output error: .*/2'"):
+        checkpoints.restore(abstract(make_state()))
+    assert checkpoints.steps() == [1, 2] and open_.notes == []
+
+
+@pytest.mark.parametrize("link", ["c", "c/bad"])
+def test_a_link_that_leads_out_of_the_workdir_is_refused(open_, tmp_path, link):
+    (tmp_path / "out").mkdir()
+    if link == "c":
+        (tmp_path / "c").symlink_to(tmp_path / "out")
+        with pytest.raises(ConfigError, match="/c: is a symbolic link"):
+            Checkpoints(tmp_path / "c", 3)
+        (tmp_path / "c").unlink()
+    checkpoints = saved(open_, 1, 2)
+    if link == "c/bad":
+        (tmp_path / "c" / "bad").symlink_to(tmp_path / "out")
+        flip(largest(checkpoints.directory / "2"))
+        with pytest.raises(ConfigError, match="/bad: is a symbolic link"):
+            checkpoints.restore(abstract(make_state()))
+    assert not any((tmp_path / "out").iterdir())
 
 
 def test_damage_to_an_older_checkpoint_is_left_alone(open_):

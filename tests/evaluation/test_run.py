@@ -1,7 +1,9 @@
 """From a workdir, or images from anywhere, to numbers with their protocol."""
 
+import contextlib
 import dataclasses
 import functools
+import re
 import shutil
 
 import jax
@@ -141,6 +143,45 @@ def test_an_interrupted_evaluation_goes_on(workdir, evaluated, monkeypatch):
     redone = evaluate(workdir, narrow, again=True)[0]
     assert done[3:] == [(None, "moving")]
     assert sorted(map(str, redone["results"])) == sorted(map(str, again["results"]))
+
+
+def test_results_that_were_changed_are_set_aside_and_computed_again(
+    workdir, evaluated, tmp_path
+):
+    shutil.copytree(workdir, tmp_path / "run")
+    path = tmp_path / "run" / "eval" / "step_2" / "results.json"
+    text = path.read_text()
+    renamed, number = text.replace('"notes"', '"notse"'), r'("value": \d*\.\d*)(\d)'
+    changed = re.sub(number, lambda m: m[1] + str(9 - int(m[2])), text, count=1)
+    for damaged in ("[]", renamed, changed):
+        path.write_text(damaged)
+        assert results.read_result(path) is None
+    narrow = dataclasses.replace(PROTOCOL, weights="raw", batch_norm="moving")
+    rows = evaluate(tmp_path / "run", narrow)[0]["results"]
+    before = [r for r in evaluated[-1]["results"] if r["weights"] == "raw"]
+    before = [r for r in before if r["batch_norm"] == "moving"]
+    assert rows == before
+    assert path.with_name("results.damaged0.json").read_text() == changed
+
+
+@pytest.mark.parametrize("name", ["eval", "eval/step_2", "eval/metrics.png"])
+def test_an_evaluation_follows_no_link_out_of_the_workdir(
+    workdir, evaluated, tmp_path, monkeypatch, name
+):
+    shutil.copytree(workdir, tmp_path / "run")
+    outside, link = tmp_path / "outside", tmp_path / "run" / name
+    outside.mkdir()
+    target = outside / "picture"
+    target.write_text("precious")
+    shutil.rmtree(link) if link.is_dir() else link.unlink()
+    link.symlink_to(target if link.suffix else outside)
+    refused = contextlib.nullcontext()
+    if not link.suffix:
+        refused = pytest.raises(ConfigError, match=f"/{name}: is a symbolic link")
+    with refused:
+        evaluate(tmp_path / "run", steps="2")
+    assert [p.name for p in outside.iterdir()] == ["picture"]
+    assert target.read_text() == "precious"
 
 
 def test_other_weights_or_unknown_features_are_evaluated_anew(

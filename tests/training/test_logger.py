@@ -1,3 +1,4 @@
+import contextlib
 import json
 import struct
 import sys
@@ -124,6 +125,27 @@ def test_torn_last_line_is_dropped(tmp_path, torn):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + torn)
     run(tmp_path, 2, 2)
     assert lines(tmp_path) == ['{"step": 1}']
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "samples", "samples/raw_00000004.png", "tensorboard"]
+)
+def test_logs_follow_no_link_out_of_the_workdir(tmp_path, name):
+    workdir, outside = tmp_path / "run", tmp_path / "outside"
+    target = outside / "file"
+    outside.mkdir()
+    target.write_text("precious")
+    (workdir / name).parent.mkdir(parents=True)
+    (workdir / name).symlink_to(target if "." in name else outside)
+    refused = contextlib.nullcontext()
+    if "." not in name:
+        refused = pytest.raises(ConfigError, match=f"/{name}: is a symbolic link")
+    with refused, Logs(workdir, make_config(tensorboard=True), 0) as logs:
+        for step in range(1, 5):
+            logs.write(step, metrics_of(step))
+        logs.logger.image(4, "raw", np.zeros((4, 4, 1), np.uint8))
+    assert [p.name for p in outside.iterdir()] == ["file"]
+    assert target.read_text() == "precious"
 
 
 def test_run_that_starts_again_from_nothing_drops_all_lines(tmp_path):

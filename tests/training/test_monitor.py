@@ -360,6 +360,66 @@ def test_a_run_killed_after_it_went_back_comes_to_the_same_end(tiny, tmp_path, p
         assert rows(tmp_path / "killed" / name) == rows(tmp_path / "unbroken" / name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stop", [5, 9]
+)  # between since and the checkpoint; in a streak
+def test_a_run_stopped_before_it_goes_back_comes_to_the_same_end(
+    tiny, tmp_path, monkeypatch, stop
+):
+    map_step, name = parallel.map_step, "discriminator_saturation"
+    check = divergence.CHECKS[name]._replace(lasts=5)
+    monkeypatch.setitem(divergence.CHECKS, name, check)
+
+    def saturated(game):
+        mapped = map_step(game)
+
+        def step(state, batch):
+            now = int(state.step) + 1 >= 7 and int(state.rollbacks) == 0
+            state, scalars = mapped.step(state, batch)
+            return state, {**scalars, "d_saturated": float(now)}
+
+        return mapped._replace(step=step)
+
+    monkeypatch.setattr(parallel, "map_step", saturated)
+    changes = {"run__on_divergence": "rollback", "run__checkpoint_every": 4}
+    unbroken = train(tiny(run__steps=14, **changes), tmp_path / "unbroken")
+    train(tiny(run__steps=stop, **changes), tmp_path / "run")
+    state = train(tiny(run__steps=14, **changes), tmp_path / "run")
+    found = rows(tmp_path / "run" / "monitor.jsonl")
+    assert [(row["finding"], row["step"], row["since"]) for row in found] == [
+        (name, 11, 7),
+        ("rollback", 11, 4),
+    ]
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(unbroken), strict=True):
+        np.testing.assert_array_equal(x, y)
+    for log in ("metrics.jsonl", "monitor.jsonl"):
+        assert rows(tmp_path / "run" / log) == rows(tmp_path / "unbroken" / log)
+
+
+@pytest.mark.parametrize("split", [*range(0, 120, 13)])
+def test_a_detector_goes_on_from_the_memory_of_another(split):
+    def values(step):
+        bad = {"d_saturated": 1.0} if step > 40 else {}
+        bad |= {"d_grad_norm": 1e4} if step >= 110 else {}
+        return {**healthy(step), **bad}
+
+    def examine(detector, steps):
+        return [f for step in steps for f in detector.examine(step, values(step))]
+
+    first, whole = divergence.Detector(NAMES), divergence.Detector(NAMES)
+    found = examine(first, range(1, split + 1))
+    memory = json.loads(json.dumps(first.memory))  # as a checkpoint keeps it
+    second = divergence.Detector(NAMES, memory)
+    found += examine(second, range(split + 1, 121))
+    assert found == examine(whole, range(1, 121))
+    assert {f.name for f in found} == {
+        "discriminator_saturation",
+        "d_exploding_gradients",
+    }
+    assert second.memory == whole.memory
+
+
 @pytest.mark.parametrize("done", [0, 1, 2])
 def test_the_monitor_sends_back_only_so_often(tiny, start, tmp_path, done):
     config = tiny(run__on_divergence="rollback", run__rollbacks=2)
