@@ -1,6 +1,7 @@
 """The commands: arguments to calls, errors to one line and an exit code."""
 
 import dataclasses
+import io
 import json
 import sys
 import traceback
@@ -21,6 +22,7 @@ from sagan.cli.arguments import (
 )
 from sagan.config.schema import ConfigError
 from sagan.runtime import cache, exit_message
+from sagan.runtime.progress import printable
 
 _LESS_MEMORY = (
     "the device's memory is too small: try --model.attention-chunks 16, --model.remat,"
@@ -38,6 +40,8 @@ def run(command: Command, args: Arguments) -> int:
     3: training diverged.
     130: Ctrl-C outside training.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr, for any name
     try:
         code = command(args) or 0
     except KeyboardInterrupt:
@@ -62,7 +66,7 @@ def _report(error: Exception) -> int | None:
     code = next((codes[kind] for kind in codes if isinstance(error, kind)), None)
     lost = type(error).__name__ == "JaxRuntimeError" and exit_message.armed()
     if code is not None or lost:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", printable(str(error), keep="\n"), file=sys.stderr)
     if lost:  # most likely another process ended
         exit_message.exit_now(1)
     return code

@@ -5,22 +5,21 @@ DATASETS, at the end of this file. Training, evaluation and `sagan prepare` then
 by that name; its images are checked elsewhere.
 """
 
+import contextlib
 import dataclasses
-import functools
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 import numpy as np
-from PIL import Image
 
 from sagan.config.schema import ConfigError, DataConfig
 from sagan.data import idx as idx_lib
-from sagan.data.images import image_formats
+from sagan.data.folders import read_folder, subfolders
 from sagan.data.source import Record, Source, check_split, pgm
-from sagan.data.validation import first_few
+from sagan.runtime.files import parse_json, read_json
+from sagan.runtime.progress import first_few
 
 
 def digits(data: DataConfig, split: str) -> Source:
@@ -70,28 +69,18 @@ def folder(data: DataConfig, split: str) -> Source:
     check_split(data, split, splits)
     root = splits[split]
     place = f"data.path = {str(root)!r}"
-    folders = _subfolders(root)
-    loose, other = _files(root, deep=False)
-    classes = {}
-    for path in folders:
-        classes[path.name], more = _files(path, deep=True)
-        other += more
-    notes = []
-    if folders and loose:
-        notes.append(f"{place}: {len(loose)} images beside the folders are ignored")
-    if other:
-        ignored = first_few([os.path.basename(path) for path in other])
-        notes.append(f"{place}: {len(other)} files ignored, no images: {ignored}")
-    groups = enumerate(classes.values() if folders else [loose])
+    found = read_folder(root, place)
+    groups = enumerate(found.classes.values() or [found.loose])
     records = [Record(path, label) for label, paths in groups for path in paths]
+    few = _folder_problems(place, found.classes, found.loose)
     return Source(
         data,
         place=place,
         records=records,
         splits=tuple(splits),
-        class_names=tuple(classes),
-        notes=tuple(notes),
-        problems=tuple(_folder_problems(place, classes, loose)),
+        class_names=tuple(found.classes),
+        notes=found.notes,
+        problems=found.problems or tuple(few),
     )
 
 
@@ -110,40 +99,11 @@ def _folder_problems(
 
 
 def _folder_splits(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    names = [path.name for path in _subfolders(root)]
+    names = [path.name for path in subfolders(root)]
     held_out = [name for name in ("test", "val") if name in names]
     if "train" in names and (held_out or names == ["train"]):
         return {name: root / name for name in ["train", *held_out]}
     return {"train": root}
-
-
-def _subfolders(root: pathlib.Path) -> list[pathlib.Path]:
-    if not root.is_dir():
-        return []
-    found = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    return sorted(found, key=lambda path: path.name)
-
-
-def _files(root: pathlib.Path, *, deep: bool) -> tuple[list[str], list[str]]:
-    """Sorted paths of the images in a folder, and of hidden and other files."""
-    images, other = [], []
-    for parent, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(f for f in folders if deep and not f.startswith("."))
-        for name in sorted(names):
-            known = os.path.splitext(name)[1].lower() in _suffixes()
-            kept = images if known and not name.startswith(".") else other
-            kept.append(os.path.join(parent, name))
-    return images, other
-
-
-@functools.cache
-def _suffixes() -> frozenset[str]:
-    """File name extensions of the image formats."""
-    return frozenset(
-        suffix
-        for suffix, name in Image.registered_extensions().items()
-        if name in image_formats()
-    )
 
 
 def prepared(data: DataConfig, split: str) -> Source:
@@ -168,20 +128,21 @@ def prepared(data: DataConfig, split: str) -> Source:
             f"{place}: must have an integer feature image;"
             f" has {first_few(list(features))}"
         )
-    try:
-        builder.info.splits[split]  # also slices: train[:10%]
-    except ValueError:
-        check_split(data, split, splits)
-    raw = builder.as_data_source(
-        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    )
+    with _one_line(builder.data_path):
+        try:
+            builder.info.splits[split]  # also slices: train[:10%]
+        except ValueError:
+            check_split(data, split, splits)
+        raw = builder.as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
     names = label.names if isinstance(label, tfds.features.ClassLabel) else []
     wanted = {"image": image, "label": label} if names else {"image": image}
     ignored = label is not None and not names
     return Source(
         data,
         place=f"{place}, split {split}",
-        records=_Serialised(raw, tfds.features.FeaturesDict(wanted)),
+        records=_Serialised(raw, tfds.features.FeaturesDict(wanted), builder.data_path),
         splits=splits,
         class_names=tuple(names),
         sampled=True,
@@ -203,22 +164,35 @@ def _builder(data: DataConfig) -> Any:
                 folder = _find_builder_dir(data.name, data_dir=path)
         if folder is None:
             raise ValueError("not found")
-        _refuse_foreign_code(folder)
-        return tfds.builder_from_directory(folder)
-    except ConfigError:
-        raise
     except ValueError as error:  # not found, or an invalid name
         if data.path and "://" not in path and not os.path.isdir(path):
             raise ConfigError(f"data.path = {data.path!r}: no such folder") from error
         if data.name in idx_lib.FAMILIES:
             raise ConfigError(idx_lib.missing(data, path)) from error
         there = [
-            p.name for p in _subfolders(pathlib.Path(path)) if p.name != "downloads"
+            p.name for p in subfolders(pathlib.Path(path)) if p.name != "downloads"
         ]
         raise ConfigError(
             f"data.name = {data.name!r}: must be {', '.join(DATASETS)}, or a TFDS data"
             f" set prepared in {path} (there: {first_few(there) or 'none'}) by"
             f" `sagan prepare {data.name} --data-dir {path}`"
+        ) from error
+    with _one_line(folder):
+        _refuse_foreign_code(folder)
+        return tfds.builder_from_directory(folder)
+
+
+@contextlib.contextmanager
+def _one_line(folder: Any) -> Iterator[None]:
+    """Turns anything that a damaged TFDS data set raises into a ConfigError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # TFDS trusts its files
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"{folder}: cannot be read as a TFDS data set: {why}"
         ) from error
 
 
@@ -226,7 +200,9 @@ def _refuse_foreign_code(folder: Any) -> None:
     """Refuses features.json if it names code of others, which TFDS would import."""
     from etils import epath
 
-    tree = json.loads((epath.Path(folder) / "features.json").read_text())
+    path = epath.Path(folder) / "features.json"
+    remote = "://" in str(folder)
+    tree = parse_json(path.read_bytes()) if remote else read_json(pathlib.Path(path))
     own = ("tensorflow_datasets.", "tfds.")
     foreign = [name for name in _classes(tree) if not name.startswith(own)]
     if foreign:
@@ -250,10 +226,10 @@ def _classes(tree: Any) -> Iterator[str]:
 class _Serialised(Sequence[Record]):
     """Records of a TFDS data source of serialised examples."""
 
-    def __init__(self, raw: Any, features: Any):
+    def __init__(self, raw: Any, features: Any, folder: Any):
         import tensorflow_datasets as tfds
 
-        self._raw, self._features = raw, features
+        self._raw, self._features, self._folder = raw, features, folder
         self._decoders = {"image": tfds.decode.SkipDecoding()}
 
     def __len__(self) -> int:
@@ -262,9 +238,10 @@ class _Serialised(Sequence[Record]):
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(index)  # array_record's own error would not end a loop
-        example = self._features.deserialize_example_np(
-            self._raw[index], decoders=self._decoders
-        )
+        with _one_line(self._folder):
+            example = self._features.deserialize_example_np(
+                self._raw[index], decoders=self._decoders
+            )
         return Record(example["image"], int(example.get("label", 0)))
 
 

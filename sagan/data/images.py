@@ -8,6 +8,7 @@ import functools
 import io
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from sagan.config.schema import DataConfig
+from sagan.runtime.files import open_regular
 
 # Ends of complete files. Some cameras append data, but not much.
 _END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
@@ -93,7 +95,8 @@ def _opened(image: bytes | str) -> Iterator[tuple[io.BufferedIOBase, Image.Image
     Only image formats are tried, whatever the file's name, because Pillow gives
     PostScript to another program.
     """
-    stream = open(image, "rb") if isinstance(image, str) else io.BytesIO(image)
+    is_path = isinstance(image, str)
+    stream = open_regular(Path(image)) if is_path else io.BytesIO(image)
     with stream, Image.open(stream, formats=image_formats()) as opened:
         width, height = opened.size
         if width * height > MOST_PIXELS:

@@ -63,7 +63,8 @@ def batches(
             f" processes, {process_count}"
         )
     steps = _steps(config, source, process_index, process_count)[start_step:]
-    threads = 2 if source.memory else max(2, min(16, os.cpu_count() or 1))
+    decoded = source.memory and source.waiting is None
+    threads = 2 if decoded else max(2, min(16, os.cpu_count() or 1))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     return _closing(iter(steps.to_iter_dataset(options)))
 

@@ -17,6 +17,7 @@ from sagan.data.datasets import DATASETS, open_split
 from sagan.data.idx import FAMILIES
 from sagan.data.source import Source
 from sagan.data.validation import check_images
+from sagan.runtime.progress import first_few, printable
 
 
 class Prepared(NamedTuple):
@@ -77,13 +78,18 @@ def _stored_name(name: str, source_path: str | pathlib.Path | None) -> str:
 
 def _check_same_classes(sources: Mapping[str, Source]) -> None:
     first, *others = sources
+    if odd := [n for n in sources[first].class_names if printable(n) != n]:
+        raise ConfigError(
+            f"{sources[first].place}: class names must be lines of text to be stored:"
+            f" {first_few(odd)}; rename these folders"
+        )
     for split in others:
         names, expected = sources[split].class_names, sources[first].class_names
         if names != expected:
             different = sorted(set(names) ^ set(expected))
             raise ConfigError(
                 f"{sources[split].place}: must have the classes of {first}; these are"
-                f" in one only: {', '.join(different)}"
+                f" in one only: {first_few(different)}"
             )
 
 

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, final
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Bool, Int, Int32, UInt8
 
 from sagan.config.schema import ConfigError, DataConfig
 from sagan.data.images import decode
+from sagan.runtime.progress import printable
 
 
 class Record(NamedTuple):
@@ -24,7 +25,9 @@ class Record(NamedTuple):
 
     def name(self, index: int) -> str:
         """Name of the image in messages."""
-        return self.image if isinstance(self.image, str) else f"record {index}"
+        if isinstance(self.image, str):
+            return printable(self.image)
+        return f"record {index}"
 
 
 def pgm(pixels: UInt8[np.ndarray, "h w"]) -> bytes:
@@ -79,6 +82,7 @@ class Source:
       notes: Lines for the user to read before the first step.
       problems: Reasons not to train on this data.
       memory: All examples, decoded; None if they are decoded when needed.
+      waiting: Which images of `memory` are decoded and put there when first needed.
     """
 
     data: DataConfig
@@ -90,6 +94,7 @@ class Source:
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     memory: Examples | None = None
+    waiting: Bool[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -101,20 +106,25 @@ class Source:
 
     def examples(self, indices: Int[np.ndarray, " n"]) -> Examples:
         """Images and labels; reads each record once."""
-        if self.memory:
-            return Examples(self.memory.image[indices], self.memory.label[indices])
-        images, labels = [], []
-        for index in map(int, indices):
-            record = self.records[index]
-            try:
-                images.append(decode(record.image, self.data))
-            except Exception as error:  # Pillow raises nearly anything
-                place = f"{self.place}: {record.name(index)}"
-                raise ConfigError(f"{place}: cannot be read ({error})") from error
-            labels.append(record.label)
-        shape = (-1, self.data.size, self.data.size, self.data.channels)
-        image = np.array(images, np.uint8).reshape(shape)
-        return Examples(image, np.array(labels, np.int32))
+        shape = (len(indices), self.data.size, self.data.size, self.data.channels)
+        if not self.memory:
+            image, label = np.empty(shape, np.uint8), np.empty(len(indices), np.int32)
+            for i, index in enumerate(map(int, indices)):
+                record = self.records[index]
+                image[i], label[i] = self._decode(record, index), record.label
+            return Examples(image, label)
+        if self.waiting is not None:
+            for index in indices[self.waiting[indices]].tolist():
+                self.memory.image[index] = self._decode(self.records[index], index)
+                self.waiting[index] = False
+        return Examples(self.memory.image[indices], self.memory.label[indices])
+
+    def _decode(self, record: Record, index: int) -> UInt8[np.ndarray, "h w c"]:
+        try:
+            return decode(record.image, self.data)
+        except Exception as error:  # Pillow raises nearly anything
+            place = f"{self.place}: {record.name(index)}"
+            raise ConfigError(f"{place}: cannot be read ({error})") from error
 
     def labels(self, indices: Int[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
         """The labels at `indices`, without decoding an image."""

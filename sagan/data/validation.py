@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+import itertools
 import os
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -13,27 +15,31 @@ from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from sagan.config.schema import ConfigError
+from sagan.data.checked import (
+    NOT_DECODED,
+    Facts,
+    cache_name,
+    identify,
+    keep_checked,
+    read_checked,
+)
 from sagan.data.images import decode, read_header
 from sagan.data.source import Examples, Source, Subset
+from sagan.runtime.progress import first_few
 
 # Largest data set, decoded and in bytes, that is kept in memory.
 MEMORY = 2**30
 # Number of records to check if reading all of them takes too long.
 SAMPLE = 2048
-_NAMED = 5  # number of images that a message names
-
-
-def first_few(names: Sequence[str]) -> str:
-    """The first few names, and the number of others."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def check_images(source: Source) -> Source:
     """Checks all images; the result has only good ones, in memory if they fit.
 
     Images that fit into memory are decoded, which checks them. Of others, headers and
-    ends are read, or those of a sample if `source.sampled`.
+    ends are read, or those of a sample if `source.sampled`. Files that have not changed
+    since an earlier check are not read again; if they fit into memory, they are decoded
+    when first needed.
 
     Raises:
       ConfigError: One line for each kind of problem.
@@ -46,16 +52,22 @@ def check_images(source: Source) -> Source:
     shape = (len(source), data.size, data.size, data.channels)
     memory = np.zeros(shape, np.uint8) if fits else None
     findings = _check_records(source, indices, memory)
+    whole = [finding for finding in findings if not finding.error]
+    known = np.array([finding.known for finding in findings], bool)
     labels = np.array([finding.label for finding in findings], np.int32)
     broken = np.array([bool(finding.error) for finding in findings], bool)
     problems = [*source.problems, *_image_problems(source, findings)]
     problems += _missing_problems(source, labels, broken)
     problems += _label_problems(source, labels)
-    if problems:
+    if problems := problems or list(_sameness_problems(source, whole)):
         raise ConfigError("\n".join(problems))
     if memory is not None:
-        source = dataclasses.replace(source, memory=Examples(memory, labels))
-    notes = source.notes + _notes(source, findings)
+        source = dataclasses.replace(
+            source,
+            memory=Examples(memory, labels),
+            waiting=known if known.any() else None,
+        )
+    notes = (*source.notes, *_notes(source, findings), *_image_notes(source, whole))
     if broken.any():
         source = _without(source, indices[broken])
     return dataclasses.replace(source, notes=notes)
@@ -64,9 +76,10 @@ def check_images(source: Source) -> Source:
 class _Finding(NamedTuple):
     name: str
     label: int
-    width: int = 0
-    height: int = 0
-    colour: bool = False
+    facts: Facts = Facts(0, 0, False)
+    digest: bytes = b""
+    file: int = 0
+    known: bool = False
     error: str = ""
 
 
@@ -76,23 +89,35 @@ def _check_records(
     memory: UInt8[np.ndarray, "n h w c"] | None,
 ) -> list[_Finding]:
     """One finding for each index; decodes into `memory`, if given."""
+    remembered = cache_name(source, decoded=memory is not None)
+    known, now = read_checked(remembered), time.time_ns()
 
     def check(index: int) -> _Finding:
         record = source.records[index]
-        name = record.name(index)
+        name, (file, digest) = record.name(index), identify(record, now)
+        if facts := known.get(digest):
+            return _Finding(name, record.label, facts, digest, file, known=True)
         try:
-            header = read_header(record.image, whole=memory is None)
+            facts = Facts(*read_header(record.image, whole=memory is None))
             if memory is not None:
                 memory[index] = decode(record.image, source.data)
+                facts = facts.of_pixels(memory[index])
         except Exception as error:  # Pillow raises nearly anything
             return _Finding(name, record.label, error=_reason(error))
-        return _Finding(name, record.label, *header)
+        return _Finding(name, record.label, facts, digest, file)
 
     description = f"{source.place}: checking"
+    # one by one, handing them over takes longer than finding them known
+    chunks = np.split(indices, range(64, len(indices), 64))
     with ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
-        chunks = np.split(indices, range(4096, len(indices), 4096))  # bounds the queue
-        found = (one for chunk in chunks for one in pool.map(check, chunk.tolist()))
-        return list(tqdm(found, description, len(indices), disable=None, leave=False))
+        parts = pool.map(lambda chunk: list(map(check, chunk.tolist())), chunks)
+        found = itertools.chain.from_iterable(parts)
+        bar = tqdm(found, description, len(indices), disable=None, leave=False)
+        findings = list(bar)
+    good = {one.digest: one.facts for one in findings if one.digest}
+    if good.keys() != known.keys():
+        keep_checked(remembered, good)
+    return findings
 
 
 def _reason(error: Exception) -> str:
@@ -120,10 +145,40 @@ def _image_problems(source: Source, findings: Sequence[_Finding]) -> Iterator[st
 
 def _small(source: Source, findings: Sequence[_Finding]) -> list[str]:
     return [
-        f"{f.name} ({f.width}x{f.height})"
+        f"{f.name} ({f.facts.width}x{f.facts.height})"
         for f in findings
-        if not f.error and min(f.width, f.height) < source.data.size
+        if not f.error and min(f.facts[:2]) < source.data.size
     ]
+
+
+def _sameness_problems(source: Source, whole: Sequence[_Finding]) -> Iterator[str]:
+    sums = {finding.facts.crc for finding in whole}
+    if len(whole) > 1 and len(sums) == 1 and NOT_DECODED not in sums:
+        colour = ", of one plain colour" * whole[0].facts.plain
+        yield f"{source.place}: all {len(whole)} images are the same{colour}"
+
+
+def _image_notes(source: Source, whole: Sequence[_Finding]) -> Iterator[str]:
+    if plain := [finding.name for finding in whole if finding.facts.plain]:
+        share = f"{len(plain)} of {len(whole)} images"
+        yield f"{source.place}: {share} are of one plain colour: {first_few(plain)}"
+    sums, labels, shared = collections.defaultdict(list), {}, []
+    for one in whole:
+        sums[one.label].append(one.facts.crc)
+        if one.file and labels.setdefault(one.file, one.label) != one.label:
+            shared.append(one.name)
+    same = [
+        source.class_names[label]
+        for label, found in sorted(sums.items())
+        if source.classes
+        and len(found) > len(set(found)) == 1
+        and NOT_DECODED not in found
+    ]
+    if same:
+        yield f"{source.place}: all images are the same in {first_few(same)}"
+    if shared:
+        count = f"{len(shared)} links are images of two classes"
+        yield f"{source.place}: {count}: {first_few(shared)}"
 
 
 def _missing_problems(
@@ -169,7 +224,7 @@ def _notes(source: Source, findings: Sequence[_Finding]) -> tuple[str, ...]:
     whole = [finding for finding in findings if not finding.error]
     broken = [f.name for f in findings if f.error]
     small = len(_small(source, findings))
-    colour = sum(finding.colour for finding in whole)
+    colour = sum(finding.facts.colour for finding in whole)
     fits = source.memory is not None
     each = ""
     if source.classes and len(findings) == len(source):
@@ -203,5 +258,6 @@ def _without(source: Source, broken: Int[np.ndarray, " m"]) -> Source:
     memory = source.memory
     if memory:
         memory = Examples(memory.image[kept], memory.label[kept])
+    waiting = None if source.waiting is None else source.waiting[kept]
     records = Subset(source.records, kept)
-    return dataclasses.replace(source, records=records, memory=memory)
+    return dataclasses.replace(source, records=records, memory=memory, waiting=waiting)

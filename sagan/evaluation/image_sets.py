@@ -1,8 +1,11 @@
 """Sets of images to compare: a split of a data set, a folder, or an .npz file."""
 
 import dataclasses
+import itertools
+import os
 import re
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,16 +13,16 @@ import numpy as np
 from jaxtyping import Int
 
 from sagan.config.schema import Config, ConfigError, DataConfig
+from sagan.data.folders import read_folder
 from sagan.data.images import decode_whole
 from sagan.data.pipeline import open_source
 from sagan.data.source import Examples, Source
-from sagan.runtime.progress import bar
+from sagan.runtime.progress import bar, first_few, printable
 
 _ORDER_SEED = 0  # of the order, and so of the choice, of reals
 TRAINING = 50_000  # images at most for an embedded feature network
 _IMAGES = ("image", "images", "arr_0", "x", "samples")
 _LABELS = ("label", "labels", "arr_1", "y")
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 _TESTS = ("test", "val", "validation")
 _CHUNK = 512
 MOST_BYTES = 2**35  # of one array: 170,000 images of 256x256
@@ -33,9 +36,11 @@ def order(count: int) -> Int[np.ndarray, " n"]:
 def of_source(source: Source, limit: int) -> Examples:
     """At most `limit` (0: all) examples of a source, in a fixed random order."""
     chosen = order(len(source))[: limit or None]
-    starts = bar(range(0, len(chosen), _CHUNK), "reading images")
-    pieces = [source.examples(chosen[start : start + _CHUNK]) for start in starts]
-    image, label = zip(*pieces, strict=True)
+    starts = range(0, len(chosen), _CHUNK)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = pool.map(lambda i: source.examples(chosen[i:][:_CHUNK]), starts)
+        shown = zip(bar(starts, "reading images"), parts, strict=True)
+        image, label = zip(*(part for _, part in shown), strict=True)
     return Examples(np.concatenate(image), np.concatenate(label))
 
 
@@ -101,17 +106,21 @@ def of_path(path: Path) -> ImageSet:
         return _of_npz(path)
     if not path.is_dir():
         raise ConfigError(f"{path}: is neither a folder of images nor an .npz file")
-    files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in _SUFFIXES]
-    files = [p for p in files if p.name != "grid.png"]  # of `sagan sample`
-    if not files:
+    found = read_folder(path, printable(str(path)))
+    if found.problems:
+        raise ConfigError("\n".join(found.problems))
+    paths = itertools.chain(found.loose, *found.classes.values())
+    files = [file for file in sorted(map(Path, paths)) if file.name != "grid.png"]
+    if not files:  # grid.png is of `sagan sample`
         raise ConfigError(f"{path}: holds no images")
     images = []
     for file in bar(files, f"reading {path}"):
         images.append(_read(file))
         if images[-1].shape != images[0].shape:
             raise ConfigError(
-                f"{file}: is {_size(images[-1])}, but {files[0]} is"
-                f" {_size(images[0])}; all images must have one size and type"
+                f"{printable(str(file))}: is {_size(images[-1])}, but"
+                f" {printable(str(files[0]))} is {_size(images[0])}; all images must"
+                " have one size and type"
             )
     label, class_names = _labels_of(path, files)
     labelled = len(label) > 0
@@ -135,10 +144,10 @@ def with_labels_of(fake: ImageSet, real: ImageSet) -> ImageSet:
     unknown = sorted(set(names) - set(known))
     numbers = fake.examples.label
     if unknown or not names and numbers.max() >= len(known):
-        shown = ", ".join(unknown[:5]) or str(numbers.max())
+        shown = first_few(unknown) or str(numbers.max())
         raise ConfigError(
             f"class {shown} of the fakes: the classes of the reals are"
-            f" {', '.join(known[:20])}"
+            f" {printable(', '.join(known[:20]))}"
         )
     if names:
         numbers = np.array([known.index(name) for name in names], np.int32)[numbers]
@@ -230,7 +239,9 @@ def _read(file: Path) -> np.ndarray:
     try:
         return decode_whole(str(file))
     except Exception as error:  # Pillow raises nearly anything
-        raise ConfigError(f"{file}: cannot be read ({error})") from error
+        raise ConfigError(
+            f"{printable(str(file))}: cannot be read ({error})"
+        ) from error
 
 
 def _size(image: np.ndarray) -> str:

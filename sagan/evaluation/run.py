@@ -26,7 +26,7 @@ from sagan.evaluation.protocol import (
 from sagan.evaluation.scoring import Function, Scorer
 from sagan.metrics.features import metric_name
 from sagan.runtime.files import own_folder
-from sagan.runtime.progress import Report
+from sagan.runtime.progress import Report, first_few
 from sagan.state import GANState
 from sagan.training.experiment import Experiment
 
@@ -144,8 +144,8 @@ def prepare_evaluation(
         source = open_source(config, split)
         if source.class_names != names:
             raise ConfigError(
-                f"--split {split}: has the classes {', '.join(source.class_names)}; the"
-                f" run was trained on {', '.join(names)}"
+                f"--split {split}: has the classes {first_few(source.class_names)}; the"
+                f" run was trained on {first_few(names)}"
             )
     scorer = scoring.open_scorer(
         protocol,

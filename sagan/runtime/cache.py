@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sagan.runtime.files import file_name, write_arrays
+from sagan.runtime.files import file_name, open_regular, write_arrays
 
 Arrays = dict[str, np.ndarray]
 
@@ -32,25 +32,37 @@ def keep_compiled() -> None:
 def cached_arrays(name: str, compute: Callable[[], Arrays]) -> Arrays:
     """Reads arrays from the cache, or computes and caches them.
 
-    A file that cannot be read is computed again, and a cache that cannot be written is
-    ignored.
-
     Args:
       name: Identifies everything that the arrays depend on, by a digest for example.
-      compute: Called if the cache has no such arrays.
+      compute: Called if the cache has no such arrays, or none that can be read.
     """
-    path = folder() / f"{file_name(name)}.npz"
+    arrays = read_arrays(name)
+    if not arrays:
+        arrays = compute()
+        keep_arrays(name, arrays)
+    return arrays
+
+
+def read_arrays(name: str) -> Arrays:
+    """Arrays from the cache; empty if there are none, or none that can be read."""
     try:
-        with path.open("rb") as raw, zipfile.ZipFile(raw):
+        with open_regular(_path(name)) as raw, zipfile.ZipFile(raw):
             with np.load(raw, allow_pickle=False) as file:
                 return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        arrays = compute()
+    except Exception:  # of a damaged file, nearly anything
+        return {}
+
+
+def keep_arrays(name: str, arrays: Arrays) -> None:
+    """Writes arrays to the cache; one that cannot be written is ignored."""
     try:
-        write_arrays(path, arrays)
+        write_arrays(_path(name), arrays)
     except OSError:
         pass
-    return arrays
+
+
+def _path(name: str) -> Path:
+    return folder() / f"{file_name(name)}.npz"
 
 
 def digest(*arrays: np.ndarray) -> str:

@@ -10,6 +10,7 @@ from sagan.checkpoints.restore import OpenedRun, labels_to_draw
 from sagan.checkpoints.workdir import class_names
 from sagan.config.schema import Config
 from sagan.runtime.devices import padded_batches
+from sagan.runtime.progress import printable
 from sagan.sampling import sampler as sampler_lib
 from sagan.sampling.sampler import Variables
 from sagan.visualization.layout import shorten
@@ -74,5 +75,5 @@ def label_names(opened: OpenedRun, labels: Labels, longest: int = 64) -> list[st
     if not count:
         return []
     names = names if len(names) == count else [str(k) for k in range(count)]
-    names = [f"class {name}" if name.isdecimal() else name for name in names]
+    names = [f"class {x}" if x.isdecimal() else printable(x) for x in names]
     return [shorten(names[label], longest) for label in labels]

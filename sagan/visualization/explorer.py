@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from sagan.checkpoints.restore import OpenedRun, labels_to_draw
 from sagan.config.schema import ConfigError
 from sagan.data.pipeline import open_source
+from sagan.runtime.progress import printable
 from sagan.sampling.attention_maps import (
     AttentionGrid,
     LayerAttention,
@@ -109,7 +110,7 @@ def make_explorer(
     try:
         for read in _read(opened, player, class_names, seed, n):
             known = read.label < len(class_names)
-            label = class_names[read.label] if known else str(read.label)
+            label = printable(class_names[read.label]) if known else str(read.label)
             packed = [pack_layer(read.layers[k], grid) for k, grid in grids.items()]
             images.append(
                 image_facts(

@@ -15,6 +15,7 @@ from sagan.config import fields as config_fields
 from sagan.config import to_json
 from sagan.config.schema import Config
 from sagan.evaluation import results
+from sagan.runtime.progress import printable
 from sagan.sampling.attention_maps import attention_layers
 from sagan.state import count
 from sagan.visualization import explorer, svg
@@ -66,6 +67,7 @@ def render_page(runs: Sequence[ReportedRun]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
+        finalize=_printable,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -94,6 +96,10 @@ def render_page(runs: Sequence[ReportedRun]) -> str:
         provenance=_provenance(runs),
         data=[_script_data(one) for one in explorers],
     )
+
+
+def _printable(value: Any) -> Any:
+    return printable(value, keep="\n") if type(value) is str else value
 
 
 def _script_data(one: Explorer) -> dict[str, Any]:

@@ -549,8 +549,8 @@ def test_image_smaller_than_asked_for_is_refused(place, tmp_path):
 
 
 def test_large_jpeg_is_not_taken_for_a_small_one(place, tmp_path):
-    for name in ("x.jpg", "y.jpg"):
-        write(tmp_path / name, noise(200, 300))
+    for seed, name in enumerate(("x.jpg", "y.jpg")):
+        write(tmp_path / name, noise(200, 300, seed=seed))
     assert len(open_source(make(path=str(tmp_path)))) == 2
 
 
@@ -667,8 +667,8 @@ def test_resolve_fills_in_the_classes_of_the_data(asked, resolved, tmp_path):
 
 
 def test_resolve_takes_a_single_class_for_none(tmp_path):
-    write(tmp_path / "cat" / "0.png")
-    write(tmp_path / "cat" / "1.png")
+    write(tmp_path / "cat" / "0.png", noise(seed=0))
+    write(tmp_path / "cat" / "1.png", noise(seed=1))
     config = make(path=str(tmp_path))
     assert resolve(config, open_source(config)).data.classes == 0
 
