@@ -46,7 +46,7 @@ class Facts(NamedTuple):
         if pixels.shape[:2] == (1, 1):  # as for `sagan prepare`
             return self
         plain = bool((pixels == pixels[0, 0]).all())
-        return self._replace(plain=plain, crc=zlib.crc32(pixels))
+        return self._replace(plain=plain, crc=zlib.crc32(pixels.tobytes()))
 
 
 def cache_name(source: Source, *, decoded: bool) -> str:
@@ -56,7 +56,7 @@ def cache_name(source: Source, *, decoded: bool) -> str:
     text = repr(
         (os.path.abspath(os.path.expanduser(data.path)), source.place, settings)
     )
-    return f"checked-{hashlib.sha256(os.fsencode(text)).hexdigest()[:32]}"
+    return f"checked-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def identify(record: Record, now: int) -> tuple[int, bytes]:

@@ -74,7 +74,8 @@ def remove_unfinished(folder: Path) -> None:
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file that is complete or absent, even after a kill."""
     with whole_file(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        is_text = isinstance(content, str)  # of names that are not UTF-8, too
+        file.write(content.encode(errors="backslashreplace") if is_text else content)
 
 
 def write_arrays(
@@ -237,4 +238,5 @@ def file_name(text: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9_.=-]", "_", text).lstrip(".")[:128]
     if plain == text and text:
         return text
-    return f"{plain[:64]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return f"{plain[:64]}-{digest[:16]}"
