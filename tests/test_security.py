@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import os
 import pathlib
 import pickle
 import struct
@@ -211,6 +212,42 @@ def test_a_data_set_that_names_code_is_refused(tmp_path, features):
     for path in (folder, folder.parents[1]):
         with pytest.raises(ConfigError, match=r"of antigravity_of_mine.*is not run"):
             prepared(DataConfig("evil", path=str(path)), "train")
+
+
+OWN = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "",
+        "5",
+        "null",
+        "[1]",
+        "{}",
+        '{"pythonClassName": 5}',
+        json.dumps({"pythonClassName": OWN}),
+        json.dumps({"pythonClassName": OWN, "featuresDict": [1]}),
+        json.dumps({"pythonClassName": OWN, "featuresDict": {"features": {"a": 5}}}),
+        None,
+    ],
+    ids=lambda text: str(text)[:20],
+)
+def test_odd_features_of_a_data_set_are_one_line(tmp_path, features):
+    folder = tmp_path / "data" / "odd" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text('{"name": "odd", "version": "1.0.0"}')
+    if features is None:
+        os.mkfifo(folder / "features.json")
+    else:
+        (folder / "features.json").write_text(features)
+    for path in (folder, folder.parents[1]):
+        with pytest.raises(ConfigError) as error:
+            prepared(DataConfig("odd", path=str(path)), "train")
+        line = str(error.value)
+        assert "\n" not in line and line.startswith(f"{folder}: ") and len(line) < 400
 
 
 # Images

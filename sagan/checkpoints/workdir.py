@@ -35,10 +35,10 @@ def check_workdir(workdir: str | pathlib.Path, config: Config) -> Config:
       ConfigError: The directory cannot be used, or belongs to something else.
     """
     workdir = pathlib.Path(workdir)
-    if not os.path.abspath(workdir).isprintable():
-        raise ConfigError(
-            f"{str(workdir)!r}: a workdir's path must be printable UTF-8 text"
-        )
+    try:
+        os.path.abspath(workdir).encode()
+    except UnicodeEncodeError as error:  # Orbax could not save there
+        raise ConfigError(f"{workdir}: a workdir's path must be UTF-8") from error
     _create(workdir)
     if (workdir / _NAME).exists():
         run = read_config(workdir)

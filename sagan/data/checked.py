@@ -56,7 +56,7 @@ def cache_name(source: Source, *, decoded: bool) -> str:
     text = repr(
         (os.path.abspath(os.path.expanduser(data.path)), source.place, settings)
     )
-    return f"checked-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    return f"checked-v1-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def identify(record: Record, now: int) -> tuple[int, bytes]:

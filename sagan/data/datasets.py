@@ -72,7 +72,6 @@ def folder(data: DataConfig, split: str) -> Source:
     found = read_folder(root, place)
     groups = enumerate(found.classes.values() or [found.loose])
     records = [Record(path, label) for label, paths in groups for path in paths]
-    few = _folder_problems(place, found.classes, found.loose)
     return Source(
         data,
         place=place,
@@ -80,7 +79,7 @@ def folder(data: DataConfig, split: str) -> Source:
         splits=tuple(splits),
         class_names=tuple(found.classes),
         notes=found.notes,
-        problems=found.problems or tuple(few),
+        problems=tuple(_folder_problems(place, found.classes, found.loose)),
     )
 
 
@@ -136,6 +135,8 @@ def prepared(data: DataConfig, split: str) -> Source:
         raw = builder.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
+        if len(raw):
+            raw[0]  # opens the first file
     names = label.names if isinstance(label, tfds.features.ClassLabel) else []
     wanted = {"image": image, "label": label} if names else {"image": image}
     ignored = label is not None and not names

@@ -22,13 +22,11 @@ class ImageFolder(NamedTuple):
       loose: Paths of the images directly in it.
       classes: Paths of the images in each of its folders, to any depth.
       notes: Lines about everything that was left out.
-      problems: Reasons not to use these images.
     """
 
     loose: list[str]
     classes: dict[str, list[str]]
     notes: tuple[str, ...]
-    problems: tuple[str, ...]
 
 
 def read_folder(root: Path, place: str) -> ImageFolder:
@@ -38,12 +36,17 @@ def read_folder(root: Path, place: str) -> ImageFolder:
     files and folders are left out, and so is whatever is no regular file.
 
     Raises:
-      ConfigError: A folder cannot be read, or there is no end of them.
+      ConfigError: A folder cannot be read or is in two classes, or there are too many.
     """
     walk = _Walk(place)
     loose = list(walk.images(str(root), "", deep=False))
     folders = subfolders(root)
     classes = {p.name: list(walk.images(str(p), p.name)) for p in folders}
+    if walk.shared:
+        raise ConfigError(
+            f"{place}: {len(walk.shared)} folders are in two classes, by links:"
+            f" {first_few(walk.shared)}; their images would have two labels"
+        )
     names = [os.path.basename(path) for path in walk.ignored]
     notes = []
     if folders and loose:
@@ -55,13 +58,7 @@ def read_folder(root: Path, place: str) -> ImageFolder:
     ):
         if found:
             notes.append(f"{place}: {len(found)} {what}: {first_few(found)}")
-    problems = []
-    if walk.shared:
-        problems.append(
-            f"{place}: {len(walk.shared)} folders belong to two classes, by links:"
-            f" {first_few(walk.shared)}; their images would have two labels"
-        )
-    return ImageFolder(loose, classes, tuple(notes), tuple(problems))
+    return ImageFolder(loose, classes, tuple(notes))
 
 
 def subfolders(root: Path) -> list[Path]:

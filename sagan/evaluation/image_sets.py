@@ -107,8 +107,6 @@ def of_path(path: Path) -> ImageSet:
     if not path.is_dir():
         raise ConfigError(f"{path}: is neither a folder of images nor an .npz file")
     found = read_folder(path, printable(str(path)))
-    if found.problems:
-        raise ConfigError("\n".join(found.problems))
     paths = itertools.chain(found.loose, *found.classes.values())
     files = [file for file in sorted(map(Path, paths)) if file.name != "grid.png"]
     if not files:  # grid.png is of `sagan sample`

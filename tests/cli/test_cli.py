@@ -60,6 +60,34 @@ def test_help_lists_every_field(capsys):
     assert "--optim.g-lr" in told and "Adam's learning rate of the generator" in told
 
 
+def test_any_name_can_be_printed_and_none_moves_the_cursor(tmp_path):
+    images = tmp_path / "x\udcff"
+    for name in ("a\nb", "\x1b[31mred", "y\udcff"):
+        (images / name).mkdir(parents=True)
+    command = "from sagan.cli.main import main; main()"
+    args = ["prepare", "folder", "--path", images, "--data-dir", tmp_path / "out"]
+    run = subprocess.run(
+        [sys.executable, "-c", command, *args], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 2
+    assert r"hold no image: \x1b[31mred, a\nb, y\udcff; a class" in run.stderr
+    workdir = tmp_path / "\x1b\udcff"
+    code = "from sagan.cli.main import run; run(lambda args: print(args[0]), [ARG])"
+    printed = subprocess.run(
+        [sys.executable, "-c", code.replace("ARG", repr(str(workdir)))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert printed.returncode == 0 and r"\udcff" in printed.stdout
+    train = ["train.py", "configs/digits.py", "--workdir", workdir]
+    refused = subprocess.run(
+        [sys.executable, *train], cwd=ROOT, capture_output=True, text=True
+    )
+    assert refused.returncode == 2
+    assert r"\x1b\udcff: a workdir's path must be UTF-8" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "code"),
     [

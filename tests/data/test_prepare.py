@@ -1,5 +1,6 @@
 import importlib.util
 import io
+import shutil
 import types
 
 import numpy as np
@@ -180,6 +181,31 @@ def test_prepare_refuses_splits_of_other_classes(tmp_path):
     (tmp_path / "pets" / "test" / "dog").rename(tmp_path / "pets" / "test" / "eel")
     with pytest.raises(ConfigError, match="classes of train; .*: dog, eel"):
         prepare("folder", tmp_path / "tfds", tmp_path / "pets")
+
+
+def test_prepare_refuses_class_names_that_are_no_line_of_text(tmp_path):
+    two_classes(tmp_path / "pets")  # TFDS stores them in a file, one a line
+    (tmp_path / "pets" / "dog").rename(tmp_path / "pets" / "a\nb")
+    with pytest.raises(ConfigError, match=r"must be lines of text.*: a\\nb; rename"):
+        prepare("folder", tmp_path / "tfds", tmp_path / "pets")
+
+
+def test_prepared_images_may_look_the_same_when_checked(tmp_path):
+    for i in range(2):  # to 1x1
+        path = tmp_path / "pets" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(255 * np.eye(2, dtype=np.uint8)[[i, 1 - i]]).save(path)
+    assert prepare("folder", tmp_path / "tfds", tmp_path / "pets").splits["train"] == 2
+
+
+def test_a_prepared_data_set_without_its_files_is_one_line(flowers, tmp_path):
+    _, root, made = flowers
+    copy = shutil.copytree(root, tmp_path / "copy")
+    for path in copy.rglob("*.array_record*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match="cannot be read as a TFDS data set") as error:
+        open_source(make(name=made.name, path=str(copy)))
+    assert "\n" not in str(error.value)
 
 
 def test_prepare_does_not_pass_an_old_copy_for_a_folder(flowers):

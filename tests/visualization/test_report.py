@@ -250,6 +250,14 @@ def test_names_from_files_are_text_and_not_markup(tmp_path):
     assert data_of(text)[0]["layers"][0]["name"] == EVIL
 
 
+def test_names_from_files_are_shown_escaped(tmp_path):
+    run = pages.run(tmp_path, data__path="x\udcff\x1b[31m\u202e", name="a\0\x9b")
+    text = render_page([run])
+    assert r"x\udcff\x1b[31m\u202e" in text and r"a\x00\x9b" in text
+    text.encode()
+    assert not set("\0\x1b\x9b\u202e") & set(text)
+
+
 def test_a_bare_run_says_what_is_missing_and_how_to_get_it(tmp_path):
     run = pages.run(
         tmp_path, explorers=[Explorer("g", [], [], "no attention layer")], name="a b"

@@ -1,6 +1,7 @@
 """Sheets of a run: what each image in them is, and what is said where one fails."""
 
 import dataclasses
+import json
 import shutil
 
 import jax.numpy as jnp
@@ -101,6 +102,23 @@ def test_rows_are_classes_and_columns_the_same_latents(opened, plain):
     assert panel.rows == ["class 7", "class 2"]
     assert (panel.images[0] != panel.images[1]).any()
     assert panels("classes", opened)[0].images.shape[0] == 10
+
+
+def test_names_of_classes_are_escaped_in_every_sheet(on_disk, tmp_path, monkeypatch):
+    data = json.loads((on_disk.workdir / "data.json").read_text())
+    odd = ["a\nb", "\x1b[31m", "x\udcff", "\r", "\0", "$\\frac$"]
+    data["classes"][:6] = odd
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    odd_run = on_disk._replace(saved=SavedRun(tmp_path, on_disk.config))
+    names = checkpoint_images.label_names(odd_run, np.arange(6))
+    assert names == [r"a\nb", r"\x1b[31m", r"x\udcff", r"\r", r"\x00", r"$\frac$"]
+    monkeypatch.setattr(
+        checkpoint_images,
+        "draw_images",
+        lambda config, variables, z, y: np.zeros((len(y), 8, 8, 1), np.uint8),
+    )
+    for draw in (sheets_lib.draw_classes, sheets_lib.draw_truncation):
+        assert draw(odd_run, seed=SEED, classes=None).picture.size
 
 
 def test_interpolations_end_in_plain_samples(opened, plain):
