@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 
 import jax
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 
 from sagan.data import source as source_lib
 from sagan.data import validation
+from sagan.data.checked import identify
 from sagan.data.pipeline import batches, open_source
+from sagan.data.source import Record
 from sagan.evaluation import image_sets
 from sagan.runtime import cache
 from tests.support.folders import errors, make, noise, two_classes, write
@@ -110,6 +113,15 @@ def test_a_file_that_was_just_written_is_not_believed(place, tmp_path, read):
     for _ in range(2):
         open_source(make(path=str(root)))
     assert len(read) == 12
+
+
+def test_two_names_of_a_file_are_remembered_apart(root):
+    one = root / "cat" / "0.png"
+    (root / "cat" / "x.png").hardlink_to(one)
+    now = time.time_ns()
+    paths = one, root / "cat" / "x.png", root / "cat" / "1.png"
+    a, b, other = (identify(Record(str(path), 0), now) for path in paths)
+    assert a[0] == b[0] != other[0] and len({a[1], b[1], other[1]}) == 3
 
 
 def test_broken_files_are_never_remembered(place, root, read):
