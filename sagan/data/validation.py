@@ -170,7 +170,7 @@ def _image_notes(source: Source, whole: Sequence[_Finding]) -> Iterator[str]:
     same = [
         source.class_names[label]
         for label, found in sorted(sums.items())
-        if source.classes
+        if 0 <= label < source.classes
         and len(found) > len(set(found)) == 1
         and NOT_DECODED not in found
     ]

@@ -574,7 +574,12 @@ def test_single_label_where_classes_are_expected_is_refused(tmp_path):
 
 def test_labels_do_not_matter_without_classes(tmp_path):
     source = open_split(make(path=str(two_classes(tmp_path)), classes=0).data, "train")
-    assert len(validation.check_images(relabelled(source, [-1] * 6))) == 6
+    for label in (-1, 7):
+        assert len(validation.check_images(relabelled(source, [label] * 6))) == 6
+    for path in tmp_path.glob("cat/*.png"):
+        write(path)
+    labels = [7, 7, 7, -1, -1, -1]
+    assert len(validation.check_images(relabelled(source, labels))) == 6
 
 
 def test_unknown_data_set_is_refused_with_those_there_are(tmp_path):
