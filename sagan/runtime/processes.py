@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import ipaddress
 import json
 import os
-from typing import Any
+import socket
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -13,11 +16,14 @@ from jax.experimental import multihost_utils
 from sagan.config.fields import differences, from_json, replace, to_json
 from sagan.config.schema import Config, ConfigError
 from sagan.runtime import exit_message
+from sagan.runtime.progress import Report
 
+_BIND = "JAX_COORDINATOR_BIND_ADDRESS"  # overrides what we choose
+_number: socket.socket | None = None  # held open: this process's own number
 _OF_ONE_PROCESS = {"run.coordinator": "", "run.processes": None, "run.process": None}
 
 
-def initialize(config: Config, restart_hint: str) -> Config:
+def initialize(config: Config, restart_hint: str, report: Report = print) -> Config:
     """Connects to the other processes, if any; must come before other uses of JAX.
 
     The fields run.coordinator, run.processes and run.process say who they are; without
@@ -27,9 +33,13 @@ def initialize(config: Config, restart_hint: str) -> Config:
     Args:
       config: The config of this process.
       restart_hint: One line about what to do after a process died.
+      report: Takes the lines for the user.
 
     Returns:
       The config without the fields that differ between processes.
+
+    Raises:
+      ConfigError: The port is in use, or another process has this one's number.
     """
     run = config.run
     options: dict[str, Any] = {
@@ -41,6 +51,10 @@ def initialize(config: Config, restart_hint: str) -> Config:
         options |= {"coordinator_address": run.coordinator, "process_id": run.process}
         options |= {"num_processes": run.processes}
         options |= {"cluster_detection_method": "deactivate"}
+        _take_number(run.coordinator, run.process)
+        if run.process == 0 and _BIND not in os.environ:
+            bind_address = _bind_address(run.coordinator, report)
+            options |= {"coordinator_bind_address": bind_address}
     elif not _started_by_cluster():
         return config
     # JAX's handler would keep SIGTERM from us, and take seconds to agree on a step
@@ -66,6 +80,62 @@ def initialize(config: Config, restart_hint: str) -> Config:
     broadcast(np.zeros(()))
     exit_message.select(1)
     return replace(config, _OF_ONE_PROCESS)
+
+
+def _take_number(coordinator: str, process: int | None) -> None:
+    """Refuses a second process of the same number: it would end the first one's run.
+
+    The name of the socket exists on this machine only, until this process ends.
+    """
+    global _number
+    _number = socket.socket(socket.AF_UNIX)
+    try:
+        _number.bind(f"\0sagan:{coordinator}:{process}")
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return  # not Linux
+        raise ConfigError(
+            f"run.process = {process}: another process on this machine has this number"
+            f" at run.coordinator = {coordinator!r}: give each its own"
+        ) from error
+
+
+def _bind_address(coordinator: str, report: Report) -> str:
+    """Where process 0 listens: only at run.coordinator, if this machine has it."""
+    host, _, port = coordinator.rpartition(":")
+    host, said = host.strip("[]"), f"run.coordinator = {coordinator!r}: "
+    ip, only_there = "", False
+    try:
+        ip = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        socket.create_server((ip, int(port)), family=family).close()
+        # a name of this machine is often that of its loopback, for itself alone
+        loopback = ipaddress.ip_address(ip).is_loopback
+        only_there = not loopback or host in ("localhost", ip)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            problem = f"port {port}: {os.strerror(error.errno)}"
+            raise ConfigError(said + problem) from error
+        if ip and _answers(ip, int(port)):
+            raise ConfigError(
+                f"{said}something listens there, and it is not this machine: if that"
+                " is process 0, give this one another run.process"
+            ) from error
+    if only_there:
+        return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+    report(
+        f"{said}not an address of this machine itself, so process 0 listens on all of"
+        f" its addresses, without authentication ({_BIND} may name one)"
+    )
+    return f"[::]:{port}"
+
+
+def _answers(ip: str, port: int) -> bool:
+    try:
+        socket.create_connection((ip, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _started_by_cluster() -> bool:
@@ -100,49 +170,60 @@ def barrier() -> None:
         multihost_utils.sync_global_devices("sagan:barrier")
 
 
-def _broadcast_text(text: str) -> str:
+def _texts(text: str) -> list[str]:
+    """The texts that the processes pass, in their order; the same list in each."""
+    if jax.process_count() == 1:
+        return [text]
     data = np.frombuffer(text.encode(), np.uint8)
-    length = int(broadcast(np.array(len(data))))
-    padded = np.zeros(length, np.uint8)
-    padded[: len(data)] = data[:length]
-    return bytes(broadcast(padded)).decode()
+    lengths = multihost_utils.process_allgather(np.array(len(data)))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:n]).decode() for row, n in zip(rows, lengths, strict=True)]
 
 
 def broadcast_json(value: Any) -> Any:
     """The JSON value that process 0 passes."""
-    if jax.process_count() == 1:
-        return value
-    return json.loads(_broadcast_text(json.dumps(value)))
+    return json.loads(_texts(json.dumps(value))[0])
 
 
 def shared_config(config: Config) -> Config:
     """The config of process 0, with this process's data.path.
 
     Raises:
-      ConfigError: This process was started with another config.
+      ConfigError: Some process was started with another config; in all of them.
     """
-    theirs = from_json(_broadcast_text(to_json(config)))
-    theirs = replace(theirs, {"data.path": config.data.path})
-    odd = {
-        name: values
-        for name, values in differences(theirs, config).items()
-        # process 0 may know it from the run in the workdir
-        if not (name == "data.classes" and config.data.classes is None)
-        and name not in ("run.init_from", "run.init_digest")  # it alone reads these
-    }
-    if odd:
-        lines = [f"{name}: {a} there, {b} here" for name, (a, b) in odd.items()]
-        raise ConfigError(
-            "\n  ".join(["process 0 was started with another config:", *lines])
-        )
-    return theirs
+    first, *others = map(from_json, _texts(to_json(config)))
+    for i, other in enumerate(others, start=1):
+        odd = {
+            name: values
+            for name, values in differences(first, other).items()
+            # process 0 may know it from the run in the workdir
+            if not (name == "data.classes" and other.data.classes is None)
+            # each has its own, or process 0 alone reads it
+            and name not in ("data.path", "run.init_from", "run.init_digest")
+        }
+        lines = [
+            f"{name}: {a} there, {b} in process {i}" for name, (a, b) in odd.items()
+        ]
+        if odd:
+            said = f"process 0 was started with another config than process {i}:"
+            _end_all("\n  ".join([said, *lines]))
+    return replace(first, {"data.path": config.data.path})
 
 
 def check_same_data(images: int, class_names: tuple[str, ...]) -> None:
-    """Raises a ConfigError unless process 0 has as many images and the same classes."""
-    mine = f"{images} images of the classes {list(class_names)}"
-    theirs = _broadcast_text(mine)
-    if mine != theirs:
-        raise ConfigError(
-            f"the data differ from those of process 0: {mine} here, {theirs} there"
-        )
+    """Raises a ConfigError in all processes unless they have the same data."""
+    first, *others = _texts(f"{images} images of the classes {list(class_names)}")
+    for i, other in enumerate(others, start=1):
+        if other != first:
+            _end_all(
+                f"the data of process {i} differ from those of process 0: {other} in"
+                f" process {i}, {first} there"
+            )
+
+
+def _end_all(problem: str) -> NoReturn:
+    """Raises a ConfigError that all processes raise."""
+    jax.distributed.shutdown()  # else the first to end aborts the others
+    raise ConfigError(problem)

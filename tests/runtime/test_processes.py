@@ -15,9 +15,12 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from sagan.checkpoints.restore import SavedRun
 from sagan.checkpoints.workdir import read_config
+from sagan.config import ConfigError
+from sagan.runtime import exit_message, processes
 from tests.support.runs import rows
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -37,9 +40,9 @@ def free_port():
         return found.getsockname()[1]
 
 
-def launch(workdir, *args, devices=2, **env):
+def launch(workdir, *args, devices=2, script="train.py", **env):
     """A training process; -k: after abort() nothing else is sure to end it."""
-    command = ["timeout", "-k", "1", "240", sys.executable, "-u", "train.py"]
+    command = ["timeout", "-k", "1", "240", sys.executable, "-u", str(script)]
     command += ["configs/digits.py", "--workdir", str(workdir), *TINY, *args]
     return subprocess.Popen(
         command,
@@ -214,20 +217,117 @@ def test_a_process_that_never_comes_ends_the_other(tmp_path, present):
     assert time.monotonic() - start < 60
 
 
+def images(folder, count):
+    """A data set of a folder of random images."""
+    (folder / "a").mkdir(parents=True)
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(folder / "a" / f"{i}.png")
+    return ["--data.name", "folder", "--data.path", str(folder), "--data.classes", "0"]
+
+
+LATE = """
+import sys, time
+from sagan.cli import main
+report = main._report
+main._report = lambda error: time.sleep(3) or report(error)
+sys.exit(main.run(main.train_command, sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
-def test_processes_with_different_configs_do_not_start(tmp_path):
+@pytest.mark.parametrize("what", ["config", "data"])
+def test_processes_that_differ_end_together_with_one_sentence(tmp_path, what):
     port = free_port()
     args = ["--run.coordinator", f"127.0.0.1:{port}", "--run.processes", "2"]
+    first, second, sentence = (
+        [],
+        ["--optim.g-lr", "1"],
+        "error: process 0 was started with another config than process 1:\n"
+        "  optim.g_lr: 0.0004 there, 1.0 in process 1\n",
+    )
+    if what == "data":
+        first, second = (images(tmp_path / str(n), n) for n in (20, 21))
+        sentence = (
+            "error: the data of process 1 differ from those of process 0: 21 images of"
+            " the classes ['a'] in process 1, 20 images of the classes ['a'] there\n"
+        )
+    late = {"script": tmp_path / "late.py", "PYTHONPATH": str(ROOT)}
+    late["script"].write_text(LATE)  # JAX ends it, if process 0 has left it alone
     pair = [
-        launch(tmp_path / "run", *args, "--run.process", "0"),
-        launch(tmp_path / "run", *args, "--run.process", "1", "--optim.g-lr", "1"),
+        launch(tmp_path / "run", *args, "--run.process", "0", *first),
+        launch(tmp_path / "run", *args, "--run.process", "1", *second, **late),
     ]
-    (first, first_code), (said, code) = finish(*pair)
-    assert code == 2, said
-    assert "started with another config" in said
-    assert "optim.g_lr: 0.0004 there, 1.0 here" in said
-    assert first_code not in (0, None) and RESTART in first, first
+    for said, code in finish(*pair):
+        assert code == 2, said
+        assert said.endswith(sentence)
+        assert RESTART not in said and "Traceback" not in said, said
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_strangers_and_twins_do_not_reach_a_run(tmp_path):
+    pair = launch_two(tmp_path / "run", "--run.steps", "100000")
+    where = pair[0].args[pair[0].args.index("--run.coordinator") + 1]
+    wait_for(pair[0], "step 5 of")
+    port = int(where.rpartition(":")[2])
+    socket.create_connection(("127.0.0.1", port)).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port))  # as from another interface
+    args = ["--run.coordinator", where, "--run.processes", "2", "--run.process"]
+    twins = [launch(tmp_path / "run", *args, number) for number in "01"]
+    for number, (said, code) in enumerate(finish(*twins)):
+        assert code == 2, said
+        (line,) = said.splitlines()
+        assert f"run.process = {number}: another process on this machine" in line
+    os.kill(python_below(pair[1]), signal.SIGTERM)
+    for said, code in finish(*pair):
+        assert code == 0, said
+
+
+def address_of(coordinator):
+    told = []
+    return processes._bind_address(coordinator, told.append), told
+
+
+def test_process_0_listens_where_it_is_told():
+    port = free_port()
+    assert address_of(f"127.0.0.1:{port}") == (f"127.0.0.1:{port}", [])
+    address, told = address_of(f"localhost:{port}")
+    assert address in (f"127.0.0.1:{port}", f"[::1]:{port}") and not told
+
+
+@pytest.mark.parametrize("ip", ["192.0.2.1", "127.0.1.1", None])
+def test_where_it_cannot_it_listens_everywhere_and_says_so(ip, monkeypatch):
+    # not of this machine; what Debian's /etc/hosts gives a machine's own name; unknown
+    def find(host, port, **options):
+        if ip is None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, int(port)))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    monkeypatch.setattr(processes, "_answers", lambda ip, port: False)
+    port = free_port()
+    address, (line,) = address_of(f"node1:{port}")
+    assert address == f"[::]:{port}"
+    assert f"run.coordinator = 'node1:{port}': not an address of this machine" in line
+    monkeypatch.setattr(processes, "_answers", lambda ip, port: True)
+    if ip == "192.0.2.1":
+        with pytest.raises(ConfigError, match="give this one another run.process"):
+            address_of(f"node1:{port}")
+
+
+def test_a_port_in_use_is_one_line_before_jax_starts(tiny):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        address = f"127.0.0.1:{port}"
+        many = tiny(run__coordinator=address, run__processes=2, run__process=0)
+        with pytest.raises(ConfigError) as error:
+            processes.initialize(many, "")
+    assert str(error.value) == (
+        f"run.coordinator = {address!r}: port {port}: Address already in use"
+    )
+    assert not exit_message.armed()
 
 
 @pytest.mark.slow
