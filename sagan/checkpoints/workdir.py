@@ -208,7 +208,7 @@ def _create(workdir: pathlib.Path) -> None:
 def _strangers(workdir: pathlib.Path, show: int = 3) -> str:
     names = sorted(path.name for path in workdir.iterdir())
     # A process killed while claiming, or one claiming at this moment, leaves its own.
-    own = (_UNFINISHED, _LOCK, f".{_DATA}.", _DATA)
+    own = (_UNFINISHED, _LOCK, f".{_DATA}.", _DATA, "output.log")
     names = [name for name in names if not name.startswith(own)]
     return ", ".join(names[:show] + ["..."] * (len(names) > show))
 

@@ -21,8 +21,9 @@ from sagan.cli.arguments import (
     parse_train,
 )
 from sagan.config.schema import ConfigError
-from sagan.runtime import cache, exit_message
+from sagan.runtime import cache, exit_message, output
 from sagan.runtime.progress import printable
+from sagan.runtime.signals import Stopped
 
 _LESS_MEMORY = (
     "the device's memory is too small: try --model.attention-chunks 16, --model.remat,"
@@ -34,7 +35,7 @@ _LESS_MEMORY = (
 def run(command: Command, args: Arguments) -> int:
     """Calls a command and returns its exit code.
 
-    0: success, or stopped and saved by a signal.
+    0: success, or stopped by a signal with nothing lost.
     1: full disk, too little memory, a lost process, a bug; for `sagan plan`: no fit.
     2: the user's mistake, in one line.
     3: training diverged.
@@ -42,18 +43,22 @@ def run(command: Command, args: Arguments) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr, for any name
-    try:
-        code = command(args) or 0
-    except KeyboardInterrupt:
-        code = 130
-    except Exception as error:
-        code = _report(error)
-        if code is None:
-            if not exit_message.armed():
-                raise
-            traceback.print_exc()  # and end: the other processes wait for this one
-            code = 1
-    exit_message.disarm(code)
+    with output.lasting():
+        try:
+            code = command(args) or 0
+        except Stopped as stopped:
+            print(stopped)
+            code = 0
+        except KeyboardInterrupt:
+            code = 130
+        except Exception as error:
+            code = _report(error)
+            if code is None:
+                if not exit_message.armed():
+                    raise
+                traceback.print_exc()  # and end: the other processes wait for this one
+                code = 1
+        exit_message.disarm(code)
     return code
 
 
@@ -86,6 +91,8 @@ def train_command(args: Arguments) -> None:
         "restart all of them with the same command: they resume from the newest"
         f" checkpoint in {workdir}",
     )
+    if processes.is_main():
+        output.log = workdir / "output.log"
     evaluate = None
     if config.run.evaluate_every:
         from sagan.evaluation.run import while_training

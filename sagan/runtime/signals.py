@@ -1,19 +1,34 @@
-"""Ctrl-C and SIGTERM as a flag that the training loop reads."""
+"""Ctrl-C, SIGTERM and SIGHUP as a flag that the training loop reads."""
 
 from __future__ import annotations
 
+import shlex
 import signal
+import sys
 from types import FrameType
 from typing import Any
 
 
-class Interrupt:
-    """A context in which the first SIGINT or SIGTERM only sets `requested`.
+def same_command() -> str:
+    """The command line of this process."""
+    return shlex.join(["python", *sys.argv])
 
-    A second signal ends the process at once.
+
+class Stopped(KeyboardInterrupt):
+    """A signal came before there was anything to save."""
+
+
+class Interrupt:
+    """A context in which the first SIGINT, SIGTERM or SIGHUP only sets `requested`.
+
+    While `preparing`, it also raises Stopped. A second SIGINT or SIGTERM ends the
+    process at once. A second SIGHUP does not: a terminal that closes sends several.
+    Where SIGHUP is ignored, as under nohup, it stays ignored.
 
     Attributes:
       requested: Whether this process got a signal.
+      preparing: Whether there is nothing to save yet. The creator of the context sets
+        it to False. Never true of `several` processes: the others would be lost.
     """
 
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -21,6 +36,7 @@ class Interrupt:
     def __init__(self, *, several: bool = False) -> None:
         """Creates the context; `several` processes stop together: see `agreed`."""
         self.requested = False
+        self.preparing = not several
         self._several = several
         self._latest: Any = 0.0
         self._agreed = False
@@ -39,15 +55,26 @@ class Interrupt:
         self._agreed, self._latest = float(self._latest) > 0, stop
 
     def __enter__(self) -> Interrupt:
-        for number in self.signals:
-            self._before[number] = signal.signal(number, self._request)
+        for number in (*self.signals, signal.SIGHUP):
+            handler = signal.getsignal(number)
+            if number != signal.SIGHUP or handler != signal.SIG_IGN:
+                self._before[number] = handler
+                signal.signal(number, self._request)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in list(self._before.items()):
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        for other in self.signals:
-            signal.signal(other, signal.SIG_DFL)
+        first, self.requested = not self.requested, True
+        if number == signal.SIGHUP:
+            self._before.pop(number, None)  # more may come, also after this context
+        else:
+            for other in self.signals:
+                signal.signal(other, signal.SIG_DFL)
+        if first and self.preparing:
+            raise Stopped(
+                "stopped before the first step; nothing is lost, and this starts again:"
+                f"\n{same_command()}"
+            )

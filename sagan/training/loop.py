@@ -1,7 +1,6 @@
 """Training: order and cadence. The only file that reads the clock."""
 
 import contextlib
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from sagan.config.schema import Config, ConfigError
 from sagan.data import pipeline
 from sagan.runtime import devices, processes
 from sagan.runtime.progress import Report
-from sagan.runtime.signals import Interrupt
+from sagan.runtime.signals import Interrupt, same_command
 from sagan.sampling import attention_maps
 from sagan.sampling.grid import image_grid
 from sagan.sampling.sampler import fixed_inputs, make_sampler
@@ -41,7 +40,7 @@ def train(
     evaluate: Evaluate | None = None,
     report: Report = tqdm.write,
 ) -> GANState:
-    """Trains until config.run.steps, or until SIGINT or SIGTERM; then saves.
+    """Trains until config.run.steps, or until SIGINT, SIGTERM or SIGHUP; then saves.
 
     The same call resumes a run that was stopped: the state after step n is the same,
     bit for bit on one CPU, however often training was stopped before it. With several
@@ -63,32 +62,33 @@ def train(
       ConfigError: The config, the data or the workdir is wrong.
       Diverged: A loss or gradient is not finite; the last good checkpoint stays. With
         run.on_divergence = "rollback": it was restored run.rollbacks times.
+      Stopped: A signal came before there was anything to save.
     """
     workdir = Path(workdir)
     main = processes.is_main()
     report = report if main else lambda line: None
-    with workdir_lib.locked(workdir) if main else contextlib.nullcontext():
+    with (
+        Interrupt(several=jax.process_count() > 1) as interrupt,
+        workdir_lib.locked(workdir) if main else contextlib.nullcontext(),
+        contextlib.ExitStack() as stack,
+    ):
         run = start(config, workdir, report)
+        if run.checkpoints:  # waits for one that is being written, whatever happened
+            stack.enter_context(contextlib.closing(run.checkpoints))
         config = run.experiment.config
         measure = evaluate(run.experiment) if evaluate and main else None
-        # closing waits for a checkpoint that is being written, whatever happened
-        with (
-            Interrupt(several=jax.process_count() > 1) as interrupt,
-            contextlib.closing(run.checkpoints)
-            if run.checkpoints
-            else contextlib.nullcontext(),
-        ):
-            while True:
-                memory = run.memory
-                monitor = Monitor(workdir, config, run.state, memory, active=main)
-                with Logger(workdir, config, run.step, active=main) as logger:
-                    for note in filter(None, (monitor.note, logger.note)):
-                        report(note)
-                    feedback = Feedback(monitor, logger, report)
-                    end = _steps(run, feedback, logger, interrupt, measure, report)
-                if not isinstance(end, Rollback):
-                    break
-                run = roll_back(run, monitor, end, report)
+        interrupt.preparing = False
+        while True:
+            memory = run.memory
+            monitor = Monitor(workdir, config, run.state, memory, active=main)
+            with Logger(workdir, config, run.step, active=main) as logger:
+                for note in filter(None, (monitor.note, logger.note)):
+                    report(note)
+                feedback = Feedback(monitor, logger, report)
+                end = _steps(run, feedback, logger, interrupt, measure, report)
+            if not isinstance(end, Rollback):
+                break
+            run = roll_back(run, monitor, end, report)
     processes.barrier()
     state, step = end
     report(_last_line(step, config, workdir))
@@ -96,7 +96,7 @@ def train(
 
 
 def _last_line(step: int, config: Config, workdir: Path) -> str:
-    command = shlex.join(["python", *sys.argv])
+    command = same_command()
     if step >= config.run.steps:
         return f"done: step {step}; pictures are in {workdir / 'samples'}"
     if step:
@@ -237,7 +237,7 @@ class _Progress:
         values |= {name: f"{value:.0f}" for name, value in rates.items()}
         self._bar.set_postfix(values, refresh=False)
         self._bar.update()
-        if self._bar.disable and rates:
+        if rates and not sys.stderr.isatty():  # or no longer: see output.py
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
             self._report(f"step {step} of {self._bar.total}: {listed}")
         return None

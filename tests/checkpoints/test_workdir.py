@@ -191,6 +191,14 @@ def test_failed_write_is_one_message_and_spares_the_old(tmp_path, monkeypatch, r
     assert not resumes or read_config(tmp_path) == MINE
 
 
+def test_output_of_a_start_that_failed_does_not_stop_the_next(tmp_path):
+    (
+        tmp_path / "output.log"
+    ).touch()  # of a pipe that broke before the run had a config
+    claim(tmp_path, MINE)
+    assert read_config(tmp_path) == MINE
+
+
 def test_directory_with_something_else_is_refused_and_untouched(tmp_path):
     for name in "edcba":
         (tmp_path / name).touch()

@@ -1,5 +1,6 @@
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sagan.checkpoints import serialization
 from sagan.config import ConfigError, from_json
-from sagan.data import pipeline
-from sagan.runtime.signals import Interrupt
+from sagan.data import pipeline, validation
+from sagan.runtime.signals import Stopped
 from sagan.training import parallel
 from sagan.training.divergence import Diverged
 from sagan.training.start import _advice
@@ -109,23 +111,34 @@ def test_sigterm_saves_and_the_same_call_resumes(unbroken, tiny, tmp_path):
     assert_identical(train(tiny(), tmp_path / "run"), unbroken[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_the_process_at_once(number):
-    with Interrupt() as interrupt:
-        os.kill(os.getpid(), number)
-        assert interrupt.requested and interrupt.agreed
-        # as where Python has no handler: the kernel ends the process
-        assert {signal.getsignal(n) for n in Interrupt.signals} == {signal.SIG_DFL}
+def test_a_signal_while_a_run_starts_loses_nothing(
+    unbroken, tiny, tmp_path, monkeypatch
+):
+    workdir, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    shutil.copytree(unbroken[0], workdir)
+    shutil.rmtree(checkpoints / "6")
 
+    def terminate(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
 
-def test_several_processes_stop_when_all_have_heard():
-    interrupt = Interrupt(several=True)
-    interrupt.requested = True  # the others do not know yet
-    assert not interrupt.agreed
-    interrupt.observe(np.float32(1.0))  # of a step that may still be running
-    assert not interrupt.agreed
-    interrupt.observe(np.float32(1.0))
-    assert interrupt.agreed
+    def stopped(**options):
+        with pytest.raises(Stopped, match="nothing is lost"):
+            train(tiny(), workdir, **options)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert [path.name for path in checkpoints.iterdir()] == ["3"]
+
+    for module, name in (
+        (validation, "_check_records"),
+        (serialization, "read"),
+        (parallel, "map_step"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, terminate)
+            stopped()
+    stopped(evaluate=terminate)
+    assert_identical(train(tiny(), workdir), unbroken[1])
+    assert lines(workdir) == lines(unbroken[0])
 
 
 def test_a_finished_run_stays_as_it_is(unbroken, tiny):
@@ -245,7 +258,7 @@ def test_bad_input_stops_before_the_workdir_is_claimed(tiny, tmp_path, changes, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_command_stops_with_exit_code_0_and_resumes(tiny, tmp_path, number):
     command = [sys.executable, "-u", "train.py", "configs/digits.py"]
     command += ["--workdir", str(tmp_path / "run"), "--run.log-every", "1"]
@@ -255,6 +268,8 @@ def test_the_command_stops_with_exit_code_0_and_resumes(tiny, tmp_path, number):
         for line in run.stdout:
             if line.startswith("step 3 of"):
                 run.send_signal(number)
+            if number == signal.SIGHUP and line.startswith("stopped and saved"):
+                run.send_signal(number)  # a closing terminal may send it twice
         assert run.wait(120) == 0
     step = max(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
     again = subprocess.run(

@@ -1,5 +1,8 @@
+import contextlib
 import json
+import os
 import pathlib
+import signal
 from typing import NamedTuple
 
 import jax
@@ -338,20 +341,25 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
-def test_a_run_killed_after_it_went_back_comes_to_the_same_end(tiny, tmp_path, poison):
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_killed_after_it_went_back_comes_to_the_same_end(
+    tiny, tmp_path, poison, stopped
+):
     poison(below=1)
     config = tiny(
         data__classes=10, run__on_divergence="rollback", run__checkpoint_every=2
     )
 
     def die(line):
-        if line.startswith("step 5 of 6"):  # the first time that it gets there
+        if stopped and "; back to step" in line:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif line.startswith("step 5 of 6"):  # the first time that it gets there
             raise Killed
 
-    with pytest.raises(Killed):
+    with contextlib.nullcontext() if stopped else pytest.raises(Killed):
         train(config, tmp_path / "killed", report=die)
     left = [p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()]
-    assert sorted(left) == ["2", "4", "diverged"]
+    assert sorted(left) == ["2", *([] if stopped else ["4"]), "diverged"]
     killed = train(config, tmp_path / "killed")
     unbroken = train(config, tmp_path / "unbroken")
     for x, y in zip(jax.tree.leaves(killed), jax.tree.leaves(unbroken), strict=True):
