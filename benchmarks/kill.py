@@ -1,6 +1,7 @@
 """Kills a training run with SIGKILL again and again, and checks what is left.
 
 python benchmarks/kill.py [--kills 100] [--seed 0] [--out runs/kill]
+                          [--setting plain] [--devices 1]
 
 Trains a tiny configs/digits.py once without interruption, then again under kills. A
 kill ends the whole process group at a random moment: during start-up or compilation
@@ -13,6 +14,10 @@ evaluation. The same command restarts the run until it is done. Checks:
 - at each restart: the run resumes from the newest checkpoint that the kill left;
 - at the end: metrics, pictures, evaluations, the best checkpoint and the final state
   equal those of the unbroken run bit for bit, and no half-written file is left.
+
+With `--setting rollback` the discriminator's rate is a thousand times too high, and the
+run goes back twice. What is left on the way then differs from the unbroken run, which
+went back earlier or later: only the end is compared.
 
 Prints a tally, and exits with 1 if anything differs. A second call with the same --out
 reuses the unbroken run.
@@ -36,6 +41,7 @@ import time
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -53,15 +59,41 @@ KEEP = 3  # checkpoints, besides the best
 PATIENCE = 300  # seconds to wait for a moment
 
 
-def command(workdir: Path, steps: int, keep: int = KEEP) -> list[str]:
+SETTINGS = {
+    "plain": [],
+    "rollback": [
+        *["--run.on-divergence", "rollback", "--run.rollbacks", "9"],
+        *["--run.rollback-factor", "0.1", "--optim.d-lr", "10"],
+        *["--run.keep", "9999"],  # else the newest that is far enough back may be gone
+    ],
+}
+
+
+class Run(NamedTuple):
+    """What is trained: arguments of a setting, steps, and number of virtual devices."""
+
+    setting: str = "plain"
+    steps: int = 600
+    devices: int = 1
+
+    @property
+    def goes_back(self) -> bool:
+        return self.setting == "rollback"
+
+
+PLAIN = Run()
+
+
+def command(workdir: Path, run: Run, keep: int = KEEP) -> list[str]:
     """The command line. Only `keep` varies, and no number depends on it."""
     return [
         *[sys.executable, "-u", "train.py", "configs/digits.py"],
-        *["--workdir", str(workdir), "--run.steps", str(steps)],
+        *["--workdir", str(workdir), "--run.steps", str(run.steps)],
         *["--g.width", "8", "--d.width", "8", "--data.batch", "8", "--ema.start", "5"],
         *["--run.log-every", "1", "--run.checkpoint-every", str(EVERY)],
         *["--run.sample-every", str(PICTURES), "--run.keep", str(keep)],
         *["--run.evaluate-every", str(EVALUATE), "--run.evaluate-samples", "64"],
+        *SETTINGS[run.setting],
     ]
 
 
@@ -72,8 +104,11 @@ class Life:
       lines: Its output so far.
     """
 
-    def __init__(self, args: list[str], folder: Path, compiled: str = "warm"):
+    def __init__(
+        self, args: list[str], folder: Path, compiled: str = "warm", devices: int = 1
+    ):
         caches = {
+            "JAX_NUM_CPU_DEVICES": str(devices),
             "SAGAN_CACHE": str(folder / "cache"),
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled" / compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -111,9 +146,9 @@ class Life:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def kill(self) -> None:
+    def kill(self, number: int = signal.SIGKILL) -> None:
         if self.alive():
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, number)
         self.end()
 
     def end(self) -> int:
@@ -237,13 +272,20 @@ def wait_for(aim: str, life: Life, checkpoints: Path, numbers: random.Random) ->
     return time.sleep(numbers.uniform(0, 0.03))
 
 
-def after_a_kill(life: Life, workdir: Path, unbroken: Path, tally: Tally) -> None:
+def after_a_kill(
+    life: Life, workdir: Path, unbroken: Path, tally: Tally, run: Run = PLAIN
+) -> None:
     """Counts a death, and checks what it left."""
     checkpoints = workdir / "checkpoints"
     tally.died[life.phase(checkpoints)] += 1
+    words = ("Traceback", "error:")
+    loud = [line for line in life.lines if any(word in line for word in words)]
+    tally.check(not loud, f"it said {loud}")
     tally.half_written += len(list(checkpoints.glob(TMP)))
     rows, torn = metrics(workdir)
     tally.torn_lines += torn
+    if run.goes_back:
+        return
     same = rows == metrics(unbroken)[0][: len(rows)]
     tally.check(same, f"metrics.jsonl after step {life.step()}")
     for i, step in enumerate(reversed(whole(checkpoints))):
@@ -257,9 +299,6 @@ def after_a_kill(life: Life, workdir: Path, unbroken: Path, tally: Tally) -> Non
     tally.check(enough, f"step {life.step()} reached, newest {newest(checkpoints)}")
     if life.said("first step: "):
         tally.lost.append(max(0, life.step() - newest(checkpoints)))
-    words = ("Traceback", "error:")
-    loud = [line for line in life.lines if any(word in line for word in words)]
-    tally.check(not loud, f"it said {loud}")
 
 
 def check_resumed(life: Life, expected: int, tally: Tally) -> None:
@@ -290,6 +329,9 @@ def same_run(workdir: Path, unbroken: Path, tally: Tally) -> None:
             name = f"{jax.tree_util.keystr(path)} of the {step or 'final'} state"
             tally.check(same, name)
     tally.check(metrics(workdir) == metrics(unbroken), "metrics.jsonl at the end")
+    findings = [path / "monitor.jsonl" for path in (workdir, unbroken)]
+    told = [path.read_text() if path.exists() else "" for path in findings]
+    tally.check(told[0] == told[1], "monitor.jsonl at the end")
     pictures = [
         {p.name: zlib.crc32(p.read_bytes()) for p in (path / "samples").iterdir()}
         for path in (workdir, unbroken)
@@ -319,21 +361,23 @@ def count_compiled(folder: Path, tally: Tally) -> None:
             tally.cut_short += 1
 
 
-def run_unbroken(folder: Path, steps: int) -> Path:
+def run_unbroken(folder: Path, run: Run) -> Path:
     """Trains the run that is never killed, keeping every checkpoint."""
-    unbroken = folder / "unbroken"
-    life = Life(command(unbroken, steps, keep=steps), folder)
+    unbroken = folder / f"unbroken_{run.setting}{run.devices}"
+    args = command(unbroken, run, keep=run.steps)
+    life = Life(args, folder, devices=run.devices)
     if life.end():
         raise SystemExit("\n".join(life.lines[-9:]))
     return unbroken
 
 
 def run_killed(
-    folder: Path, unbroken: Path, steps: int, aims: Iterable[str], seed: int
+    folder: Path, unbroken: Path, run: Run, aims: Iterable[str], seed: int
 ) -> Tally:
     """Kills once per aim; when a run finishes before the aims do, starts a new one."""
     numbers, tally = random.Random(seed), Tally()
-    unused = (folder / f"killed{i}" for i in itertools.count())
+    name = f"killed_{run.setting}{run.devices}"
+    unused = (folder / f"{name}_{i}" for i in itertools.count())
     workdir = next(path for path in unused if not path.exists())
     for aim in [*aims, "none"]:
         while True:
@@ -341,7 +385,7 @@ def run_killed(
             expected = newest(checkpoints)
             tally.restarts += workdir.exists()
             compiled = f"cold{tally.restarts}" if aim == "compile" else "warm"
-            life = Life(command(workdir, steps), folder, compiled)
+            life = Life(command(workdir, run), folder, compiled, run.devices)
             try:
                 if aim != "none":
                     wait_for(aim, life, checkpoints, numbers)
@@ -352,7 +396,7 @@ def run_killed(
             check_resumed(life, expected, tally)
             if code == -signal.SIGKILL:
                 tally.aimed[aim] += 1
-                after_a_kill(life, workdir, unbroken, tally)
+                after_a_kill(life, workdir, unbroken, tally, run)
                 break
             tally.check(code == 0, f"exit code {code}: {life.lines[-3:]}")
             same_run(workdir, unbroken, tally)
@@ -373,17 +417,20 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=600, help="length of the run")
+    parser.add_argument("--setting", choices=SETTINGS, default="plain")
+    parser.add_argument("--devices", type=int, default=1, help="virtual ones")
     parser.add_argument("--out", type=Path, default=Path("runs/kill"))
     known = parser.parse_args()
     folder = known.out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    unbroken = run_unbroken(folder, known.steps)
+    run = Run(known.setting, known.steps, known.devices)
+    unbroken = run_unbroken(folder, run)
     print(f"unbroken: {time.monotonic() - begin:.0f} s", flush=True)
     numbers = random.Random(known.seed)
     aims = [PHASES[i % len(PHASES)] for i in range(known.kills)]
     numbers.shuffle(aims)
-    tally = run_killed(folder, unbroken, known.steps, aims, known.seed)
+    tally = run_killed(folder, unbroken, run, aims, known.seed)
     print(f"{tally}\n{time.monotonic() - begin:.0f} s")
     raise SystemExit(1 if tally.wrong else 0)
 

@@ -56,6 +56,7 @@ class Checkpoints:
         self._read_only = read_only
         self._writing: int | None = None
         if not read_only:
+            self.directory.parent.mkdir(parents=True, exist_ok=True)
             own_folder(self.directory.parent, self.directory.name)
         me = jax.process_index()
         self._options = ocp.CheckpointManagerOptions(

@@ -12,13 +12,7 @@ import jax
 import numpy as np
 
 from sagan.evaluation.baseline import Baseline
-from sagan.runtime.files import (
-    beside_damaged,
-    file_name,
-    read_json,
-    whole_file,
-    write_whole,
-)
+from sagan.runtime import files
 
 Result = dict[str, Any]
 RESULTS, CARD, PLOT = "results.json", "card.md", "metrics.png"
@@ -88,7 +82,7 @@ def to_json(result: Result) -> str:
 def read_result(path: Path) -> Result | None:
     """Reads a results file; None if there is none, or not as it was written."""
     try:
-        result = read_json(path)
+        result = files.read_json(path)
     except (OSError, ValueError):
         return None
     known = isinstance(result, dict) and {"about", "results", "sha256"} <= set(result)
@@ -177,19 +171,19 @@ def write_result(folder: Path, result: Result) -> None:
     newest = folder / RESULTS
     before = read_result(newest)
     if before is None and newest.exists():
-        newest.rename(beside_damaged(newest))
+        newest.rename(files.beside_damaged(newest))
     for name in (RESULTS, CARD):
         path = folder / name
         if before and before["sha256"] != result["sha256"] and path.exists():
             path.replace(_aside(folder, name, before))
         _aside(folder, name, result).unlink(missing_ok=True)
-    write_whole(newest, to_json(result))
-    write_whole(folder / CARD, render_card(result))
+    files.write_whole(newest, to_json(result))
+    files.write_whole(folder / CARD, render_card(result))
 
 
 def _aside(folder: Path, name: str, result: Result) -> Path:
     stem, dot, suffix = name.partition(".")
-    return folder / file_name(f"{stem}.{result['sha256'][:8]}{dot}{suffix}")
+    return folder / files.file_name(f"{stem}.{result['sha256'][:8]}{dot}{suffix}")
 
 
 def result_table(result: Result) -> list[list[str]]:
@@ -262,7 +256,7 @@ def plot_results(path: Path, results: Iterable[Result]) -> None:
         axes.set_xlabel("step", fontsize="small")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    with whole_file(path) as file:
+    with files.whole_file(path) as file:
         FigureCanvasAgg(figure).print_png(file)
 
 

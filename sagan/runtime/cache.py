@@ -16,10 +16,11 @@ Arrays = dict[str, np.ndarray]
 def folder() -> Path:
     """$SAGAN_CACHE, else `sagan` in $XDG_CACHE_HOME or ~/.cache; may not exist."""
     own = os.environ.get("SAGAN_CACHE")
-    if own:
-        return Path(own).expanduser()
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "sagan"
+    try:
+        return Path(own).expanduser() if own else Path(home).expanduser() / "sagan"
+    except RuntimeError:  # a user without a home: nothing can be kept
+        return Path(os.devnull, "sagan")
 
 
 def keep_compiled() -> None:

@@ -193,7 +193,8 @@ def open_append(path: Path) -> TextIO:
 def own_folder(workdir: Path, *names: str) -> Path:
     """Creates workdir/names[0]/names[1]/...; a ConfigError if one of these is a link.
 
-    Files of a stranger's workdir could otherwise be written anywhere.
+    Files of a stranger's workdir could otherwise be written anywhere. The workdir must
+    exist: one that was moved while it is used does not come again.
     """
     folder = workdir
     for name in names:
@@ -201,7 +202,7 @@ def own_folder(workdir: Path, *names: str) -> Path:
         if folder.is_symlink():
             raise _is_a_link(folder)
         with naming_file(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
     return folder
 
 

@@ -21,10 +21,12 @@ def kill():
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_the_unbroken_one(kill, tmp_path):
+@pytest.mark.parametrize(("setting", "devices"), [("plain", 1), ("rollback", 4)])
+def test_a_killed_run_ends_as_the_unbroken_one(kill, tmp_path, setting, devices):
+    run = kill.Run(setting, steps=80, devices=devices)
     aims = ["compile", "step", "save", "start", "evaluate", "save", "step"]
-    unbroken = kill.run_unbroken(tmp_path, steps=80)
-    tally = kill.run_killed(tmp_path, unbroken, 80, aims, seed=0)
+    unbroken = kill.run_unbroken(tmp_path, run)
+    tally = kill.run_killed(tmp_path, unbroken, run, aims, seed=0)
     assert tally.wrong == []
     assert tally.died.total() == sum(tally.aimed.values()) == len(aims)
     assert tally.runs > 0 and tally.resumed >= 3

@@ -333,6 +333,7 @@ def test_while_training_the_distance_decides(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "STEPS", (5, 5))
     config = tiny(run__evaluate_every=2, run__evaluate_samples=30)
     state = create(config)
+    (tmp_path / "run").mkdir()
     start = run.while_training(tmp_path / "run", report=quiet)
     measure = start(open_experiment(config))
     assert measure(state.replace(step=state.step + 1)) == {}
