@@ -182,6 +182,7 @@ def beside_damaged(path: Path) -> Path:
 def open_append(path: Path) -> TextIO:
     """Opens a text file to append to; a ConfigError if it is a link."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    flags |= os.O_NONBLOCK  # a FIFO without a reader is an error at once
     try:
         return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")
     except OSError as error:

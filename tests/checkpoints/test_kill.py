@@ -2,7 +2,9 @@
 
 import importlib.util
 import pathlib
+import signal
 import sys
+import time
 
 import pytest
 
@@ -30,6 +32,77 @@ def test_a_killed_run_ends_as_the_unbroken_one(kill, tmp_path, setting, devices)
     assert tally.wrong == []
     assert tally.died.total() == sum(tally.aimed.values()) == len(aims)
     assert tally.runs > 0 and tally.resumed >= 3
+
+
+def terminate(life, inside):
+    """Sends SIGTERM while `inside` holds, for which the process has to stand still."""
+    begin = time.monotonic()
+    while life.alive() and time.monotonic() < begin + 120:
+        if inside():
+            life.process.send_signal(signal.SIGSTOP)
+            time.sleep(0.05)  # for the reader of its output
+            held = inside()
+            if held:
+                life.process.send_signal(signal.SIGTERM)
+            life.process.send_signal(signal.SIGCONT)
+            if held:
+                return
+        time.sleep(0.0005)
+    raise AssertionError(f"it was never there: {life.lines[-3:]}")
+
+
+@pytest.mark.slow
+def test_sigterm_saves_wherever_it_lands(kill, tmp_path):
+    """While it prepares, compiles, evaluates, saves: then the run is the unbroken."""
+    run = kill.Run(steps=80)
+    unbroken = kill.run_unbroken(tmp_path / "kill", run)
+    workdir = tmp_path / "run"
+    checkpoints = workdir / "checkpoints"
+
+    def prepares():
+        started = life.said(r"\d+ x .* parameters: ")
+        return started and not any(workdir.glob("samples/*"))
+
+    def compiles():  # at the earliest half a second after the first pictures
+        drawn = [
+            path.stat().st_mtime for path in workdir.glob("samples/*_00000000.png")
+        ]
+        long = len(drawn) == 2 and time.time() > max(drawn) + 0.5
+        return long and not life.said("first step: ")
+
+    def evaluates():
+        step = life.step()
+        saved = kill.newest(checkpoints) >= step or any(checkpoints.glob(kill.TMP))
+        result = workdir / "eval" / f"step_{step}" / "results.json"
+        due = life.said("first step: ") and step % kill.EVALUATE == 0
+        return due and not saved and not result.exists()
+
+    def saves():
+        return any(checkpoints.glob(kill.TMP))
+
+    for inside in (prepares, compiles, evaluates, saves):
+        cold = inside in (prepares, compiles)
+        folder = tmp_path if inside is prepares else tmp_path / "kill"
+        before = kill.newest(checkpoints)
+        name = f"cold-{inside.__name__}" if cold else "warm"
+        life = kill.Life(kill.command(workdir, run), folder, name)
+        try:
+            terminate(life, inside)
+            assert life.end() == 0, life.lines
+        finally:
+            life.kill()
+        if inside is prepares:
+            stopped = life.said("stopped before the first step; nothing is lost")
+            assert stopped and kill.newest(checkpoints) == before == 0, life.lines
+        else:
+            stopped = life.said(r"stopped and saved at step (\d+)")
+            assert stopped and int(stopped[1]) == kill.newest(checkpoints) > before
+        assert not [line for line in life.lines if "Traceback" in line]
+    life = kill.Life(kill.command(workdir, run), tmp_path / "kill")
+    assert life.end() == 0, life.lines
+    tally = kill.Tally()
+    kill.same_run(workdir, unbroken, tally)
+    assert tally.wrong == []
 
 
 def test_what_a_kill_must_not_leave_is_told(kill, tmp_path):

@@ -59,7 +59,7 @@ def test_output_that_cannot_be_written_goes_on_in_a_log(tmp_path, broken):
     assert not any("bar" in line for line in lines)
 
 
-@pytest.mark.parametrize("kind", ["full", "link", "folder"])
+@pytest.mark.parametrize("kind", ["full", "link", "folder", "fifo"])
 def test_a_log_that_cannot_be_written_either_changes_nothing(tmp_path, kind):
     log = tmp_path / "output.log"
     target = tmp_path / "else"
@@ -68,6 +68,8 @@ def test_a_log_that_cannot_be_written_either_changes_nothing(tmp_path, kind):
         log.symlink_to(target)
     elif kind == "folder":
         log.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(log)
     else:
         log = pathlib.Path("/dev/full")
     assert run(["-c", PROGRAM, str(log)], closed_pipe()) == 0
