@@ -169,8 +169,10 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints in ascending order, including one being written."""
-        # another process may be writing them
-        return sorted(self._manager.all_steps(read=self._read_only))
+        if self._read_only:  # by names: another process may be writing them, and one
+            # damaged file of Orbax's own metadata would stop its manager
+            return sorted(ocp.utils.checkpoint_steps(self.directory))
+        return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint, or None."""

@@ -216,7 +216,9 @@ def test_restore_passes_over_a_damaged_checkpoint(open_, damage):
 def test_damage_to_what_only_orbax_reads_costs_nothing(open_):
     checkpoints = saved(open_, 1, 2)
     (checkpoints.directory / "2" / "_CHECKPOINT_METADATA").write_text("[]")
-    checkpoints = open_()  # Orbax alone stops here
+    reader = open_(read_only=True)  # Orbax alone stops here
+    assert reader.restore(abstract(make_state()))[1] == 2
+    checkpoints = open_()  # and here
     state, step = checkpoints.restore(abstract(make_state()))
     assert (step, open_.notes) == (2, [])
     assert_same(state, make_state(2))

@@ -1,0 +1,75 @@
+"""A short form of benchmarks/attack.py, by its own parts."""
+
+import importlib
+import pathlib
+import random
+import sys
+import time
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def attack():
+    sys.path.insert(0, str(FOLDER))
+    yield importlib.import_module("attack")
+    sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def target(attack, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAGAN_CACHE", "")  # the attack sets it: put it back
+        yield attack.make_target(tmp_path_factory.mktemp("attack"))
+
+
+def test_damaged_files_give_no_wrong_state_and_no_traceback(attack, target):
+    tally = attack.Tally()
+    attack.fuzz(target, 20, random.Random(1), tally, time.monotonic() + 600)
+    assert tally.wrong == [] and tally.done["fuzz"] == 20
+
+
+def test_circumstances(attack, target):
+    only = ("without_home", "moved_while_training", "copied_while_training")
+    tally = attack.Tally()
+    attack.try_odd(target, tally, only)
+    assert tally.wrong == [] and tally.done["odd"] == len(only)
+
+
+def test_what_an_attack_must_not_find_is_told(attack, target, monkeypatch):
+    """The driver itself: a change outside, a lost file, another state, a traceback."""
+    checkpoint = f"run/checkpoints/{attack.MIDDLE}/meta/metadata"
+
+    def wrong(damage, name="table"):
+        tally = attack.Tally()
+        rng = random.Random(0)
+        attack.attack(target, checkpoint, damage, name, rng, tally, "planted")
+        return " ".join(tally.wrong)
+
+    def nothing(path, rng, outside):
+        pass
+
+    assert wrong(nothing) == ""
+    call = attack.call
+
+    def spoiled(part):
+        def call_and_spoil(*args):
+            (target.folder / "copy" / part).write_text("spoiled")
+            return call(*args)
+
+        return call_and_spoil
+
+    for part in ("outside/file", "run/checkpoints/8/meta/metadata"):
+        monkeypatch.setattr(attack, "call", spoiled(part))
+        assert part in wrong(nothing)
+    monkeypatch.setattr(attack, "call", lambda *args: attack.Answer(None, "Trace"))
+    assert "traceback" in wrong(nothing)
+    monkeypatch.setattr(attack, "call", call)
+    other = target._replace(state="another")
+    tally = attack.Tally()
+    attack.attack(other, checkpoint, nothing, "train", random.Random(0), tally, "x")
+    assert any("another state" in line for line in tally.wrong)
