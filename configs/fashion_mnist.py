@@ -3,8 +3,9 @@
 python train.py configs/fashion_mnist.py --workdir runs/fashion
 The four IDX files come from Debian's package dataset-fashion-mnist, or from any folder
 that --data.path names. For mnist and kmnist: --data.name kmnist --data.path DIR.
-Cost: 2.2 h on two busy cores (280 images a second when they are free). Fréchet distance of
-classifier features 0.76, real against real 0.03: benchmarks/results/fashion_mnist.md.
+Cost: 2.2 h on two busy cores (280 images a second when they are free). Result: Fréchet
+distance of classifier features 0.76, real against real 0.03; see
+benchmarks/results/fashion_mnist.md.
 """
 
 from sagan.config import (
