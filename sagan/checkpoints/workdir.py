@@ -12,7 +12,7 @@ from typing import Any
 
 from sagan.config.fields import differences, from_tree, replace, to_json
 from sagan.config.schema import MAY_CHANGE, Config, ConfigError
-from sagan.config.validation import check_config
+from sagan.config.validation import check_config, is_local
 from sagan.runtime import files
 
 _NAME = "config.json"
@@ -195,6 +195,10 @@ def read_config(workdir: str | pathlib.Path) -> Config:
 
 
 def _create(workdir: pathlib.Path) -> None:
+    if not is_local(str(workdir)):
+        raise ConfigError(
+            f"{workdir}: must be a path on this machine, without a scheme"
+        )
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"{workdir}: is a file, not a directory")
     try:

@@ -18,11 +18,28 @@ import tyro
 from sagan import config as config_lib
 from sagan.config.fields import field_type
 from sagan.config.schema import Config, ConfigError
+from sagan.config.validation import is_local
 
 Arguments = Sequence[str]
 Command = Callable[[Arguments], int | None]
 T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
+
+
+def check_paths(args: Arguments) -> None:
+    """Raises a ConfigError if an argument is a path elsewhere, such as gs://bucket/a.
+
+    Python would take it for a folder of this machine, called `gs:`.
+    """
+    for before, arg in zip(["", *args], args, strict=False):
+        option, _, value = (
+            arg.partition("=") if arg.startswith("--") else (before, "", arg)
+        )
+        if not is_local(value):
+            named = f"{option} {value}" if option.startswith("--") else value
+            raise ConfigError(
+                f"{named}: must be a path on this machine, without a scheme"
+            )
 
 
 def parse_train(args: Arguments) -> tuple[Config, Path]:

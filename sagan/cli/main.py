@@ -15,6 +15,7 @@ from sagan.cli.arguments import (
     Flat,
     Parser,
     at_least,
+    check_paths,
     checkpoint_parser,
     parse_config,
     parse_dataclass,
@@ -45,6 +46,7 @@ def run(command: Command, args: Arguments) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr, for any name
     with output.lasting():
         try:
+            check_paths(args)
             code = command(args) or 0
         except Stopped as stopped:
             print(stopped)

@@ -1,11 +1,18 @@
 """The allowed values of a config."""
 
 import math
+import re
 from collections.abc import Iterator
 
 from sagan.config.architecture import discriminator_blocks, generator_blocks
 from sagan.config.fields import fields
 from sagan.config.schema import Config, ConfigError
+
+
+def is_local(path: str) -> bool:
+    """Whether a path has no scheme: gs://bucket/a is not local, nor is gs:/bucket/a."""
+    return not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path)
+
 
 # Fields, the condition that their values must meet, and the condition in words. None
 # is allowed wherever the type of the field allows it.
@@ -24,6 +31,7 @@ _RULES = (
         lambda value: 0 <= value < math.inf,
         "0 or more, and finite",
     ),
+    ("data.path run.init_from", is_local, "a path on this machine, without a scheme"),
     # Adam divides by it: the gradients of attention are exactly 0 while gamma is
     ("optim.eps", lambda value: 0 < value < math.inf, "more than 0"),
     ("data.classes", lambda value: value >= 0, "0 or more"),

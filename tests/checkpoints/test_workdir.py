@@ -5,7 +5,7 @@ import pytest
 
 from sagan.checkpoints import workdir as workdir_lib
 from sagan.checkpoints.workdir import check_workdir, locked, read_config
-from sagan.config import Config, ConfigError, fields, replace, to_json
+from sagan.config import Config, ConfigError, check_config, fields, replace, to_json
 from sagan.runtime.files import whole_file
 
 MINE = replace(Config(), {"data.size": 16, "g.attention": (), "d.attention": ()})
@@ -154,6 +154,16 @@ def test_file_is_refused(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(ConfigError, match="is a file, not a directory"):
         claim(tmp_path / "a", MINE)
+
+
+def test_a_path_elsewhere_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for workdir in ("gs://bucket/run", "gs:/bucket/run"):
+        with pytest.raises(ConfigError, match="must be a path on this machine"):
+            claim(workdir, MINE)
+    with pytest.raises(ConfigError, match="data.path = 'gs://b': must be a path on"):
+        check_config(other(data__path="gs://b"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_path_below_a_file_is_refused(tmp_path):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sagan.cli import arguments
+from sagan.cli import arguments, main
 from sagan.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -50,6 +50,35 @@ def test_a_mistake_is_one_line(args, said):
         arguments.parse_train(args)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "args"),
+    [
+        ("train", [DIGITS, "--workdir", "gs://b/run"]),
+        ("train", [DIGITS, "--workdir=gs:/b/run"]),
+        ("train", [DIGITS, "--workdir", "x", "--data.path", "s3://b/data"]),
+        ("train", [DIGITS, "--workdir", "x", "--run.init-from", "gs://b/run:5"]),
+        ("eval", ["--workdir", "gs://b/run"]),
+        ("evaluate", ["--fake", "gs://b/x.npz", "--real", "digits:test"]),
+        ("evaluate", ["--fake", "x.npz", "--real", "file:///x"]),
+        ("sample", ["--workdir", "run", "--out", "gs://b/x"]),
+        ("report", ["--workdir", "run", "hdfs://b/run"]),
+        ("table", ["gs://b/run"]),
+        ("prepare", ["digits", "--data-dir", "gs://b/data"]),
+    ],
+)
+def test_a_path_elsewhere_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch, capsys, command, args
+):
+    monkeypatch.chdir(tmp_path)
+    known = {"train": main.train_command, "eval": main.eval_command} | main.COMMANDS
+    assert main.run(known[command], args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    (path,) = [a.rpartition("=")[2] for a in args if ":/" in a]
+    assert f"{path}: must be a path on this machine, without a scheme" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_lists_every_field(capsys):
