@@ -136,6 +136,9 @@ def read(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], str | None]:
     meta = read_meta(folder)
     if meta is None:
         return {}, "its metadata are missing or damaged"
+    for path in folder.rglob("*"):
+        if not path.is_dir() and not path.is_file():  # TensorStore waits for a FIFO
+            return {}, f"{path.relative_to(folder)} is not a regular file"
     try:
         arrays = _read_arrays(folder / "state")
     except (ConfigError, MemoryError):

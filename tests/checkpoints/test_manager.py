@@ -117,6 +117,10 @@ DAMAGE = {
     "changed metadata": lambda folder: replace_text(
         folder / "meta" / "metadata", '"memory": null', '"memory": 1'
     ),
+    "data that block": lambda folder: (
+        (path := largest(folder)).unlink(),
+        os.mkfifo(path),
+    ),
     "metadata that block": lambda folder: (
         (folder / "meta" / "metadata").unlink(),
         os.mkfifo(folder / "meta" / "metadata"),
