@@ -276,7 +276,7 @@ def arguments(name: str, place: Path) -> tuple[str, list[str]]:
 def fuzz(target: Target, cases: int, rng: random.Random, tally: Tally, end: float):
     """Damages one thing at a time; every second command trains on."""
     files = sorted(p for p in target.base.rglob("*") if p.is_file())
-    folders = sorted(p for p in target.base.rglob("*") if p.is_dir())
+    folders = sorted(p for p in target.base.glob("run/**/*") if p.is_dir())
     for i in range(cases):
         if time.monotonic() > end:
             tally.notes.append(f"fuzz: the time was up after {i} of {cases} cases")
@@ -384,7 +384,7 @@ def fill_disks(target: Target, cases: int, rng: random.Random, tally: Tally):
         for i in range(cases):
             shutil.rmtree(disk / "run", ignore_errors=True)
             shutil.copytree(target.base / "run", disk / "run")
-            room, free = rng.randrange(2**20), os.statvfs(disk)
+            room, free = rng.randrange(150_000), os.statvfs(disk)
             left = free.f_bavail * free.f_frsize - room
             (disk / "filler").write_bytes(bytes(left))
             command, args = arguments("train", disk)
