@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sagan.checkpoints.restore import SavedRun, weights_digest
 from sagan.checkpoints.workdir import read_config, split_step
@@ -19,7 +19,6 @@ from sagan.discriminator import frozen_layers
 from sagan.runtime.progress import Report
 from sagan.state import Average, Game, GANState, Player, create_state
 
-Layer = PyTree[Array]
 # fields that decide the shapes of layers, for a message
 _SHAPES = "data.size data.channels g.z g.width g.multipliers d.width d.multipliers"
 
@@ -71,7 +70,10 @@ def first_state(game: Game, report: Report) -> GANState:
         return state
     source = _read(config)
     old = source.state
-    if not (fitting(state.g, old.g) or fitting(state.d, old.d)):
+    taken = {
+        p: _fitting(getattr(state, p).params, getattr(old, p).params) for p in "gd"
+    }
+    if not any(taken.values()):
         there = differences(source.run.config, config)
         other = [
             f"{name} is {there[name][0]} there, {there[name][1]} here"
@@ -81,25 +83,28 @@ def first_state(game: Game, report: Report) -> GANState:
         reason = "nothing fits: no layer has the name and shape of one there"
         raise _error(config, "; ".join([reason, *other]))
     report(f"weights of step {source.step} of {source.run.workdir}")
-    for line in _comparison(config, state, source):
+    for line in _comparison(config, state, source, taken):
         report(f"  {line}")
-    averages = tuple(
-        _take_average(new, _average_for(decay, source)[0])
-        for decay, new in zip(config.ema.decays, state.ema, strict=True)
+    averages = []
+    for decay, new in zip(config.ema.decays, state.ema, strict=True):
+        average, _ = _average_for(decay, source)
+        params = _take(new.params, average.params)
+        averages.append(Average(params, _take(new.batch_stats, average.batch_stats)))
+    g, d = (
+        _take_player(state.g, old.g, taken["g"]),
+        _take_player(state.d, old.d, taken["d"]),
     )
-    g, d = take_player(state.g, old.g), take_player(state.d, old.d)
-    state = dataclasses.replace(state, g=g, d=d, ema=averages)
+    state = dataclasses.replace(state, g=g, d=d, ema=tuple(averages))
     return jax.tree.map(jnp.array, state)  # copies: a step takes over its buffers
 
 
-def take_player(new: Player, old: Player) -> Player:
+def _take_player(new: Player, old: Player, taken: Collection[str]) -> Player:
     """A fresh player with the layers and statistics of another one that fit.
 
     A layer's weights are taken all together or not at all, and its spectral vectors go
     with them. Batch statistics do not depend on the classes, so they need only fit
     themselves.
     """
-    taken = fitting(new, old)
     stats = {
         kind: _take(
             tree, old.stats.get(kind, {}), taken if kind == "spectral" else None
@@ -110,48 +115,32 @@ def take_player(new: Player, old: Player) -> Player:
     return dataclasses.replace(new, params=params, stats=stats)
 
 
-def fitting(new: Player, old: Player) -> list[str]:
-    """Names of the layers whose weights have the same names and shapes in both."""
-    mine, theirs = _layers(new.params), _layers(old.params)
+def _take(new: Any, old: Any, within: Collection[str] | None = None) -> Any:
+    """A collection with the layers of another one that fit, within layers if given."""
+    layers, theirs = _layers(new), _layers(old)
+    for name in _fitting(new, old):
+        if within is None or any(f"{name}/".startswith(f"{w}/") for w in within):
+            layers[name] = theirs[name]
+    return unflatten_dict(layers, sep="/")
+
+
+def _fitting(new: Any, old: Any) -> list[str]:
+    """Names of the layers whose arrays have the same names and shapes in both."""
+    mine, theirs = _layers(new), _layers(old)
     return [n for n in mine if n in theirs and _shapes(mine[n]) == _shapes(theirs[n])]
 
 
-def _take(new: Any, old: Any, within: Collection[str] | None = None) -> Any:
-    """A collection with the layers of another one that fit, within layers if given."""
-    theirs = _layers(old)
-
-    def choose(path: Any, layer: Layer) -> Layer:
-        name = _name(path)
-        found = theirs.get(name)
-        if found is None or _shapes(found) != _shapes(layer):
-            return layer
-        if within is not None and not any(
-            f"{name}/".startswith(f"{w}/") for w in within
-        ):
-            return layer
-        return found
-
-    return jax.tree_util.tree_map_with_path(choose, new, is_leaf=_is_layer)
-
-
-def _layers(tree: Any) -> dict[str, Layer]:
+def _layers(tree: Any) -> dict[str, Any]:
     """The layers in a collection by name, such as block1/conv1 or attention8."""
-    found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_layer)
-    return {_name(path): layer for path, layer in found}
+    return flatten_dict(tree, is_leaf=_is_layer, sep="/")  # type: ignore
 
 
-def _is_layer(tree: Any) -> bool:
+def _is_layer(path: Any, tree: Any) -> bool:
     """Whether it holds an array itself: attention is one layer, a block is several."""
-    return isinstance(tree, dict) and any(
-        not isinstance(inner, dict) for inner in tree.values()
-    )
+    return any(not isinstance(inner, dict) for inner in tree.values())
 
 
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _shapes(layer: Layer) -> Any:
+def _shapes(layer: Any) -> Any:
     return jax.tree.map(lambda x: (x.shape, x.dtype), layer)
 
 
@@ -163,13 +152,6 @@ def _average_for(decay: float, source: _Source) -> tuple[Average, str]:
         return raw, "raw weights"
     i = decays.index(decay) if decay in decays else 0
     return source.state.ema[i], f"average {decays[i]}"
-
-
-def _take_average(new: Average, old: Average) -> Average:
-    return Average(
-        params=_take(new.params, old.params),
-        batch_stats=_take(new.batch_stats, old.batch_stats),
-    )
 
 
 def _read(config: Config) -> _Source:
@@ -189,7 +171,9 @@ def _error(config: Config, problem: str) -> ConfigError:
     return ConfigError(f"run.init_from = {config.run.init_from!r}: {problem}")
 
 
-def _comparison(config: Config, state: GANState, source: _Source) -> Iterable[str]:
+def _comparison(
+    config: Config, state: GANState, source: _Source, taken: Mapping[str, list[str]]
+) -> Iterable[str]:
     """Lines for the user: what was taken, what is new, and what may surprise."""
     for player in "gd":
         here, there = (getattr(c, player).sn for c in (config, source.run.config))
@@ -198,16 +182,15 @@ def _comparison(config: Config, state: GANState, source: _Source) -> Iterable[st
                 f"{player}.sn is {here} here, {there} there: the same weights compute"
                 " something else"
             )
-        new, old = getattr(state, player), getattr(source.state, player)
-        every, taken = _layers(new.params), fitting(new, old)
-        others = [name for name in every if name not in taken]
+        every, mine = _layers(getattr(state, player).params), taken[player]
+        others = [name for name in every if name not in mine]
         name = player.upper()
         if not others:
             yield f"{name}: all {len(every)} layers taken"
             continue
-        if taken:
-            counts = f"{len(taken)} of {len(every)} layers taken"
-            yield f"{name}: {counts}: {_grouped(taken, every)}"
+        if mine:
+            counts = f"{len(mine)} of {len(every)} layers taken"
+            yield f"{name}: {counts}: {_grouped(mine, every)}"
         yield f"{name}: {len(others)} of {len(every)} new: {_grouped(others, every)}"
         held = frozen_layers(config) if player == "d" else []
         if stuck := [n for n in others if n.partition("/")[0] in held]:
