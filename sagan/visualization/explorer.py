@@ -1,6 +1,6 @@
 """Data of the attention explorer of a page: rows of beta, small enough to embed.
 
-explorer.js shows them; `unpack_beta` decodes them in the same way.
+explorer.js decodes and shows them.
 """
 
 import base64
@@ -196,13 +196,6 @@ def pack_layer(layer: LayerAttention, grid: AttentionGrid) -> Json:
     encoded = {name: _base64(values) for name, values in numbers.items()}
     strength = float(layer.strength)
     return {"strength": strength, "beta": _base64(levels, np.uint8), **encoded}
-
-
-def unpack_beta(layer: Mapping[str, Any]) -> Float[np.ndarray, "queries cells"]:
-    """The shares that the page shows, a row for each embedded query."""
-    top = unpack(layer["top"])
-    levels = np.frombuffer(base64.b64decode(layer["beta"]), np.uint8)
-    return levels.reshape(len(top), -1).astype(np.float32) / 255 * top[:, None]
 
 
 def unpack(text: str) -> Float[np.ndarray, " n"]:

@@ -1,5 +1,6 @@
 """A page about a run that was never trained, with rows of beta that a test chose."""
 
+import base64
 import types
 
 import numpy as np
@@ -47,6 +48,13 @@ def explorer_of(layers, labels=("0", "1"), player="g", logit=None):
     facts = [explorer.layer_facts(name, grid, -0.5) for name, grid, _ in layers]
     images = [explorer.image_facts(pixels, label, packed, logit) for label in labels]
     return Explorer(player, facts, images)
+
+
+def unpack_beta(layer):
+    """The shares that explorer.js shows, a row for each embedded query."""
+    top = explorer.unpack(layer["top"])
+    levels = np.frombuffer(base64.b64decode(layer["beta"]), np.uint8)
+    return levels.reshape(len(top), -1).astype(np.float32) / 255 * top[:, None]
 
 
 def run(tmp_path, explorers=None, name="planted", metrics=(), seed=0, **changes):

@@ -35,7 +35,7 @@ def data_of(text):
 def test_the_page_has_the_rows_of_beta_but_for_the_rounding_to_a_byte(grid):
     beta, shown = pages.scattered(grid), explorer.coarsen(grid)
     layer = explorer.pack_layer(LayerAttention(beta, np.float32(0.5)), grid)
-    found = explorer.unpack_beta(layer)
+    found = pages.unpack_beta(layer)
     assert found.shape == (shown.side**2, shown.cells**2)
     for y, x in [(0, 0), (1, 2), (shown.side - 1, shown.side - 1)]:
         j = y * shown.stride * grid.queries + x * shown.stride
@@ -73,7 +73,7 @@ def test_a_row_that_looks_at_one_position_has_no_entropy_and_all_the_share():
     beta = pages.focused(grid, np.full(64, 5), share=1.0)
     layer = explorer.pack_layer(LayerAttention(beta, np.float32(0.5)), grid)
     assert (explorer.unpack(layer["entropy"]) == 0).all()
-    assert (explorer.unpack_beta(layer).argmax(axis=1) == 5).all()
+    assert (pages.unpack_beta(layer).argmax(axis=1) == 5).all()
     assert (explorer.unpack(layer["top"]) == 1).all()
 
 
@@ -361,7 +361,7 @@ def test_every_image_has_its_own_attention(written, opened, player, number):
     source = explorer.open_source(opened.config)
     real = source.labels(np.linspace(0, len(source) - 1, 6).astype(int))
     label = number if player == "g" else real[number]
-    found = explorer.unpack_beta(images[number]["layers"][0])
+    found = pages.unpack_beta(images[number]["layers"][0])
     assert (found.argmax(axis=1) == label % 4).all()
     np.testing.assert_allclose(found.max(axis=1), 0.75)
 
@@ -376,7 +376,7 @@ def test_a_report_shows_what_the_reader_reads(finished_run, opened, tmp_path):
     images, labels = source.examples(np.linspace(0, len(source) - 1, 6).astype(int))
     reader = attention_maps.make_reader(opened.config, "d")
     _, reads = reader(variables, attention_maps.to_float(images)[3], labels[3])
-    found = explorer.unpack_beta(data_of(text)[1]["images"][3]["layers"][0])
+    found = pages.unpack_beta(data_of(text)[1]["images"][3]["layers"][0])
     np.testing.assert_allclose(found, reads["attention4"].beta, atol=2e-3)
 
 
