@@ -27,12 +27,11 @@ URL = (
 )
 
 
-def load(path: Path | None = None, *, check_hash: bool = True) -> tuple[dict, str]:
+def load(path: Path | None = None) -> tuple[dict, str]:
     """Loads the variables of `Inception`, and the SHA-256 of their `.pth`.
 
     Args:
       path: The published `.pth`; None: the `cached` one, downloaded if necessary.
-      check_hash: Refuse weights other than the published ones.
 
     Raises:
       ConfigError: The weights are not available, or not the right ones.
@@ -42,8 +41,7 @@ def load(path: Path | None = None, *, check_hash: bool = True) -> tuple[dict, st
         if not path.exists():
             _fetch(path)
     sha256 = _hash(path)
-    if check_hash:
-        _refuse_others(path, sha256)
+    _refuse_others(path, sha256)
     return as_variables(converted(read_state_dict(path)), str(path)), sha256
 
 
