@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sagan.config.architecture import discriminator_blocks, generator_blocks
 from sagan.config.fields import replace
 from sagan.config.schema import Config, ConfigError
 from sagan.config.validation import check_batch, check_config
 from sagan.planning import topology as topology_lib
 from sagan.planning.topology import Topology
+from sagan.sampling.attention_maps import attention_layers
 
 
 class Saving(NamedTuple):
@@ -67,15 +67,8 @@ def _candidates(config: Config, topology: Topology) -> Iterator[Saving]:
 
 def _more_chunks(config: Config) -> int | None:
     """A number of chunks of at most 1024 queries, at least twice the present one."""
-    slots = [
-        block.resolution**2
-        for net, blocks in (
-            (config.g, generator_blocks(config)),
-            (config.d, discriminator_blocks(config)),
-        )
-        for block in blocks
-        if block.slot and net.block == "attention"
-    ]
+    layers = [grid for p in "gd" for grid in attention_layers(config, p).values()]
+    slots = [grid.queries**2 for grid in layers]
     now = config.model.attention_chunks
     wanted = max(2 * now, max(slots, default=0) // 1024)
     fitting = [n for n in (2**i for i in range(1, 11)) if math.gcd(n, *slots) == n]
