@@ -13,7 +13,6 @@ from sagan.data.source import Examples
 from sagan.evaluation import image_sets, scoring
 from sagan.metrics.features import FeatureNetwork, FeatureRequest, open_features
 from sagan.runtime.progress import bar
-from sagan.sampling import sampler
 from sagan.visualization import checkpoint_images as drawing
 from sagan.visualization.checkpoint_images import Classes
 from sagan.visualization.layout import Panel, Sheet
@@ -88,10 +87,9 @@ def draw_neighbours(opened: OpenedRun, *, seed: int, classes: Classes) -> Sheet:
     training = _open_training(opened, classes)
     if training.test is not None:  # else easy classes would look memorised
         labels = np.resize(training.test.label, _COUNT)
-    compiled, config = drawing.sampler(opened.config), opened.config
-    choices = {"seed": seed, "batch": drawing.BATCH, "sampler": compiled}
-    pieces = sampler.samples(config, opened.variables, labels, **choices)
-    fakes = Examples(np.concatenate(list(pieces)), labels)
+    z = drawing.latents(opened, seed, _COUNT)
+    images = drawing.draw_images(opened.config, opened.variables, z, labels)
+    fakes = Examples(images, labels)
     sets = [_search(training, "sample", fakes)]
     if training.test is not None:
         sets.append(_search(training, "test image", training.test))

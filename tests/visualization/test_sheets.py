@@ -285,9 +285,7 @@ def test_a_generator_of_copies_is_at_distance_zero(
     config = replace(opened.config, {"data.flip": True})
     indices = image_sets.order(len(source))[:256]
     copies = source.examples(indices).image[:, :, ::-1]  # mirrored, as in training
-    monkeypatch.setattr(
-        nearest_neighbours.sampler, "samples", lambda *_, **__: [copies]
-    )
+    monkeypatch.setattr(nearest_neighbours.drawing, "draw_images", lambda *_: copies)
     numbers = sheets_lib.SHEETS["neighbours"](
         opened._replace(saved=SavedRun(opened.workdir, config)), seed=SEED, classes=None
     ).numbers
