@@ -1,7 +1,6 @@
 """Batches as a pure function of the seed and the step."""
 
 import contextlib
-import dataclasses
 import os
 import sys
 from collections.abc import Generator
@@ -11,6 +10,7 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8, UInt64
 
+from sagan.config.fields import replace
 from sagan.config.schema import Config, ConfigError
 from sagan.data.datasets import open_split
 from sagan.data.source import Source
@@ -37,8 +37,7 @@ def resolve(config: Config, source: Source) -> Config:
     """Sets data.classes to the number in the data, if it is None."""
     if config.data.classes is not None:
         return config
-    data = dataclasses.replace(config.data, classes=source.classes)
-    return dataclasses.replace(config, data=data)
+    return replace(config, {"data.classes": source.classes})
 
 
 def batches(

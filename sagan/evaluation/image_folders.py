@@ -1,6 +1,5 @@
 """Compares folders, .npz files and data sets, whatever they come from."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +83,7 @@ def _open_reals(
     source = image_sets.of_data_set(real, data_path, fakes.examples)
     some = image_sets.of_source(source, limit)
     images = ImageSet(some, source.classes > 0, source.class_names)
-    config = dataclasses.replace(Config(), data=source.data)
+    config = Config(data=source.data)
     trained_on = source
     if source.data.split != "train" and "train" in source.splits:
         trained_on = open_source(config, "train")

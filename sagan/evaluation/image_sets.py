@@ -1,6 +1,5 @@
 """Sets of images to compare: a split of a data set, a folder, or an .npz file."""
 
-import dataclasses
 import itertools
 import os
 import re
@@ -182,7 +181,7 @@ def of_data_set(spec: str, path: str, like: Examples) -> Source:
         channels=1 if channels == 1 else 3,
         allow_small=True,
     )
-    return open_source(dataclasses.replace(Config(), data=data))
+    return open_source(Config(data=data))
 
 
 def check_alike(fake: Examples, real: Examples) -> None:

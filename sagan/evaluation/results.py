@@ -233,7 +233,6 @@ def render_card(result: Result) -> str:
 
 def plot_results(path: Path, results: Iterable[Result]) -> None:
     """Plots every metric over the step: a line for each variant, baselines dotted."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     curves: dict[str, dict[str, dict[int, float]]] = {}
@@ -257,7 +256,7 @@ def plot_results(path: Path, results: Iterable[Result]) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     with files.whole_file(path) as file:
-        FigureCanvasAgg(figure).print_png(file)
+        figure.savefig(file, format="png")
 
 
 def _variant(row: Mapping[str, Any]) -> str:

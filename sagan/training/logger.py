@@ -6,9 +6,8 @@ import contextlib
 import json
 import math
 import pathlib
-import types
 from collections.abc import Mapping
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from jaxtyping import UInt8
@@ -74,12 +73,7 @@ class Logger:
     def __enter__(self) -> Logger:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         for log in (self._lines, self._tensorboard):
             # a full disk fails twice: once is enough to say so
             with contextlib.suppress(OSError) if error else contextlib.nullcontext():

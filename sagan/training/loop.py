@@ -19,10 +19,7 @@ from sagan.runtime.signals import Interrupt, same_command
 from sagan.sampling import attention_maps
 from sagan.sampling.grid import image_grid
 from sagan.sampling.sampler import fixed_inputs, make_sampler
-from sagan.state import (
-    GANState,
-    generator_variables,
-)
+from sagan.state import GANState, generator_variables
 from sagan.training.experiment import Experiment
 from sagan.training.feedback import Feedback, Rollback
 from sagan.training.logger import Logger
