@@ -22,15 +22,13 @@ def is_for_cpu(target: str) -> bool:
 # this option leaves it the sums, the only ones that gain: 64 channels of 16 images at
 # 128x128 take 2 ms instead of 44. A 3x3 convolution with 256 channels at 16x16, forward
 # and backward, takes 0.8 of the CPU time without YNNPACK in jax 0.10.2, 0.5 in 0.12.0.
-CANDIDATES: tuple[tuple[str, str | bool], ...] = (
-    ("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_REDUCE"),
-)
+CANDIDATES: dict[str, str | bool] = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"
+}
 
 
 @functools.cache
-def cpu_compiler_options(
-    candidates: tuple[tuple[str, str | bool], ...] = CANDIDATES,
-) -> dict[str, str | bool]:
+def cpu_compiler_options() -> dict[str, str | bool]:
     """Options for `.lower(...).compile(compiler_options=...)`; none except on CPUs.
 
     Leaves out options that the user sets in XLA_FLAGS, and those that this jaxlib does
@@ -41,7 +39,7 @@ def cpu_compiler_options(
     flags = os.environ.get("XLA_FLAGS", "")
     return {
         name: value
-        for name, value in candidates
+        for name, value in CANDIDATES.items()
         if name not in flags and _is_known(name, value)
     }
 
