@@ -52,7 +52,7 @@ def open_samples(
         mode: sampler.make_sampler(config, batch_statistics=mode == "batch")
         for mode in protocol.chosen_batch_norm()
     }
-    standing = sampler.make_standing(config, bar)
+    standing = sampler.make_standing(config)
     return GeneratedSamples(config, protocol, labels, samplers, standing)
 
 

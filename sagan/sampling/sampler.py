@@ -13,6 +13,7 @@ from sagan.config.schema import Config
 from sagan.data.pixels import to_uint8
 from sagan.generator import Generator
 from sagan.runtime.devices import batch_shardings, padded_batches
+from sagan.runtime.progress import bar
 
 Sampler = Callable[[PyTree[Array], Array, Array], Array]
 Variables = dict[str, PyTree[Array]]
@@ -90,9 +91,7 @@ STANDING_BATCHES = 32
 _STANDING_LATENTS = 2**30  # first number of their latents, beyond those of samples
 
 
-def make_standing(
-    config: Config, progress: Callable[..., Any] = lambda items, what: items
-) -> Callable[..., Variables]:
+def make_standing(config: Config) -> Callable[..., Variables]:
     """A function (variables, seed, truncation) -> variables with standing statistics.
 
     The batch statistics become the means of the moments of 32 batches of
@@ -117,7 +116,7 @@ def make_standing(
         variables = jax.device_put(variables, everywhere)
         rng = np.random.default_rng(seed)
         found = []
-        for i in progress(range(STANDING_BATCHES), "standing statistics"):
+        for i in bar(range(STANDING_BATCHES), "standing statistics"):
             numbers = _STANDING_LATENTS + i * batch + np.arange(batch)
             y = rng.integers(0, classes, batch, np.int32)
             z = latents(config, seed, numbers, truncation)
