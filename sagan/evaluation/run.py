@@ -147,11 +147,11 @@ def prepare_evaluation(
                 f"--split {split}: has the classes {first_few(source.class_names)}; the"
                 f" run was trained on {first_few(names)}"
             )
+    examples = image_sets.of_source(source, protocol.reals)
+    training, test = image_sets.for_features(config, source, examples, trained_on)
+    reals = scoring.Reals(examples, training, test, classes)
     scorer = scoring.open_scorer(
-        protocol,
-        _reals(config, protocol, source, trained_on),
-        labelled=classes > 0,
-        features=features,
+        protocol, reals, labelled=classes > 0, features=features
     )
     if protocol.labels == "real" and classes:
         labels = np.resize(scorer.reals.label, scorer.samples)
@@ -168,14 +168,6 @@ def prepare_evaluation(
     baseline = functools.cache(lambda: baselines(scorer, labels if classes else None))
     drawn = generated.open_samples(config, protocol, labels)
     return PreparedEvaluation(scorer, drawn, baseline, facts, [*notes, *scorer.notes])
-
-
-def _reals(
-    config: Config, protocol: Protocol, source: Source, trained_on: Source
-) -> scoring.Reals:
-    examples = image_sets.of_source(source, protocol.reals)
-    training, test = image_sets.for_features(config, source, examples, trained_on)
-    return scoring.Reals(examples, training, test, config.data.classes or 0)
 
 
 def evaluate_state(
