@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from sagan.config.schema import ConfigError
 from sagan.data.source import Examples
@@ -159,9 +158,7 @@ def _inception(request: FeatureRequest) -> FeatureNetwork:
     variables, digest = weights.load(request.weights)
     about = {"weights file sha256": digest, "resize": f"{request.resize}, to 299x299"}
     extract = inception.extractor(variables, request.resize)
-    params = jax.device_get(variables["params"])
-    flat: cache.Arrays = flatten_dict(params, sep="/")  # type: ignore
-    read = cache.digest(*(flat[name] for name in sorted(flat)))
+    read = cache.digest(*jax.device_get(jax.tree.leaves(variables["params"])))
     return FeatureNetwork("inception", read, about, False, True, extract)
 
 
