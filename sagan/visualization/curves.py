@@ -123,49 +123,43 @@ def _attention(runs: Sequence[RunRecord]) -> list[_Quantity]:
                 grids[f"{player}/{name}"].add(grid)
     labels = {place: f"{place[0].upper()}, {place[2:]}" for place in grids}
 
-    def quantity(
-        kind: str,
-        title: str,
-        note: str,
-        level: str = "",
-        value: Callable[[AttentionGrid], Any] | None = None,
-    ) -> _Quantity:
-        names = {label: f"{kind}/{place}" for place, label in labels.items()}
-        levels = {}
-        if value:
-            for place, mine in grids.items():
-                found = {round(float(np.mean(value(grid))), 6) for grid in mine}
-                levels[labels[place]] = found
-        return _Quantity(title, names, level, levels, note)
+    def names(kind: str) -> dict[str, str]:
+        return {label: f"{kind}/{place}" for place, label in labels.items()}
+
+    def means(value: Callable[[AttentionGrid], Any]) -> dict[str, set[float]]:
+        return {
+            labels[place]: {round(float(np.mean(value(grid))), 6) for grid in mine}
+            for place, mine in grids.items()
+        }
 
     return [
-        quantity(
+        _Quantity(
             "gamma",
-            "gamma",
+            names("gamma"),
+            "zero",
+            {label: {0.0} for label in labels.values()},
             "The sign of gamma is shared with the output convolution v: (gamma, v) and"
             " (-gamma, -v) are the same function. What counts is |gamma|; near 0 the"
             " layer is hardly used.",
-            "zero",
-            lambda grid: 0.0,
         ),
-        quantity(
-            "strength",
+        _Quantity(
             "strength of attention: |gamma v| / |x|",
-            "Norm of a layer's contribution over the norm of its input.",
+            names("strength"),
+            note="Norm of a layer's contribution over the norm of its input.",
         ),
-        quantity(
-            "entropy",
+        _Quantity(
             "entropy of attention, bits",
+            names("entropy"),
+            "uniform",
+            means(uniform_bits),
             "Mean over positions; dotted: uniform attention.",
-            "uniform",
-            uniform_bits,
         ),
-        quantity(
-            "distance",
+        _Quantity(
             "distance of attention, pixels",
-            "Mean distance to the attended keys; dotted: uniform attention.",
+            names("distance"),
             "uniform",
-            uniform_pixels,
+            means(uniform_pixels),
+            "Mean distance to the attended keys; dotted: uniform attention.",
         ),
     ]
 
