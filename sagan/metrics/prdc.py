@@ -63,19 +63,22 @@ class PrecisionRecall(Metric):
                 )
         centre = _centre(reals)
         with jax.enable_x64(True):
-            real_points, fake_points = _points(reals, centre), _points(fakes, centre)
-            real_radii = _all_radii(real_points, progress, "blocks of real pairs")
-            fake_radii = _all_radii(fake_points, progress, "blocks of fake pairs")
-            return Measured(
-                _shares(real_points, fake_points, real_radii, fake_radii, progress)
-            )
+            real_points = _points(reals, centre, progress, "blocks of real pairs")
+            fake_points = _points(fakes, centre, progress, "blocks of fake pairs")
+            return Measured(_shares(real_points, fake_points, progress))
 
 
 class _Points(NamedTuple):
-    """Features relative to a common centre, and their squared norms."""
+    """Features relative to a common centre, and the balls around them.
+
+    Attributes:
+      norm: Their squared norms.
+      radii: Squared radii of the balls: a row for each point, a column for each k.
+    """
 
     x: Array
     norm: Array
+    radii: Any = None
 
 
 def _centre(x: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, " d"]:
@@ -87,29 +90,24 @@ def _centre(x: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, " d"]:
     return np.sort(some, axis=0)[(len(some) - 1) // 2]
 
 
-def _points(x: Float[np.ndarray, "n d"], centre: Float64[np.ndarray, " d"]) -> _Points:
-    centred = jnp.asarray(x.astype(np.float64) - centre)
-    return _Points(centred, jnp.sum(centred**2, axis=1))
-
-
-def _all_radii(points: _Points, progress: Progress, what: str) -> Array:
-    """Squared radii of the balls: a row for each k, a column for each point."""
-    n = len(points.x)
-    blocks = progress(row_blocks(n, n), what)
-    return jnp.concatenate([_radii(points, *block) for block in blocks], axis=1)
-
-
-def _shares(
-    real: _Points,
-    fake: _Points,
-    real_radii: Array,
-    fake_radii: Array,
+def _points(
+    x: Float[np.ndarray, "n d"],
+    centre: Float64[np.ndarray, " d"],
     progress: Progress,
-) -> dict[str, float]:
+    what: str,
+) -> _Points:
+    centred = jnp.asarray(x.astype(np.float64) - centre)
+    points = _Points(centred, jnp.sum(centred**2, axis=1))
+    blocks = progress(row_blocks(len(x), len(x)), what)
+    radii = [_radii(points, *block) for block in blocks]
+    return points._replace(radii=jnp.concatenate(radii))
+
+
+def _shares(real: _Points, fake: _Points, progress: Progress) -> dict[str, float]:
     n, m = len(real.x), len(fake.x)
     precise, counts = np.zeros((2, m), bool), np.zeros(4, int)
     for block in progress(row_blocks(n, m), "blocks of real and fake pairs"):
-        inside, count = _inside(real, fake, real_radii, fake_radii, *block)
+        inside, count = _inside(real, fake, *block)
         precise |= np.asarray(inside)
         counts += np.asarray(count)
     improved, prdc, covered, pairs = counts
@@ -124,7 +122,7 @@ def _shares(
 
 
 def _rows(points: _Points, start: Any, size: int) -> _Points:
-    return _Points(*(lax.dynamic_slice_in_dim(part, start, size) for part in points))
+    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), points)
 
 
 def _squared(a: _Points, b: _Points) -> tuple[Array, Array]:
@@ -144,29 +142,22 @@ def _radii(points: _Points, start: Any, size: int) -> Array:
         squared = jnp.where(columns == nearest[:, None], jnp.inf, squared)
         nearest = jnp.argmin(squared, axis=1)
         kth[k] = jnp.min(squared, axis=1)
-    return jnp.stack([kth[_IMPROVED_K], kth[_PRDC_K]])
+    return jnp.stack([kth[_IMPROVED_K], kth[_PRDC_K]], axis=1)
 
 
 @partial(jax.jit, static_argnames="size")
-def _inside(
-    real: _Points,
-    fake: _Points,
-    real_radii: Array,
-    fake_radii: Array,
-    start: Any,
-    size: int,
-) -> tuple[Array, Array]:
+def _inside(real: _Points, fake: _Points, start: Any, size: int) -> tuple[Array, Array]:
     """Compares a block of reals with all fakes.
 
     Returns whether each fake is in a ball of these reals, by the radii of both k, and
     four counts: the reals that are in a ball of a fake, by both; the reals whose second
     ball holds a fake; and the pairs of a fake and a second ball that holds it.
     """
-    squared, rounding = _squared(_rows(real, start, size), fake)
-    real_radii = lax.dynamic_slice_in_dim(real_radii, start, size, axis=1)
+    real = _rows(real, start, size)
+    squared, rounding = _squared(real, fake)
     in_real, in_fake = (
         (squared <= improved + rounding, squared < prdc - rounding)
-        for improved, prdc in (real_radii[:, :, None], fake_radii[:, None, :])
+        for improved, prdc in (real.radii.T[:, :, None], fake.radii.T[:, None, :])
     )
     inside = jnp.stack([ball.any(axis=0) for ball in in_real])
     counts = [ball.any(axis=1).sum() for ball in (*in_fake, in_real[1])]
