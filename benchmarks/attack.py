@@ -171,6 +171,11 @@ class Target(NamedTuple):
         """The run and the cache."""
         return self.folder / "base"
 
+    @property
+    def end(self) -> Path:
+        """The run that was left alone."""
+        return self.folder / "end"
+
 
 def make_target(folder: Path) -> Target:
     """Trains, evaluates and draws the run, and trains a copy to the end."""
@@ -322,15 +327,18 @@ def attack(
     for path, sha in before.items():
         if path.startswith("outside"):
             tally.check(after.get(path) == sha, f"{case}: {path} changed")
-        elif path.startswith(("run/checkpoints", "run/eval", "run/samples")):
-            drawn_again = path.endswith((".png", "card.md")) and path in after
-            kept = sha in after.values() or drawn_again
-            tally.check(kept, f"{case}: {path} is gone")
+        elif path.startswith("run/"):
+            written_again = not path.startswith("run/checkpoints") and path in after
+            kept = sha in after.values() or written_again
+            tally.check(kept or path == part, f"{case}: {path} is gone")
     strangers = {path for path in after if path.startswith("outside")} - set(before)
     tally.check(not strangers, f"{case}: {strangers} written")
     if answer.code == 0 and name == "train":
         same = digest(place / "run", END) == target.state
         tally.check(same, f"{case}: another state at the end")
+        if part not in ("run/metrics.jsonl", "run"):
+            lines = [kill_lib.metrics(p)[0] for p in (place / "run", target.end)]
+            tally.check(lines[0] == lines[1], f"{case}: other lines of metrics.jsonl")
     if answer.code == 0 and name.startswith("eval"):
         for step, rows in numbers(place / "run").items():
             same = rows == target.numbers.get(step)
@@ -358,9 +366,9 @@ def stop(folder: Path, signals: int, rng: random.Random, tally: Tally, end: floa
             tally.done["signals"] += 1
         code = life.end()
         said = "\n".join(life.lines[-8:])
-        deaf = aim == "start" and not life.lines and code < 0
-        tally.done["signals before Python listened"] += deaf
-        ok = (code == 0 or deaf) and "Traceback" not in said
+        unheard = aim == "start" and not life.lines and code < 0
+        tally.done["signals before Python listened"] += unheard
+        ok = (code == 0 or unheard) and "Traceback" not in said
         tally.check(ok, f"{kinds[i % 3].name} at {aim}: exit code {code}\n{said}")
         if life.said("done: "):
             kill_lib.same_run(workdir, unbroken, compared)
@@ -545,7 +553,7 @@ def other_devices(target: Target, place: Path) -> str:
 
 
 def closed_output(target: Target, place: Path) -> str:
-    """Nobody reads what it says."""
+    """Its output pipe is closed."""
     process = spawn(place)
     assert process.stdout is not None
     process.stdout.close()

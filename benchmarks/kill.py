@@ -76,6 +76,9 @@ class Run(NamedTuple):
     steps: int = 600
     devices: int = 1
 
+    def __str__(self) -> str:
+        return f"{self.setting}{self.steps}x{self.devices}"
+
     @property
     def goes_back(self) -> bool:
         return self.setting == "rollback"
@@ -363,7 +366,7 @@ def count_compiled(folder: Path, tally: Tally) -> None:
 
 def run_unbroken(folder: Path, run: Run) -> Path:
     """Trains the run that is never killed, keeping every checkpoint."""
-    unbroken = folder / f"unbroken_{run.setting}{run.devices}"
+    unbroken = folder / f"unbroken_{run}"
     args = command(unbroken, run, keep=run.steps)
     life = Life(args, folder, devices=run.devices)
     if life.end():
@@ -376,8 +379,7 @@ def run_killed(
 ) -> Tally:
     """Kills once per aim; when a run finishes before the aims do, starts a new one."""
     numbers, tally = random.Random(seed), Tally()
-    name = f"killed_{run.setting}{run.devices}"
-    unused = (folder / f"{name}_{i}" for i in itertools.count())
+    unused = (folder / f"killed_{run}_{i}" for i in itertools.count())
     workdir = next(path for path in unused if not path.exists())
     for aim in [*aims, "none"]:
         while True:

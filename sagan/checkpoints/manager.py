@@ -18,7 +18,7 @@ from sagan.runtime.progress import Report
 
 @final
 class Checkpoints:
-    """The checkpoints of one run: the `keep` newest regular ones and the best.
+    """The checkpoints of one run: the `keep` newest, as many regular, and the best.
 
     Orbax writes the files, but neither notices a flipped byte in array data nor falls
     back to an older step. So each checkpoint holds a checksum of the whole state, and
@@ -42,17 +42,18 @@ class Checkpoints:
 
         Args:
           directory: Created if it does not exist.
-          keep: Number of newest checkpoints to keep, besides the best.
+          keep: Number of newest checkpoints to keep, and of newest regular ones.
           report: Takes a line about each checkpoint that `restore` passes over.
-          every: Steps between the regular checkpoints. Others, of a run that was
-            stopped, push no regular one out, and a rollback does not go to them: so a
-            stopped run ends as an unbroken one.
+          every: Steps between regular checkpoints. Others, of a run that was stopped,
+            push no regular one out, and a rollback does not go to them: so a stopped
+            run ends as an unbroken one.
           read_only: Create, remove and rename nothing: the run may be going on.
         """
         serialization.quiet_orbax()
         self.directory = pathlib.Path(directory).absolute()
         self._report = report
         self._every = every
+        self._regular: set[int] = set()  # steps of the regular checkpoints
         self._read_only = read_only
         self._writing: int | None = None
         if not read_only:
@@ -63,7 +64,7 @@ class Checkpoints:
             create=False,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
-            preservation_policy=_NewestAndBest(keep, every, self.best),
+            preservation_policy=_NewestAndBest(keep, self._regular, self.best),
             lightweight_initialize=True,  # else one broken step stops the start
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=me,  # else it waits for the other processes
@@ -73,8 +74,13 @@ class Checkpoints:
         )
         self._manager = self._open()
         # Not Orbax's best_fn: one unreadable file of its metrics stops every start.
-        folders = {step: self.directory / str(step) for step in self.steps()}
-        self._metrics = {s: serialization.read_metric(f) for s, f in folders.items()}
+        self._metrics: dict[int, Any] = {}
+        for step in self.steps():
+            meta = serialization.read_meta(self.directory / str(step)) or {}
+            metric = meta.get("metrics", {}).get("metric")
+            self._metrics[step] = metric if type(metric) is float else None
+            if meta.get("regular", step % every == 0):
+                self._regular.add(step)
 
     def save(
         self,
@@ -103,7 +109,11 @@ class Checkpoints:
         if step < (self.latest() or 0):
             raise ValueError(f"step {step}: there is a newer one, {self.latest()}")
         arrays = serialization.take(state)
-        items = serialization.items(step, arrays, metrics or {}, memory)
+        regular = step % self._every == 0
+        more = {"memory": memory, "regular": regular}
+        items = serialization.items(step, arrays, metrics or {}, **more)
+        if regular:
+            self._regular.add(step)
         self._metrics[step] = items["meta"].item["metrics"].get("metric")
         self._writing = step
         self._or_not_written(lambda: self._manager.save(step, args=items, force=True))
@@ -143,8 +153,9 @@ class Checkpoints:
     def set_aside_from(self, step: int) -> None:
         """Moves checkpoints to `diverged/`: the newest regular one before stays."""
         self.wait()
-        before = [s for s in self.steps() if s < step and s % self._every == 0]
-        newest = max(before, default=-1)
+        newest = max(
+            (s for s in self._regular & {*self.steps()} if s < step), default=-1
+        )
         self._set_aside([s for s in self.steps() if s > newest], "diverged")
 
     def restore_step(self, step: int, target: Any) -> Any:
@@ -228,12 +239,12 @@ class Checkpoints:
 @dataclasses.dataclass(frozen=True)
 class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
     newest: int
-    every: int
+    regular: set[int]
     best: Callable[[], int | None]
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         del context
         steps = sorted(info.step for info in checkpoints)
-        regular = [step for step in steps if step % self.every == 0]
-        kept = {*steps[-1:], *regular[-self.newest :], self.best()}
+        regular = [step for step in steps if step in self.regular]
+        kept = {*steps[-self.newest :], *regular[-self.newest :], self.best()}
         return [info.step in kept for info in checkpoints]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
@@ -20,12 +19,10 @@ import orbax.checkpoint as ocp
 import tensorstore
 
 from sagan.config.schema import ConfigError
-from sagan.runtime.files import read_json
+from sagan.runtime.files import DAMAGE, read_json
 from sagan.state import leaf_paths
 
 _OWN = "own_crc32"  # key of the checksum of the rest of the metadata
-# what reading a damaged checkpoint may raise; other codes are the machine's fault
-_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP}
 
 
 def take(state: Any) -> dict[str, np.ndarray]:
@@ -93,11 +90,11 @@ def handlers() -> dict[str, ocp.CheckpointHandler]:
 
 
 def items(
-    step: int, arrays: dict[str, np.ndarray], metrics: Mapping[str, float], memory: Any
+    step: int, arrays: dict[str, np.ndarray], metrics: Mapping[str, float], **more: Any
 ) -> ocp.args.Composite:
     """The arrays, and a JSON object with checksums of them and of itself."""
     finite = {name: float(v) for name, v in metrics.items() if math.isfinite(v)}
-    meta = {"step": step, "crc32": _crc32(arrays), "metrics": finite, "memory": memory}
+    meta = {"step": step, "crc32": _crc32(arrays), "metrics": finite, **more}
     meta[_OWN] = _json_crc32(meta)
     return ocp.args.Composite(
         **{"state": ocp.args.PyTreeSave(arrays), "meta": ocp.args.JsonSave(meta)}
@@ -112,8 +109,11 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any] | None:
     """
     try:
         meta = read_json(folder / "meta" / "metadata")
-        own = meta.pop(_OWN, None)  # None: from before there was one
-        known = isinstance(meta["metrics"], dict) and own in (None, _json_crc32(meta))
+        own = meta.pop(_OWN, None)
+        older = own is None and "memory" not in meta  # from before there was one
+        known = isinstance(meta["metrics"], dict) and (
+            older or own == _json_crc32(meta)
+        )
         return meta if known else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         _raise_unreadable(error, folder)
@@ -125,7 +125,7 @@ def _raise_unreadable(error: Exception, folder: pathlib.Path) -> None:
     code = error.errno if isinstance(error, OSError) else None
     if found := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
         code = int(found[1])
-    if code is not None and code not in _DAMAGE:
+    if code is not None and code not in DAMAGE:
         raise OSError(code, f"cannot be read: {os.strerror(code)}", str(folder))
 
 
@@ -175,13 +175,6 @@ def _read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
     if needed > there:
         raise ConfigError(f"{folder}: {needed:,} bytes; this machine has {there:,}")
     return {name: array.read().result() for name, array in arrays.items()}
-
-
-def read_metric(folder: pathlib.Path) -> float | None:
-    """The metric saved with a checkpoint; None if it has none or cannot be read."""
-    meta = read_meta(folder)
-    metric = meta["metrics"].get("metric") if meta else None
-    return metric if type(metric) is float else None
 
 
 def first_line(error: Exception) -> str:

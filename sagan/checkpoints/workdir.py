@@ -167,7 +167,9 @@ def _read_data(workdir: pathlib.Path) -> dict[str, Any] | None:
     try:
         then = files.read_json(workdir / _DATA)
         names, images = then["classes"], then["images"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno not in files.DAMAGE:
+            raise
         return None
     known = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return then if known and isinstance(images, int) else None

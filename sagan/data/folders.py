@@ -53,7 +53,7 @@ def read_folder(root: Path, place: str) -> ImageFolder:
         notes.append(f"{place}: {len(loose)} images beside the folders are ignored")
     for found, what in (
         (names, "files ignored, no images"),
-        (walk.not_files, "names ignored, links to nothing or no regular files"),
+        (walk.not_files, "entries ignored (broken links, or not regular files)"),
         (walk.repeated, "links to folders read before, not followed again"),
     ):
         if found:

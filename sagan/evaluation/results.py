@@ -18,6 +18,7 @@ Result = dict[str, Any]
 RESULTS, CARD, PLOT = "results.json", "card.md", "metrics.png"
 PER_CLASS_SHOWN = 10
 _OWN = "own_sha256"  # key of the digest of all the rest
+_MOST_BYTES = 2**28  # 16 MB are not enough for 20,000 classes
 _PACKAGES = ("sagan", "jax", "jaxlib", "flax", "numpy", "scipy")
 
 
@@ -79,14 +80,18 @@ def to_json(result: Result) -> str:
     return json.dumps(result | own, indent=1) + "\n"
 
 
-def read_result(path: Path) -> Result | None:
-    """Reads a results file; None if there is none, or not as it was written."""
+def read_result(path: Path, *, sealed: bool = False) -> Result | None:
+    """Reads a results file; None if there is none, or not as it was written.
+
+    Files from before 0.2 have no digest of themselves; `sealed` ones must have it.
+    """
     try:
-        result = files.read_json(path)
+        result = files.read_json(path, most=_MOST_BYTES)
     except (OSError, ValueError):
         return None
     known = isinstance(result, dict) and {"about", "results", "sha256"} <= set(result)
-    if not known or result.pop(_OWN, None) != _digest(result):
+    own = result.pop(_OWN, None) if known else None
+    if not known or (own is None and sealed) or own not in (None, _digest(result)):
         return None
     return result if isinstance(result["sha256"], str) else None
 
@@ -159,7 +164,7 @@ def by_variant(result: Result) -> dict[str, dict[str, dict[str, Any]]]:
 def read_same_result(folder: Path, result: Result) -> Result | None:
     """The earlier result of the same state, protocol and versions, or None."""
     for path in (folder / RESULTS, _aside(folder, RESULTS, result)):
-        before = read_result(path)
+        before = read_result(path, sealed=True)
         if before and before["sha256"] == result["sha256"]:
             return before
     return None

@@ -66,8 +66,8 @@ def download(url: str, path: Path) -> None:
                 bar.update(file.write(block))
 
 
-def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a state_dict that torch.save wrote.
+def read_state_dict(path: Path, content: bytes) -> dict[str, np.ndarray]:
+    """Reads the tensors of a state_dict that torch.save wrote; messages name `path`.
 
     Both formats are read: the zip archive, and that of torch before 1.6. The arrays
     are read-only views, strided as the tensors were, so that no file can ask for more
@@ -81,14 +81,9 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     (`_rebuild_tensor_v2`).
     """
     try:
-        with path.open("rb") as file:
-            zipped = file.read(4) == b"PK\x03\x04"
-            file.seek(0)
-            read = _read_zip if zipped else _read_legacy
-            tensors, storages = read(io.BytesIO(file.read()))
-            return {name: _view(tensor, storages) for name, tensor in tensors.items()}
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
+        read = _read_zip if content.startswith(b"PK\x03\x04") else _read_legacy
+        tensors, storages = read(io.BytesIO(content))
+        return {name: _view(tensor, storages) for name, tensor in tensors.items()}
     except _Refused as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle may raise anything

@@ -40,15 +40,17 @@ def load(path: Path | None = None) -> tuple[dict, str]:
         path = cached()
         if not path.exists():
             _fetch(path)
-    sha256 = _hash(path)
+    content = _read(path)
+    sha256 = hashlib.sha256(content).hexdigest()
     _refuse_others(path, sha256)
-    return as_variables(converted(read_state_dict(path)), str(path)), sha256
+    tensors = read_state_dict(path, content)
+    return as_variables(converted(tensors), str(path)), sha256
 
 
-def _hash(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
         with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return file.read()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -56,7 +58,8 @@ def _hash(path: Path) -> str:
 def _refuse_others(path: Path, sha256: str) -> None:
     if sha256 != SHA256:
         wrong = f"SHA-256 {sha256}, not {SHA256}"
-        raise ConfigError(f"{path}: not the published weights: {wrong}")
+        advice = "; remove it, to have them fetched again" * (path == cached())
+        raise ConfigError(f"{path}: not the published weights: {wrong}{advice}")
 
 
 def cached() -> Path:
@@ -110,7 +113,7 @@ def _fetch(path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             pth = Path(folder, path.name)
             download(URL, pth)
-            _refuse_others(pth, _hash(pth))
+            _refuse_others(pth, hashlib.sha256(_read(pth)).hexdigest())
             pth.replace(path)
     except (OSError, http.client.HTTPException) as error:
         advice = "fetch it where there is a network, give it with --weights-file PATH"

@@ -23,6 +23,9 @@ from sagan.config.schema import ConfigError
 
 _UNFINISHED = ".unfinished"  # end of the name of a file that is being written
 _JSON_BYTES, _JSON_DEPTH = 2**24, 32  # far above those of any file of ours
+# codes of what is missing or no regular file; others are the machine's fault
+DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP}
+DAMAGE |= {errno.ENXIO}
 
 
 @contextlib.contextmanager
@@ -46,14 +49,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     try:
-        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        handle = _locked_new(unfinished)
     except OSError as error:
         error.filename = str(path)  # rather than that of the unfinished file
         raise
     try:
         with naming_file(path), os.fdopen(handle, "wb") as file:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)  # for remove_unfinished
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -63,12 +64,25 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def _locked_new(path: Path) -> int:
+    """Creates a file and locks it, so that `remove_unfinished` leaves it alone."""
+    while True:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle
+        os.close(handle)  # it was removed before it was locked
+
+
 def remove_unfinished(folder: Path) -> None:
     """Removes what killed processes left half written; not what is being written."""
     for path in folder.glob(f".*{_UNFINISHED}"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+            with os.fdopen(handle, "r+b") as file:  # NFS locks what may be written
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -97,17 +111,17 @@ def open_regular(path: Path) -> BufferedReader:
     raise OSError(errno.EINVAL, "is not a regular file", str(path))
 
 
-def read_json(path: Path) -> Any:
-    """The value in a small JSON file, which need not be trusted.
+def read_json(path: Path, most: int = _JSON_BYTES) -> Any:
+    """The value in a JSON file of at most so many bytes, which need not be trusted.
 
     Raises:
       OSError: It cannot be read, or is not a regular file.
       ValueError: It is not JSON, or too large or too deeply nested to be ours.
     """
     with open_regular(path) as file:
-        content = file.read(_JSON_BYTES + 1)
-    if len(content) > _JSON_BYTES:
-        raise ValueError(f"has more than {_JSON_BYTES:,} bytes")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"has more than {most:,} bytes")
     return parse_json(content)
 
 

@@ -110,8 +110,9 @@ def _bind_address(coordinator: str, report: Report) -> str:
         family = socket.AF_INET6 if ":" in ip else socket.AF_INET
         socket.create_server((ip, int(port)), family=family).close()
         # a name of this machine is often that of its loopback, for itself alone
-        loopback = ipaddress.ip_address(ip).is_loopback
-        only_there = not loopback or host in ("localhost", ip)
+        found = ipaddress.ip_address(ip)
+        its_own = not found.is_loopback or host in ("localhost", ip)
+        only_there = its_own and not found.is_unspecified
     except OSError as error:
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             problem = f"port {port}: {os.strerror(error.errno)}"
@@ -124,7 +125,7 @@ def _bind_address(coordinator: str, report: Report) -> str:
     if only_there:
         return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
     report(
-        f"{said}not an address of this machine itself, so process 0 listens on all of"
+        f"{said}not a single address of this machine, so process 0 listens on all of"
         f" its addresses, without authentication ({_BIND} may name one)"
     )
     return f"[::]:{port}"

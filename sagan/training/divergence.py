@@ -21,6 +21,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, final
 
+from sagan.config.schema import ConfigError
+
 Values = Mapping[str, float]
 Past = Mapping[str, Sequence[float]]
 
@@ -120,11 +122,19 @@ class Detector:
         self._past = collections.defaultdict[str, collections.deque[float]](
             lambda: collections.deque(maxlen=MEMORY)
         )
-        memory = memory or {"past": {}, "streaks": {}}
-        for name, values in memory["past"].items():
-            self._past[name].extend(values)
-        # first step, and length
-        self._streaks = {name: (s, n) for name, (s, n) in memory["streaks"].items()}
+        self._streaks: dict[str, tuple[int, int]] = {}  # first step, and length
+        if memory is None:
+            return
+        try:
+            for name, values in memory["past"].items():
+                self._past[name].extend(map(float, values))
+            for name, (since, length) in memory["streaks"].items():
+                self._streaks[name] = int(since), int(length)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ConfigError(
+                "the checkpoint's memory of the monitor is not as it was written:"
+                f" {error}; move this checkpoint away"
+            ) from error
 
     @property
     def memory(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ FEW_IMAGES = 10_000  # a fifth of CIFAR-10, whose FID falls by a third: arXiv:20
 class Started(NamedTuple):
     """A run that is ready for its next step; process 0 has its checkpoints.
 
-    The memory is that of the monitor that saw the steps before this one.
+    `memory` is the monitor's as of the previous step.
     """
 
     experiment: Experiment

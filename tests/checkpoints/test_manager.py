@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import pathlib
 import resource
@@ -287,6 +288,40 @@ def test_checkpoints_of_stops_push_no_regular_one_out_and_are_gone_back_behind(o
     checkpoints.save(44, make_state(44))
     checkpoints.set_aside_from(40)
     assert checkpoints.steps() == [30]
+
+
+def test_checkpoints_of_stops_are_kept_as_others_are(open_):
+    checkpoints = open_(keep=3, every=1000)
+    for step in (300, 700, 900, 950):
+        checkpoints.save(step, make_state(step))
+    assert open_(keep=3, every=1000).steps() == [700, 900, 950]
+
+
+def test_checkpoints_stay_regular_if_the_interval_changes(open_):
+    checkpoints = open_(keep=3, every=10)
+    for step in (20, 30, 40):
+        checkpoints.save(step, make_state(step))
+    checkpoints = open_(keep=3, every=25)
+    checkpoints.save(47, make_state(47))
+    checkpoints = open_(keep=3, every=25)
+    assert checkpoints.steps() == [20, 30, 40, 47]
+    checkpoints.set_aside_from(47)
+    assert checkpoints.steps() == [20, 30, 40]
+
+
+def test_metadata_without_their_checksum_are_damaged(open_):
+    checkpoints = open_()
+    for step, fid in ((1, 30.0), (2, 20.0)):
+        checkpoints.save(step, make_state(step), {"metric": fid})
+    checkpoints.wait()
+    path = checkpoints.directory / "1" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    del meta["own_crc32"]
+    path.write_text(json.dumps(meta | {"metrics": {"metric": 1.0}}))
+    assert open_().best() == 2
+    del meta["memory"], meta["regular"]  # as 0.1 wrote it
+    path.write_text(json.dumps(meta))
+    assert_same(open_().restore_step(1, abstract(make_state())), make_state(1))
 
 
 @pytest.fixture

@@ -278,3 +278,7 @@ def test_damage_that_silences_the_comparison_of_the_data_is_told(tmp_path, text)
     (tmp_path / "data.json").unlink()
     (told,) = claim(tmp_path, MINE)
     assert "is gone" in told
+    (tmp_path / "data.json").unlink()
+    os.mkfifo(tmp_path / "data.json")
+    (told,) = claim(tmp_path, MINE)
+    assert "is damaged" in told and (tmp_path / "data.damaged1.json").is_fifo()

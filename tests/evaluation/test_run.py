@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import re
 import shutil
 
@@ -153,6 +154,11 @@ def test_results_that_were_changed_are_set_aside_and_computed_again(
     text = path.read_text()
     renamed, number = text.replace('"notes"', '"notse"'), r'("value": \d*\.\d*)(\d)'
     changed = re.sub(number, lambda m: m[1] + str(9 - int(m[2])), text, count=1)
+    older = json.loads(text)
+    del older["own_sha256"]
+    path.write_text(json.dumps(older))
+    assert results.read_result(path) == older  # to be shown
+    assert results.read_result(path, sealed=True) is None  # and made again
     for damaged in ("[]", renamed, changed):
         path.write_text(damaged)
         assert results.read_result(path) is None

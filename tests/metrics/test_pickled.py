@@ -114,7 +114,7 @@ def plain(array):
 def refusal(path):
     """The message of the refusal, which must be the only thing that is raised."""
     with pytest.raises(ConfigError) as info:
-        read_state_dict(path)
+        read_state_dict(path, path.read_bytes())
     assert str(info.value).startswith(f"{path}: ")
     assert "\n" not in str(info.value)
     return str(info.value)
@@ -127,7 +127,8 @@ ARRAY = np.arange(12, dtype=np.float32).reshape(3, 4)
 def test_tensors_come_back_from_a_file_that_torch_did_not_write(tmp_path, zipped):
     state = collections.OrderedDict(a=plain(ARRAY))
     state._metadata = {"": {"version": 1}}  # as nn.Module.state_dict has it
-    found = read_state_dict(write(tmp_path / "w.pth", state, zipped=zipped))
+    path = write(tmp_path / "w.pth", state, zipped=zipped)
+    found = read_state_dict(path, path.read_bytes())
     np.testing.assert_array_equal(found["a"], ARRAY)
 
 
@@ -231,8 +232,6 @@ def test_what_is_not_a_state_dict_is_refused(tmp_path, zipped, thing):
 def test_other_files_are_refused(tmp_path, data):
     (tmp_path / "w.pth").write_bytes(data)
     refusal(tmp_path / "w.pth")
-    refusal(tmp_path)  # a folder
-    assert "No such file" in refusal(tmp_path / "missing.pth")
 
 
 def test_zip_archives_that_torch_does_not_make_are_refused(tmp_path):
@@ -276,7 +275,7 @@ def test_tensors_of_torch_save_come_back(tmp_path, zipped, monkeypatch):
     ordered = net.state_dict()  # an OrderedDict with _metadata
     ordered.update(state)
     torch.save(ordered, path, _use_new_zipfile_serialization=zipped)
-    found = read_state_dict(path)
+    found = read_state_dict(path, path.read_bytes())
     assert list(found) == list(state)
     for name, tensor in state.items():
         expected = tensor.detach().numpy()

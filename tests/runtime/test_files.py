@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -126,6 +127,34 @@ def test_links_are_not_followed(tmp_path):
     assert target.read_text() == "precious"
     assert (tmp_path / "whole").read_text() == "text"
     assert not (tmp_path / "whole").is_symlink()
+
+
+def test_a_start_waits_for_no_pipe_and_follows_no_link_to_what_is_unfinished(tmp_path):
+    target = tmp_path / "target"
+    target.write_text("precious")
+    os.mkfifo(tmp_path / ".a.unfinished")
+    (tmp_path / ".b.unfinished").symlink_to(target)
+    (tmp_path / ".c.unfinished").write_text("half")
+    files.remove_unfinished(tmp_path)
+    assert not (tmp_path / ".c.unfinished").exists()
+    assert target.read_text() == "precious"
+
+
+def test_a_file_that_is_removed_before_it_is_locked_is_written_again(
+    tmp_path, monkeypatch
+):
+    lock, removed = fcntl.flock, []
+
+    def remove_first(handle, kind):
+        if not removed:
+            removed.extend(tmp_path.glob(".*.unfinished"))
+            removed[0].unlink()
+        lock(handle, kind)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    write_whole(tmp_path / "a", "text")
+    assert len(removed) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize("link", ["eval", "eval/step_1"])

@@ -15,6 +15,7 @@ from sagan import config as config_lib
 from sagan import diagnostics
 from sagan import state as state_lib
 from sagan.checkpoints import manager
+from sagan.config import ConfigError
 from sagan.data.pipeline import Batch
 from sagan.losses import LOSSES
 from sagan.runtime import files
@@ -426,6 +427,21 @@ def test_a_detector_goes_on_from_the_memory_of_another(split):
         "d_exploding_gradients",
     }
     assert second.memory == whole.memory
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        [1],
+        {"past": {}},
+        {"past": {"d_grad_norm": ["a"]}, "streaks": {}},
+        {"past": {}, "streaks": {"nonfinite": 5}},
+        {"past": [], "streaks": {}},
+    ],
+)
+def test_a_memory_that_is_none_of_ours_is_one_error(memory):
+    with pytest.raises(ConfigError, match="memory of the monitor is not as it was"):
+        divergence.Detector(NAMES, memory)
 
 
 @pytest.mark.parametrize("done", [0, 1, 2])
