@@ -194,7 +194,8 @@ class RunConfig:
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     keep: int = 3
-    """Number of newest checkpoints to keep, besides the best."""
+    """Number of newest checkpoints to keep, besides the best. If the run was stopped:
+    also so many of those at multiples of run.checkpoint_every."""
     evaluate_every: int = 0
     """Steps between evaluations, which decide the best checkpoint; 0: none."""
     evaluate_samples: int | None = None
