@@ -398,6 +398,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 def test_d_gradient_is_that_of_the_loss_and_every_weighted_regulariser(tiny):
     config = tiny(**EVERYTHING)
     game = with_sgd(state.make_game(config), lr=1.0)

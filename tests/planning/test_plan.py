@@ -123,6 +123,7 @@ def test_bytes_of_the_state_are_all_of_it(tiny):
     assert parts["Adam's moments"] >= 2 * parts["parameters"]
 
 
+@pytest.mark.slow
 def test_what_is_traced_for_another_target_is_another_program(tiny):
     assert compilation.is_for_cpu("auto") and compilation.is_for_cpu("cpu")
     assert not compilation.is_for_cpu("accelerator")

@@ -513,6 +513,7 @@ def test_a_run_goes_back_only_so_often(tiny, tmp_path, poison):
     assert back == [(0, 0), (1, 0)]  # without a checkpoint: from the first step
 
 
+@pytest.mark.slow
 def test_a_rollback_scales_the_discriminators_update_and_no_other(tiny, start):
     game = state_lib.make_game(tiny(data__classes=10))
     rng = np.random.default_rng(0)
