@@ -76,6 +76,8 @@ class Checkpoints:
         # Not Orbax's best_fn: one unreadable file of its metrics stops every start.
         self._metrics: dict[int, Any] = {}
         for step in self.steps():
+            if not read_only:
+                own_folder(self.directory, str(step))  # Orbax removes no link
             meta = serialization.read_meta(self.directory / str(step)) or {}
             metric = meta.get("metrics", {}).get("metric")
             self._metrics[step] = metric if type(metric) is float else None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sagan.runtime.files import file_name, open_regular, write_arrays
+from sagan.runtime.files import file_name, open_regular, remove_unfinished, write_arrays
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,6 +58,7 @@ def keep_arrays(name: str, arrays: Arrays) -> None:
     """Writes arrays to the cache; one that cannot be written is ignored."""
     try:
         write_arrays(_path(name), arrays)
+        remove_unfinished(folder())
     except OSError:
         pass
 

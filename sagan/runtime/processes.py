@@ -120,7 +120,8 @@ def _bind_address(coordinator: str, report: Report) -> str:
         if ip and _answers(ip, int(port)):
             raise ConfigError(
                 f"{said}something listens there, and it is not this machine: if that"
-                " is process 0, give this one another run.process"
+                " is process 0, give this one another run.process; if it is a load"
+                f" balancer, set {_BIND}"
             ) from error
     if only_there:
         return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"

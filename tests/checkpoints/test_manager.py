@@ -368,7 +368,7 @@ def test_a_disk_that_cannot_be_read_is_not_a_damaged_checkpoint(open_, monkeypat
     assert checkpoints.steps() == [1, 2] and open_.notes == []
 
 
-@pytest.mark.parametrize("link", ["c", "c/bad"])
+@pytest.mark.parametrize("link", ["c", "c/bad", "c/1"])
 def test_a_link_that_leads_out_of_the_workdir_is_refused(open_, tmp_path, link):
     (tmp_path / "out").mkdir()
     if link == "c":
@@ -382,6 +382,11 @@ def test_a_link_that_leads_out_of_the_workdir_is_refused(open_, tmp_path, link):
         flip(largest(checkpoints.directory / "2"))
         with pytest.raises(ConfigError, match="/bad: is a symbolic link"):
             checkpoints.restore(abstract(make_state()))
+    if link == "c/1":
+        shutil.rmtree(tmp_path / "c" / "1")
+        (tmp_path / "c" / "1").symlink_to(tmp_path / "out")
+        with pytest.raises(ConfigError, match="/1: is a symbolic link"):
+            open_()
     assert not any((tmp_path / "out").iterdir())
 
 
