@@ -24,17 +24,18 @@ def attack():
 def target(attack, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAGAN_CACHE", "")  # the attack sets it: put it back
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as here: equal bits
         yield attack.make_target(tmp_path_factory.mktemp("attack"))
 
 
 def test_damaged_files_give_no_wrong_state_and_no_traceback(attack, target):
     tally = attack.Tally()
-    attack.fuzz(target, 20, random.Random(1), tally, time.monotonic() + 600)
-    assert tally.wrong == [] and tally.done["fuzz"] == 20
+    attack.fuzz(target, 12, random.Random(1), tally, time.monotonic() + 600)
+    assert tally.wrong == [] and tally.done["fuzz"] == 12
 
 
 def test_circumstances(attack, target):
-    only = ("without_home", "moved_while_training", "copied_while_training")
+    only = ("without_home", "moved_while_training")
     tally = attack.Tally()
     attack.try_odd(target, tally, only)
     assert tally.wrong == [] and tally.done["odd"] == len(only)
@@ -63,7 +64,7 @@ def test_what_an_attack_must_not_find_is_told(attack, target, monkeypatch):
 
         return call_and_spoil
 
-    for part in ("outside/file", "run/checkpoints/8/meta/metadata"):
+    for part in ("outside/file", "run/checkpoints/4/meta/metadata"):
         monkeypatch.setattr(attack, "call", spoiled(part))
         assert part in wrong(nothing)
     monkeypatch.setattr(attack, "call", lambda *args: attack.Answer(None, "Trace"))
