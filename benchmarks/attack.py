@@ -76,19 +76,13 @@ EVALUATION += ["--batch-norm", "moving"]
 
 
 @dataclasses.dataclass
-class Tally:
-    """Counts by part; `wrong` lists what must not happen."""
+class Tally(kill_lib.Findings):
+    """Counts by part."""
 
     done: collections.Counter[str] = dataclasses.field(
         default_factory=collections.Counter
     )
-    wrong: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
-
-    def check(self, right: bool, otherwise: str) -> None:
-        if not right:
-            self.wrong.append(otherwise)
-            print(f"WRONG: {otherwise}", flush=True)
 
     def __str__(self) -> str:
         counts = [f"{name}: {count}" for name, count in sorted(self.done.items())]

@@ -174,8 +174,20 @@ class Life:
 
 
 @dataclasses.dataclass
-class Tally:
-    """Counts of what happened; `wrong` lists what must not happen."""
+class Findings:
+    """`wrong` lists what must not happen."""
+
+    wrong: list[str] = dataclasses.field(default_factory=list)
+
+    def check(self, right: bool, otherwise: str) -> None:
+        if not right:
+            self.wrong.append(otherwise)
+            print(f"WRONG: {otherwise}", flush=True)
+
+
+@dataclasses.dataclass
+class Tally(Findings):
+    """Counts of what happened."""
 
     aimed: collections.Counter[str] = dataclasses.field(
         default_factory=collections.Counter
@@ -192,12 +204,6 @@ class Tally:
     entries: int = 0
     cut_short: int = 0
     lost: list[int] = dataclasses.field(default_factory=list)
-    wrong: list[str] = dataclasses.field(default_factory=list)
-
-    def check(self, right: bool, otherwise: str) -> None:
-        if not right:
-            self.wrong.append(otherwise)
-            print(f"WRONG: {otherwise}", flush=True)
 
     def __str__(self) -> str:
         died = ", ".join(f"{p} {self.died[p]} of {self.aimed[p]}" for p in PHASES)

@@ -53,7 +53,7 @@ class Checkpoints:
         self.directory = pathlib.Path(directory).absolute()
         self._report = report
         self._every = every
-        self._regular: set[int] = set()  # steps of the regular checkpoints
+        self._meta: dict[int, dict[str, Any]] = {}  # by step; empty if damaged
         self._read_only = read_only
         self._writing: int | None = None
         if not read_only:
@@ -64,7 +64,7 @@ class Checkpoints:
             create=False,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
-            preservation_policy=_NewestAndBest(keep, self._regular, self.best),
+            preservation_policy=_NewestAndBest(keep, self._is_regular, self.best),
             lightweight_initialize=True,  # else one broken step stops the start
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=me,  # else it waits for the other processes
@@ -74,15 +74,11 @@ class Checkpoints:
         )
         self._manager = self._open()
         # Not Orbax's best_fn: one unreadable file of its metrics stops every start.
-        self._metrics: dict[int, Any] = {}
         for step in self.steps():
             if not read_only:
                 own_folder(self.directory, str(step))  # Orbax removes no link
-            meta = serialization.read_meta(self.directory / str(step)) or {}
-            metric = meta.get("metrics", {}).get("metric")
-            self._metrics[step] = metric if type(metric) is float else None
-            if meta.get("regular", step % every == 0):
-                self._regular.add(step)
+            folder = self.directory / str(step)
+            self._meta[step] = serialization.read_meta(folder) or {}
 
     def save(
         self,
@@ -111,12 +107,9 @@ class Checkpoints:
         if step < (self.latest() or 0):
             raise ValueError(f"step {step}: there is a newer one, {self.latest()}")
         arrays = serialization.take(state)
-        regular = step % self._every == 0
-        more = {"memory": memory, "regular": regular}
+        more = {"memory": memory, "regular": step % self._every == 0}
         items = serialization.items(step, arrays, metrics or {}, **more)
-        if regular:
-            self._regular.add(step)
-        self._metrics[step] = items["meta"].item["metrics"].get("metric")
+        self._meta[step] = items["meta"].item
         self._writing = step
         self._or_not_written(lambda: self._manager.save(step, args=items, force=True))
         return True
@@ -155,9 +148,8 @@ class Checkpoints:
     def set_aside_from(self, step: int) -> None:
         """Moves checkpoints to `diverged/`: the newest regular one before stays."""
         self.wait()
-        newest = max(
-            (s for s in self._regular & {*self.steps()} if s < step), default=-1
-        )
+        before = [s for s in self.steps() if s < step and self._is_regular(s)]
+        newest = max(before, default=-1)
         self._set_aside([s for s in self.steps() if s > newest], "diverged")
 
     def restore_step(self, step: int, target: Any) -> Any:
@@ -176,9 +168,8 @@ class Checkpoints:
         return serialization.place(target, arrays, self._where(step))
 
     def memory(self, step: int) -> Any:
-        """What was saved as `memory` with a checkpoint; None in older ones."""
-        meta = serialization.read_meta(self.directory / str(step))
-        return meta.get("memory") if meta else None
+        """The `memory` saved with a checkpoint; None if version 0.1 saved it."""
+        return self._meta.get(step, {}).get("memory")
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints in ascending order, including one being written."""
@@ -193,9 +184,14 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Step with the lowest metric (the newest of equals), or None."""
-        metrics = {step: self._metrics.get(step) for step in self.steps()}
-        ranked = [(m, -step) for step, m in metrics.items() if m is not None]
+        metas = [(step, self._meta.get(step, {})) for step in self.steps()]
+        metrics = [(step, m.get("metrics", {}).get("metric")) for step, m in metas]
+        ranked = [(metric, -step) for step, metric in metrics if type(metric) is float]
         return -min(ranked)[1] if ranked else None
+
+    def _is_regular(self, step: int) -> bool:
+        meta = self._meta.get(step, {})
+        return bool(meta.get("regular", step % self._every == 0))
 
     def wait(self) -> None:
         """Waits until the last save is on disk; OSError if it failed."""
@@ -241,12 +237,12 @@ class Checkpoints:
 @dataclasses.dataclass(frozen=True)
 class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
     newest: int
-    regular: set[int]
+    is_regular: Callable[[int], bool]
     best: Callable[[], int | None]
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         del context
         steps = sorted(info.step for info in checkpoints)
-        regular = [step for step in steps if step in self.regular]
+        regular = [step for step in steps if self.is_regular(step)]
         kept = {*steps[-self.newest :], *regular[-self.newest :], self.best()}
         return [info.step in kept for info in checkpoints]

@@ -1,4 +1,4 @@
-"""What earlier checks found in image files that have not changed since."""
+"""Results of earlier checks of image files that have not changed since."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ _ROW = np.dtype(
 
 
 class Facts(NamedTuple):
-    """What a check found in a good image.
+    """Properties of a good image.
 
     Attributes:
       plain: Whether all pixels have one colour.

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,9 +46,8 @@ def cached_arrays(name: str, compute: Callable[[], Arrays]) -> Arrays:
 def read_arrays(name: str) -> Arrays:
     """Arrays from the cache; empty if there are none, or none that can be read."""
     try:
-        with open_regular(_path(name)) as raw, zipfile.ZipFile(raw):
-            with np.load(raw, allow_pickle=False) as file:
-                return dict(file)
+        with open_regular(_path(name)) as raw, np.load(raw, allow_pickle=False) as file:
+            return dict(file)
     except Exception:  # of a damaged file, nearly anything
         return {}
 

@@ -48,7 +48,7 @@ class Feedback:
 
     @property
     def memory(self) -> dict[str, Any]:
-        """What the monitor remembers of the steps that were dealt with."""
+        """The monitor's memory as of the last step that was read."""
         return self._monitor.memory
 
     def put(

@@ -258,13 +258,18 @@ def test_damage_done_twice_to_a_step_is_set_aside_twice(open_):
     assert aside == ["2.0", "2.1"]
 
 
-def test_a_metric_that_was_changed_makes_no_checkpoint_the_best(open_):
+@pytest.fixture
+def metadata(open_):
+    """The metadata of checkpoint 1, with metric 30; 2 has metric 20."""
     checkpoints = open_()
     for step, fid in ((1, 30.0), (2, 20.0)):
         checkpoints.save(step, make_state(step), {"metric": fid})
     checkpoints.wait()
-    path = checkpoints.directory / "1" / "meta" / "metadata"
-    replace_text(path, '"metric": 30.0', '"metric": 10.0')
+    return checkpoints.directory / "1" / "meta" / "metadata"
+
+
+def test_a_metric_that_was_changed_makes_no_checkpoint_the_best(open_, metadata):
+    replace_text(metadata, '"metric": 30.0', '"metric": 10.0')
     assert open_().best() == 2
 
 
@@ -309,12 +314,8 @@ def test_checkpoints_stay_regular_if_the_interval_changes(open_):
     assert checkpoints.steps() == [20, 30, 40]
 
 
-def test_metadata_without_their_checksum_are_damaged(open_):
-    checkpoints = open_()
-    for step, fid in ((1, 30.0), (2, 20.0)):
-        checkpoints.save(step, make_state(step), {"metric": fid})
-    checkpoints.wait()
-    path = checkpoints.directory / "1" / "meta" / "metadata"
+def test_metadata_without_their_checksum_are_damaged(open_, metadata):
+    path = metadata
     meta = json.loads(path.read_text())
     del meta["own_crc32"]
     path.write_text(json.dumps(meta | {"metrics": {"metric": 1.0}}))
