@@ -1,30 +1,23 @@
 """benchmarks/peer_quality.py: both sides, their turns, and what the table says."""
 
-import importlib
-import pathlib
-import sys
-
 import numpy as np
 import pytest
 
 from sagan.config import replace
 from sagan.state import abstract, count
+from tests.support.benchmarks import load
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-
-FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def peer():
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module("torch_peer")
-    sys.path.remove(str(FOLDER))
+    return load("torch_peer")
 
 
 @pytest.fixture(scope="module")
 def benchmark(peer):
-    return importlib.import_module("peer_quality")
+    return load("peer_quality")
 
 
 @pytest.fixture

@@ -1,23 +1,18 @@
 """A short form of benchmarks/attack.py, by its own parts."""
 
-import importlib
-import pathlib
 import random
-import sys
 import time
 
 import pytest
 
-FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
+from tests.support.benchmarks import load
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def attack():
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module("attack")
-    sys.path.remove(str(FOLDER))
+    return load("attack")
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,16 @@
 """SIGKILL at random moments: a short form of benchmarks/kill.py, by its own parts."""
 
-import importlib.util
-import pathlib
 import signal
-import sys
 import time
 
 import pytest
 
-PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "kill.py"
+from tests.support.benchmarks import load
 
 
 @pytest.fixture(scope="module")
 def kill():
-    spec = importlib.util.spec_from_file_location("kill", PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["kill"] = module  # dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["kill"]
+    return load("kill")
 
 
 @pytest.mark.slow
