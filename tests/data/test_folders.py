@@ -81,8 +81,8 @@ def test_only_regular_files_are_read_and_others_are_named(tmp_path):
     with socket.socket(socket.AF_UNIX) as bound:
         os.chdir(tmp_path)  # a socket's path is short
         bound.bind("dog/socket.png")
-    source, (note,) = notes(tmp_path, "no regular files")
-    assert len(source) == 6 and "5 names ignored" in note
+    source, (note,) = notes(tmp_path, "not regular files")
+    assert len(source) == 6 and "5 entries ignored" in note
     for name in ("fifo", "gone", "itself", "null", "socket"):
         assert f"{name}.png" in note
     assert len(image_sets.of_path(tmp_path).examples.label) == 6
