@@ -208,7 +208,7 @@ class Checkpoints:
             item_handlers=serialization.handlers(),
         )
 
-    def _where(self, step: int) -> str:
+    def _where(self, step: int | None) -> str:
         return f"{self.directory}, checkpoint {step}"
 
     def _set_aside(self, steps: list[int], folder: str) -> None:
@@ -226,9 +226,9 @@ class Checkpoints:
         try:
             act()
         except Exception as error:
-            older = [p.name for p in self.directory.iterdir() if p.name.isdigit()]
+            older = [p.name for p in self.directory.glob("*") if p.name.isdigit()]
             raise OSError(
-                f"checkpoint {self._writing} was not written:"
+                f"{self._where(self._writing)} was not written:"
                 f" {serialization.first_line(error)}; older ones are untouched:"
                 f" {', '.join(sorted(older, key=int)) or 'none'}"
             ) from error
