@@ -290,8 +290,9 @@ def fuzz(target: Target, cases: int, rng: random.Random, tally: Tally, end: floa
         code = attack(target, part, damages[name], command, rng, tally, words)
         tally.done["fuzz"] += 1
         tally.done[f"fuzz, of these with exit code {code}"] += 1
-        if i % 25 == 24:
+        if i % 10 == 9:
             jax.clear_caches()  # or the programs exceed the memory maps
+        if i % 25 == 24:
             print(f"fuzz: {i + 1}, wrong: {len(tally.wrong)}", flush=True)
 
 
@@ -399,6 +400,7 @@ def fill_disks(target: Target, cases: int, rng: random.Random, tally: Tally):
             same = not again.code and digest(disk / "run", END) == target.state
             tally.check(same, f"{case}: another state at the end")
             tally.done["disks that were too small" if first.code else "disks"] += 1
+            jax.clear_caches()
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
@@ -500,7 +502,7 @@ def damaged_programs(target: Target, place: Path) -> str:
 
 
 def moved_while_training(target: Target, place: Path) -> str:
-    """The workdir gets another name after a step: nothing whole appears in its place."""
+    """The workdir gets another name after a step: nothing whole appears there."""
     process = spawn(place, "--run.steps", "100000")
     until(process, "step 20 ")
     (place / "run").rename(place / "moved")
