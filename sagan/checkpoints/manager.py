@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from sagan.checkpoints import serialization
+from sagan.checkpoints import bucket_copy, serialization
 from sagan.config.schema import ConfigError
 from sagan.runtime.files import own_folder
 from sagan.runtime.progress import Report
@@ -130,7 +131,7 @@ class Checkpoints:
         self.wait()
         bad: list[int] = []
         for step in reversed(self.steps()):
-            arrays, problem = serialization.read(self.directory / str(step))
+            arrays, problem = self._read(step)
             if problem is None:
                 state = serialization.place(target, arrays, self._where(step))
                 self._set_aside(bad, "bad")
@@ -162,7 +163,7 @@ class Checkpoints:
         if step not in self.steps():
             known = ", ".join(map(str, self.steps())) or "none"
             raise ConfigError(f"{self._where(step)}: is not there; there are: {known}")
-        arrays, problem = serialization.read(self.directory / str(step))
+        arrays, problem = self._read(step)
         if problem is not None:
             raise ConfigError(f"{self._where(step)}: {problem}")
         return serialization.place(target, arrays, self._where(step))
@@ -200,6 +201,11 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, as `wait` does, and ends the writing threads."""
         self._or_not_written(self._manager.close)
+
+    def _read(self, step: int) -> tuple[dict[str, np.ndarray], str | None]:
+        folder = self.directory / str(step)
+        bucket_copy.fetch(folder)
+        return serialization.read(folder)
 
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(

@@ -19,6 +19,7 @@ from sagan import config as config_lib
 from sagan.config.fields import field_type
 from sagan.config.schema import Config, ConfigError
 from sagan.config.validation import is_local
+from sagan.runtime.buckets import is_bucket
 
 Arguments = Sequence[str]
 Command = Callable[[Arguments], int | None]
@@ -26,23 +27,30 @@ T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
 
 
-def check_paths(args: Arguments) -> None:
-    """Raises a ConfigError if an argument is a path elsewhere, such as gs://bucket/a.
+def may_be_bucket(option: str, value: str) -> bool:
+    """Whether an option's value, or an argument without one, is a run in a bucket."""
+    return is_bucket(value) and option in ("", "--workdir")
 
-    Python would take it for a folder of this machine, called `gs:`.
+
+def check_paths(args: Arguments) -> None:
+    """Raises a ConfigError if an argument is a path elsewhere, such as s3://bucket/a.
+
+    Python would take it for a folder of this machine, called `s3:`. Runs may be in
+    buckets of Google Cloud Storage.
     """
-    for before, arg in zip(["", *args], args, strict=False):
+    option = ""
+    for arg in args:
         option, _, value = (
-            arg.partition("=") if arg.startswith("--") else (before, "", arg)
+            arg.partition("=") if arg.startswith("--") else (option, "", arg)
         )
-        if not is_local(value):
+        if not (is_local(value) or may_be_bucket(option, value)):
             named = f"{option} {value}" if option.startswith("--") else value
             raise ConfigError(
                 f"{named}: must be a path on this machine, without a scheme"
             )
 
 
-def parse_train(args: Arguments) -> tuple[Config, Path]:
+def parse_train(args: Arguments) -> tuple[Config, str]:
     """The config and the workdir from the arguments of train.py.
 
     Raises:
@@ -53,7 +61,7 @@ def parse_train(args: Arguments) -> tuple[Config, Path]:
     config, workdir = parse_config(args, "train.py", "--workdir DIR", about)
     if workdir is None:
         raise ConfigError("--workdir DIR is missing: where the run keeps its files")
-    return config, Path(workdir)
+    return config, workdir
 
 
 def parse_config(

@@ -1,90 +1,36 @@
-"""The commands: arguments to calls, errors to one line and an exit code."""
+"""The commands: arguments to calls."""
 
 import dataclasses
-import io
 import json
 import sys
-import traceback
 from pathlib import Path
 
 from sagan import config as config_lib
 from sagan.cli import visualize
 from sagan.cli.arguments import (
     Arguments,
-    Command,
     Flat,
     Parser,
     at_least,
-    check_paths,
     checkpoint_parser,
     parse_config,
     parse_dataclass,
     parse_train,
 )
+from sagan.cli.run import run
 from sagan.config.schema import ConfigError
-from sagan.runtime import cache, exit_message, output
-from sagan.runtime.progress import printable
-from sagan.runtime.signals import Stopped
-
-_LESS_MEMORY = (
-    "the device's memory is too small: try --model.attention-chunks 16, --model.remat,"
-    " --model.dtype bfloat16, --optim.accumulate 2 (with a --g.bn_group that divides"
-    " the micro-batch) or a smaller --data.batch; `sagan plan` checks this in advance"
-)
-
-
-def run(command: Command, args: Arguments) -> int:
-    """Calls a command and returns its exit code.
-
-    0: success, or stopped by a signal with nothing lost.
-    1: full disk, too little memory, a lost process, a bug; for `sagan plan`: no fit.
-    2: the user's mistake, in one line.
-    3: training diverged.
-    130: Ctrl-C outside training.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr, for any name
-    with output.lasting():
-        try:
-            check_paths(args)
-            code = command(args) or 0
-        except Stopped as stopped:
-            print(stopped)
-            code = 0
-        except KeyboardInterrupt:
-            code = 130
-        except Exception as error:
-            code = _report(error)
-            if code is None:
-                if not exit_message.armed():
-                    raise
-                traceback.print_exc()  # and end: the other processes wait for this one
-                code = 1
-        exit_message.disarm(code)
-    return code
-
-
-def _report(error: Exception) -> int | None:
-    """Prints an expected error; returns its exit code, or None for any other error."""
-    if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-        print(f"error: {str(error).splitlines()[0]}\n{_LESS_MEMORY}", file=sys.stderr)
-        return 1
-    codes = {ConfigError: 2, FloatingPointError: 3, OSError: 1}
-    code = next((codes[kind] for kind in codes if isinstance(error, kind)), None)
-    lost = type(error).__name__ == "JaxRuntimeError" and exit_message.armed()
-    if code is not None or lost:
-        print("error:", printable(str(error), keep="\n"), file=sys.stderr)
-    if lost:  # most likely another process ended
-        exit_message.exit_now(1)
-    return code
+from sagan.runtime import cache, output
 
 
 def train_command(args: Arguments) -> None:
     """Trains or resumes a run; see `train.py --help`."""
     config, workdir = parse_train(args)
     # imports JAX, which takes seconds, after the check of the arguments
+    from sagan.checkpoints.mirror import local_folder
     from sagan.runtime import processes
     from sagan.training import loop
+
+    folder = local_folder(workdir, config.run.local_dir)
 
     if config.run.compilation_cache:
         cache.keep_compiled()
@@ -94,12 +40,12 @@ def train_command(args: Arguments) -> None:
         f" checkpoint in {workdir}",
     )
     if processes.is_main():
-        output.log = workdir / "output.log"
+        output.log = folder / "output.log"
     evaluate = None
     if config.run.evaluate_every:
         from sagan.evaluation.run import while_training
 
-        evaluate = while_training(workdir)
+        evaluate = while_training(folder)
     loop.train(config, workdir, evaluate=evaluate)
 
 

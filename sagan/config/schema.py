@@ -212,6 +212,8 @@ class RunConfig:
     """Number of rollbacks after which a diverging run stops."""
     rollback_factor: float = 0.5
     """Factor of the discriminator's learning rate at each rollback."""
+    local_dir: str = ""
+    """Folder for local copies of what is in buckets; empty: in the cache directory."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache directory, for the next start."""
     coordinator: str = ""

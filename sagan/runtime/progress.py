@@ -21,9 +21,9 @@ def silent(items: Sequence[Any], what: str) -> Iterable[Any]:
     return items
 
 
-def bar(items: Any, what: str) -> Any:
+def bar(items: Any, what: str, total: int | None = None) -> Any:
     """A Progress that shows a bar with the remaining time on a terminal."""
-    return tqdm(items, desc=what, leave=False, disable=None)
+    return tqdm(items, desc=what, total=total, leave=False, disable=None)
 
 
 def printable(text: str, keep: str = "") -> str:

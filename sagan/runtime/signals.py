@@ -47,6 +47,10 @@ class Interrupt:
         """Whether to stop now; true in all processes after the same step."""
         return self._agreed if self._several else self.requested
 
+    def request(self) -> None:
+        """Asks for a stop as a signal does."""
+        self.requested = True
+
     def observe(self, stop: Any) -> None:
         """Takes the scalar `stop` of a step: above 0 if any process got a signal.
 

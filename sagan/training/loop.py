@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sagan.checkpoints import workdir as workdir_lib
+from sagan.checkpoints.mirror import mirrored
 from sagan.config.schema import Config, ConfigError
 from sagan.data import pipeline
 from sagan.runtime import devices, processes
@@ -46,7 +47,8 @@ def train(
 
     Args:
       config: The experiment.
-      workdir: Directory of config.json, checkpoints, metrics and pictures.
+      workdir: Directory of config.json, checkpoints, metrics and pictures. If it is
+        gs://BUCKET/PATH, a local folder is mirrored there.
       evaluate: Called once before the first step. The function that it returns is
         called before each checkpoint; its value `metric`, lower is better, decides
         which checkpoint is the best.
@@ -59,26 +61,26 @@ def train(
       ConfigError: The config, the data or the workdir is wrong.
       Diverged: A loss or gradient is not finite; the last good checkpoint stays. With
         run.on_divergence = "rollback": it was restored run.rollbacks times.
+      OSError: A file could not be written, or not all of them are in the bucket.
       Stopped: A signal came before there was anything to save.
     """
-    workdir = Path(workdir)
     main = processes.is_main()
     report = report if main else lambda line: None
     with (
         Interrupt(several=jax.process_count() > 1) as interrupt,
-        workdir_lib.locked(workdir) if main else contextlib.nullcontext(),
+        mirrored(workdir, config, interrupt.request, report, active=main) as folder,
+        workdir_lib.locked(folder) if main else contextlib.nullcontext(),
         contextlib.ExitStack() as stack,
     ):
-        run = start(config, workdir, report)
+        run = start(config, folder, report)
         if run.checkpoints:  # waits for one that is being written, whatever happened
             stack.enter_context(contextlib.closing(run.checkpoints))
         config = run.experiment.config
         measure = evaluate(run.experiment) if evaluate and main else None
         interrupt.preparing = False
         while True:
-            memory = run.memory
-            monitor = Monitor(workdir, config, run.state, memory, active=main)
-            with Logger(workdir, config, run.step, active=main) as logger:
+            monitor = Monitor(folder, config, run.state, run.memory, active=main)
+            with Logger(folder, config, run.step, active=main) as logger:
                 for note in filter(None, (monitor.note, logger.note)):
                     report(note)
                 feedback = Feedback(monitor, logger, report)
@@ -87,15 +89,14 @@ def train(
                 break
             run = roll_back(run, monitor, end, report)
     processes.barrier()
-    state, step = end
-    report(_last_line(step, config, workdir))
-    return state
+    report(_last_line(end[1], config, workdir))
+    return end[0]
 
 
-def _last_line(step: int, config: Config, workdir: Path) -> str:
+def _last_line(step: int, config: Config, workdir: str | Path) -> str:
     command = same_command()
     if step >= config.run.steps:
-        return f"done: step {step}; pictures are in {workdir / 'samples'}"
+        return f"done: step {step}; pictures are in {workdir}/samples"
     if step:
         return f"stopped and saved at step {step}; this resumes:\n{command}"
     return f"stopped before the first step; this starts again:\n{command}"

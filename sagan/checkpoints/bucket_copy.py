@@ -1,0 +1,135 @@
+"""A run in a bucket, for the commands that read it: copied as far as they need it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import final
+
+from sagan.checkpoints import bucket_layout as layout
+from sagan.checkpoints.mirror import local_folder
+from sagan.config.schema import ConfigError
+from sagan.runtime import lease
+from sagan.runtime.buckets import BucketError, Objects
+from sagan.runtime.progress import Report
+
+_copies: dict[Path, RunCopy] = {}  # by the folder of the checkpoints
+
+
+def fetch(folder: Path) -> None:
+    """Completes a checkpoint's folder, if it is in a copy of a run in a bucket."""
+    if folder.parent in _copies:
+        _copies[folder.parent].fetch(int(folder.name))
+
+
+@final
+class RunCopy:
+    """What a bucket has of a run; checkpoints without their arrays, until `fetch`.
+
+    Attributes:
+      folder: The local workdir.
+    """
+
+    def __init__(self, url: str):
+        """Copies the run, as far as there is no copy of it on this machine.
+
+        Raises:
+          ConfigError: There is no run, or the bucket cannot be read.
+        """
+        self._objects = Objects(url)
+        self.folder = local_folder(url, kind="copies")
+        try:
+            there = layout.whole_only(self._objects.list())
+            if "config.json" not in there:
+                raise ConfigError(f"{url}: holds no run (there is no config.json)")
+            self._there = there
+            self._drop_other_run()
+            layout.download(
+                self._objects,
+                self.folder,
+                {n: s for n, s in there.items() if _is_for_all(n)},
+            )
+        except BucketError as error:
+            raise ConfigError(str(error)) from error
+        self._before = layout.local_files(self.folder)
+        _copies[self.folder / "checkpoints"] = self
+
+    def fetch(self, step: int) -> None:
+        """Completes a checkpoint."""
+        names = {n: s for n, s in self._there.items() if layout.step_of(n) == step}
+        layout.download(self._objects, self.folder, names)
+
+    def send(self) -> list[str]:
+        """Writes what the command made to the bucket, and gives the names."""
+        made = [
+            name
+            for name, state in layout.local_files(self.folder).items()
+            if not layout.in_checkpoints(name) and self._before.get(name) != state
+        ]
+
+        def send(name: str) -> None:
+            self._objects.write(name, self.folder / name, before=None)
+
+        layout.at_once(send, made, f"to {self._objects.url}")
+        return made
+
+    def _drop_other_run(self) -> None:
+        """Removes the copy of an earlier run here, and of checkpoints that are gone."""
+        config = self.folder / "config.json"
+        if config.exists() and not layout.is_same(config, self._there["config.json"]):
+            shutil.rmtree(self.folder)
+        kept = layout.steps_in(self._there)
+        for path in self.folder.glob("checkpoints/*"):
+            if not (path.name.isdecimal() and int(path.name) in kept):
+                shutil.rmtree(path)
+
+
+def _is_for_all(name: str) -> bool:
+    """Whether a command may need an object whatever checkpoint it reads."""
+    if layout.step_of(name) is not None:
+        return layout.is_marker(name) or name.endswith("/meta/metadata")
+    top = name.partition("/")[0]
+    return top not in (lease.NAME, "checkpoints", "tensorboard")
+
+
+@contextlib.contextmanager
+def copied(
+    args: Sequence[str], is_workdir: Callable[[str, str], bool], report: Report
+) -> Iterator[list[str]]:
+    """Arguments with local copies in place of runs in buckets.
+
+    What a command that succeeds has written into a copy goes to the bucket.
+
+    Args:
+      args: Arguments of a command that reads runs.
+      is_workdir: (option, value) -> whether a value is a run in a bucket.
+      report: Takes the lines for the user.
+
+    Raises:
+      ConfigError: A run cannot be copied.
+      OSError: What the command wrote has not arrived in the bucket.
+    """
+    option, local, copies = "", [], []
+    for arg in args:
+        if arg.startswith("--"):
+            option, equals, value = arg.partition("=")
+        else:
+            equals, value = "", arg
+        if is_workdir(option, value):
+            copies.append(RunCopy(value))
+            value = str(copies[-1].folder)
+            arg = f"{option}={value}" if equals else value
+        local.append(arg)
+    yield local
+    for copy in copies:
+        url, made = copy._objects.url, []
+        try:
+            made = copy.send()
+        except OSError as error:
+            raise OSError(
+                f"{error}; what the command wrote is in {copy.folder}"
+            ) from error
+        if made:
+            report(f"{url}: has the {len(made)} files that this command wrote")

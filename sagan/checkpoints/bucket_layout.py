@@ -1,0 +1,113 @@
+"""The files of a workdir that a bucket has too, and how they get there and back."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from sagan.runtime.buckets import Objects, Stored, crc32c_of
+from sagan.runtime.progress import bar
+
+MARKER = "commit_success.txt"  # Orbax's own, of a checkpoint in a bucket that is whole
+Files = dict[str, tuple[int, int]]  # by name: time of the last change, and size
+T = TypeVar("T")
+
+
+def local_files(folder: Path) -> Files:
+    """The regular files below a folder, but hidden and half-written ones."""
+    found: Files = {}
+    for place, inner, names in os.walk(folder):  # follows no link
+        inner[:] = [n for n in inner if n[0] != "." and "orbax-checkpoint-tmp" not in n]
+        for name in names:
+            path = Path(place, name)
+            try:
+                status = path.lstat()
+            except OSError:
+                continue  # it was removed at this moment
+            if name[0] != "." and stat.S_ISREG(status.st_mode):
+                path = path.relative_to(folder)
+                found[path.as_posix()] = (status.st_mtime_ns, status.st_size)
+    return found
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint's file; None for others, and those set aside."""
+    found = re.match(r"checkpoints/(\d+)/", name)
+    return int(found[1]) if found else None
+
+
+def in_checkpoints(name: str) -> bool:
+    """Whether a file is a checkpoint's, also of one that was set aside."""
+    return name.startswith("checkpoints/")
+
+
+def is_marker(name: str) -> bool:
+    """Whether a file is a checkpoint's marker, which goes up last."""
+    return step_of(name) is not None and name.split("/")[2:] == [MARKER]
+
+
+def steps_in(names: Collection[str]) -> set[int]:
+    """Steps of the checkpoints that are whole."""
+    return {s for n in names if is_marker(n) and (s := step_of(n)) is not None}
+
+
+def whole_only(there: Mapping[str, Stored]) -> dict[str, Stored]:
+    """All objects but those of checkpoints that are not whole."""
+    steps = steps_in(there) | {None}
+    return {name: stored for name, stored in there.items() if step_of(name) in steps}
+
+
+def is_written_by_training(name: str) -> bool:
+    """Whether training alone writes a file: others may be written anywhere."""
+    top, _, below = name.partition("/")
+    return top in ("checkpoints", "samples", "tensorboard") or not below
+
+
+def goes_on(here: Collection[str], there: Collection[str]) -> bool:
+    """Whether a folder may be that of the run in a bucket, or be ahead of it.
+
+    Every checkpoint in the bucket is here, is older than one here, or was set aside.
+    """
+    newest = max(steps_in(here), default=-1)
+    aside = {
+        int(found[1])
+        for name in here
+        if (found := re.match(r"checkpoints/(?:bad|diverged)/(\d+)\.", name))
+    }
+    return all(step <= newest or step in aside for step in steps_in(there))
+
+
+def is_same(path: Path, stored: Stored) -> bool:
+    """Whether a file has the content of an object."""
+    try:
+        same_size = path.stat().st_size == stored.size
+        return same_size and crc32c_of(path) == stored.crc32c
+    except OSError:
+        return False
+
+
+def download(objects: Objects, folder: Path, wanted: Mapping[str, Stored]) -> None:
+    """Writes objects into a folder; files that have their content stay."""
+
+    def fetch(name: str) -> None:
+        if not is_same(folder / name, wanted[name]):
+            objects.fetch(name, folder / name, wanted[name])
+
+    at_once(fetch, sorted(wanted), f"from {objects.url}")
+
+
+def at_once(
+    act: Callable[[str], T], names: Collection[str], what: str | None = None
+) -> list[T]:
+    """Calls a function for all names, several at a time; a bar if it has a name."""
+    with ThreadPoolExecutor(8) as pool:
+        done = pool.map(act, names)
+        try:
+            return list(bar(done, what, len(names)) if what else done)
+        finally:
+            pool.shutdown(cancel_futures=True)
