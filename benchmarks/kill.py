@@ -1,7 +1,7 @@
 """Kills a training run with SIGKILL again and again, and checks what is left.
 
 python benchmarks/kill.py [--kills 100] [--seed 0] [--out runs/kill]
-                          [--setting plain] [--devices 1]
+                          [--setting plain] [--devices 1] [--bucket]
 
 Trains a tiny configs/digits.py once without interruption, then again under kills. A
 kill ends the whole process group at a random moment: during start-up or compilation
@@ -19,6 +19,9 @@ With `--setting rollback` the discriminator's rate is a thousand times too high,
 run goes back twice. What is left on the way then differs from the unbroken run, which
 went back earlier or later: only the end is compared.
 
+With `--bucket` the workdir is in a bucket (of emulator.py), which is looked at every
+0.2 s, and the local disk is emptied after each kill: all checks are of the bucket.
+
 Prints a tally, and exits with 1 if anything differs. A second call with the same --out
 reuses the unbroken run.
 """
@@ -33,6 +36,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,8 +49,10 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from emulator import BUCKET, Emulator
 from jax._src import compilation_cache
 
+from sagan.checkpoints.bucket_layout import MARKER
 from sagan.checkpoints.manager import Checkpoints
 from sagan.checkpoints.restore import SavedRun
 from sagan.checkpoints.workdir import read_config
@@ -87,10 +93,18 @@ class Run(NamedTuple):
 PLAIN = Run()
 
 
-def command(workdir: Path, run: Run, keep: int = KEEP) -> list[str]:
+OFTEN = """import runpy, sys
+from sagan.checkpoints import mirror
+mirror.EVERY = 0.2
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")"""
+
+
+def command(workdir: Path | str, run: Run, keep: int = KEEP) -> list[str]:
     """The command line. Only `keep` varies, and no number depends on it."""
+    train = ["-c", OFTEN] if str(workdir).startswith("gs:") else ["train.py"]
     return [
-        *[sys.executable, "-u", "train.py", "configs/digits.py"],
+        *[sys.executable, "-u", *train, "configs/digits.py"],
         *["--workdir", str(workdir), "--run.steps", str(run.steps)],
         *["--g.width", "8", "--d.width", "8", "--data.batch", "8", "--ema.start", "5"],
         *["--run.log-every", "1", "--run.checkpoint-every", str(EVERY)],
@@ -228,8 +242,10 @@ class Tally(Findings):
 
 def whole(checkpoints: Path) -> list[int]:
     """Steps with a complete checkpoint, in ascending order."""
-    names = [path.name for path in checkpoints.glob("[0-9]*")]
-    return sorted(int(name) for name in names if name.isdecimal())
+    paths = list(checkpoints.glob("[0-9]*"))
+    if "gcs" in checkpoints.parts:  # there, they come file by file
+        paths = [path for path in paths if (path / MARKER).exists()]
+    return sorted(int(path.name) for path in paths if path.name.isdecimal())
 
 
 def newest(checkpoints: Path) -> int:
@@ -305,7 +321,8 @@ def after_a_kill(
         tally.check(same, f"checkpoint {step} is not the unbroken run's")
     saved = (life.step() - 1) // EVERY * EVERY  # started: the one before is complete
     enough = newest(checkpoints) >= min(saved - EVERY, life.step())
-    tally.check(enough, f"step {life.step()} reached, newest {newest(checkpoints)}")
+    if "gcs" not in checkpoints.parts:
+        tally.check(enough, f"step {life.step()} reached, newest {newest(checkpoints)}")
     if life.said("first step: "):
         tally.lost.append(max(0, life.step() - newest(checkpoints)))
 
@@ -381,11 +398,18 @@ def run_unbroken(folder: Path, run: Run) -> Path:
 
 
 def run_killed(
-    folder: Path, unbroken: Path, run: Run, aims: Iterable[str], seed: int
+    folder: Path,
+    unbroken: Path,
+    run: Run,
+    aims: Iterable[str],
+    seed: int,
+    bucket: Emulator | None = None,
 ) -> Tally:
     """Kills once per aim; when a run finishes before the aims do, starts a new one."""
     numbers, tally = random.Random(seed), Tally()
-    unused = (folder / f"killed_{run}_{i}" for i in itertools.count())
+    disk = folder / "cache" / "buckets"
+    place = bucket.root / BUCKET if bucket else folder
+    unused = (place / f"killed_{run}_{i}" for i in itertools.count())
     workdir = next(path for path in unused if not path.exists())
     for aim in [*aims, "none"]:
         while True:
@@ -393,10 +417,15 @@ def run_killed(
             expected = newest(checkpoints)
             tally.restarts += workdir.exists()
             compiled = f"cold{tally.restarts}" if aim == "compile" else "warm"
-            life = Life(command(workdir, run), folder, compiled, run.devices)
+            given, local = workdir, checkpoints
+            if bucket:
+                given = f"gs://{BUCKET}/{workdir.name}"
+                local = disk / "runs" / BUCKET / workdir.name / "checkpoints"
+                shutil.rmtree(disk, ignore_errors=True)
+            life = Life(command(given, run), folder, compiled, run.devices)
             try:
                 if aim != "none":
-                    wait_for(aim, life, checkpoints, numbers)
+                    wait_for(aim, life, local, numbers)
                     life.kill()
                 code = life.end()
             finally:
@@ -427,6 +456,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help="length of the run")
     parser.add_argument("--setting", choices=SETTINGS, default="plain")
     parser.add_argument("--devices", type=int, default=1, help="virtual ones")
+    parser.add_argument("--bucket", action="store_true", help="see above")
     parser.add_argument("--out", type=Path, default=Path("runs/kill"))
     known = parser.parse_args()
     folder = known.out.absolute()
@@ -438,7 +468,14 @@ def main() -> None:
     numbers = random.Random(known.seed)
     aims = [PHASES[i % len(PHASES)] for i in range(known.kills)]
     numbers.shuffle(aims)
-    tally = run_killed(folder, unbroken, run, aims, known.seed)
+    bucket = Emulator(folder / "gcs") if known.bucket else None
+    try:
+        if bucket:
+            os.environ |= bucket.environment
+        tally = run_killed(folder, unbroken, run, aims, known.seed, bucket)
+    finally:
+        if bucket:
+            bucket.stop()
     print(f"{tally}\n{time.monotonic() - begin:.0f} s")
     raise SystemExit(1 if tally.wrong else 0)
 

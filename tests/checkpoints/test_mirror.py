@@ -268,7 +268,8 @@ def test_a_copy_that_another_machine_went_past_is_replaced(arrived, bucket, tmp_
     if arrived:
         first.mirror.end()
     else:
-        first.train(2)
+        for step in (2, 3, 4):
+            first.train(step)
         first.die()
     second = Machine(tmp_path / "second").begin()
     second.train(2)
@@ -283,14 +284,15 @@ def test_a_copy_that_another_machine_went_past_is_replaced(arrived, bucket, tmp_
     again.die()
 
 
+@pytest.mark.parametrize("files", range(1, 10, 2))
 def test_a_kill_while_the_run_comes_down_does_not_pass_for_the_run(
-    bucket, tmp_path, monkeypatch
+    files, bucket, tmp_path, monkeypatch
 ):
     first = Machine(tmp_path / "first").begin()
     for step in (1, 2):
         first.train(step)
     first.mirror.end()
-    fetch, left = bucket.fetch, [4]
+    fetch, left = bucket.fetch, [files]
 
     def stop_early(name, path, stored):
         left[0] -= 1
@@ -316,6 +318,7 @@ def test_evaluations_of_other_machines_stay(machine, bucket, tmp_path):
     machine.send()
     bucket.write("eval/new", b"theirs", 0)
     bucket.write("eval/old", b"theirs", None)
+    (machine.folder / "eval" / "new").write_text("ours")
     machine.train(2)
     machine.send()
     assert bucket.contents["eval/new"] == bucket.contents["eval/old"] == b"theirs"
