@@ -81,7 +81,7 @@ def start_wandb(workdir: pathlib.Path, config: Config) -> Any:
     return wandb.init(
         project="sagan",
         name=workdir.absolute().name,
-        id=path.read_text().strip(),
+        id=path.read_text(errors="replace").strip(),
         resume="allow",
         dir=str(workdir),
         config=fields(config),
