@@ -298,11 +298,19 @@ def wait_for(aim: str, life: Life, checkpoints: Path, numbers: random.Random) ->
 
 
 def after_a_kill(
-    life: Life, workdir: Path, unbroken: Path, tally: Tally, run: Run = PLAIN
+    life: Life,
+    workdir: Path,
+    unbroken: Path,
+    tally: Tally,
+    run: Run = PLAIN,
+    local: Path | None = None,
 ) -> None:
-    """Counts a death, and checks what it left."""
+    """Counts a death, and checks what it left: in the workdir, if need be a bucket's.
+
+    `local` is the folder in which a run in a bucket had its checkpoints.
+    """
     checkpoints = workdir / "checkpoints"
-    tally.died[life.phase(checkpoints)] += 1
+    tally.died[life.phase(local or checkpoints)] += 1
     words = ("Traceback", "error:")
     loud = [line for line in life.lines if any(word in line for word in words)]
     tally.check(not loud, f"it said {loud}")
@@ -433,7 +441,7 @@ def run_killed(
             check_resumed(life, expected, tally)
             if code == -signal.SIGKILL:
                 tally.aimed[aim] += 1
-                after_a_kill(life, workdir, unbroken, tally, run)
+                after_a_kill(life, workdir, unbroken, tally, run, local)
                 break
             tally.check(code == 0, f"exit code {code}: {life.lines[-3:]}")
             same_run(workdir, unbroken, tally)

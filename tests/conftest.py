@@ -15,6 +15,8 @@ from sagan.checkpoints.workdir import claim  # noqa: E402
 from sagan.config import Config, replace  # noqa: E402
 from sagan.state import create  # noqa: E402
 
+pytest_plugins = ["tests.support.bucket"]
+
 _CACHE = tempfile.TemporaryDirectory(prefix="sagan-test-cache-")
 os.environ["SAGAN_CACHE"] = os.path.join(_CACHE.name, "sagan")
 jax.config.update("jax_numpy_rank_promotion", "raise")

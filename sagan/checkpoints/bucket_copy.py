@@ -30,6 +30,7 @@ class RunCopy:
 
     Attributes:
       folder: The local workdir.
+      url: That of the bucket.
     """
 
     def __init__(self, url: str):
@@ -39,11 +40,12 @@ class RunCopy:
           ConfigError: There is no run, or the bucket cannot be read.
         """
         self._objects = Objects(url)
+        self.url = self._objects.url
         self.folder = local_folder(url, kind="copies")
         try:
             there = layout.whole_only(self._objects.list())
             if "config.json" not in there:
-                raise ConfigError(f"{url}: holds no run (there is no config.json)")
+                raise ConfigError(f"{self.url}: holds no run (there is no config.json)")
             self._there = there
             self._drop_other_run()
             layout.download(
@@ -72,7 +74,7 @@ class RunCopy:
         def send(name: str) -> None:
             self._objects.write(name, self.folder / name, before=None)
 
-        layout.at_once(send, made, f"to {self._objects.url}")
+        layout.at_once(send, made, f"to {self.url}")
         return made
 
     def _drop_other_run(self) -> None:
@@ -122,9 +124,14 @@ def copied(
             value = str(copies[-1].folder)
             arg = f"{option}={value}" if equals else value
         local.append(arg)
-    yield local
+    try:
+        yield local
+    except ConfigError as error:
+        message = str(error)
+        for copy in copies:
+            message = message.replace(str(copy.folder), copy.url)
+        raise ConfigError(message) from error
     for copy in copies:
-        url, made = copy._objects.url, []
         try:
             made = copy.send()
         except OSError as error:
@@ -132,4 +139,4 @@ def copied(
                 f"{error}; what the command wrote is in {copy.folder}"
             ) from error
         if made:
-            report(f"{url}: has the {len(made)} files that this command wrote")
+            report(f"{copy.url}: has the {len(made)} files that this command wrote")

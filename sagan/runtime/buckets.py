@@ -15,6 +15,7 @@ from sagan.runtime.files import open_regular, whole_file
 
 SCHEME = "gs://"
 _SECONDS = (10, 120)  # to connect, and without an answer
+_RETRY_SECONDS = 20.0  # for what only reads
 
 
 class BucketError(OSError):
@@ -188,5 +189,5 @@ def crc32c_of(path: Path) -> str:
 def _options(*, retry: bool = False) -> dict[str, Any]:
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    patient = DEFAULT_RETRY.with_timeout(20.0) if retry else None
+    patient = DEFAULT_RETRY.with_timeout(_RETRY_SECONDS) if retry else None
     return {"timeout": _SECONDS, "retry": patient}
