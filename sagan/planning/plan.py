@@ -11,12 +11,12 @@ from sagan.config.fields import replace
 from sagan.config.schema import Config, ConfigError
 from sagan.config.validation import check_batch
 from sagan.data.idx import FAMILIES
-from sagan.planning import cost
 from sagan.planning.memory_savings import more_devices, savings
 from sagan.planning.topology import GIB, Topology, devices, has_compiler
 from sagan.runtime.compilation import cpu_compiler_options
 from sagan.runtime.progress import Report
 from sagan.state import abstract, make_game
+from sagan.training import cost
 from sagan.training.parallel import abstract_arguments, map_step
 
 # Number of classes by the beginning of a data set's name.

@@ -14,10 +14,11 @@ from sagan import state
 from sagan.cli import arguments, main
 from sagan.config import Config, ConfigError, check_config, load, replace
 from sagan.config.validation import check_batch
-from sagan.planning import cost, plan, topology
+from sagan.planning import plan, topology
 from sagan.planning.memory_savings import savings
 from sagan.planning.plan import Compiled
 from sagan.runtime import compilation
+from sagan.training import cost
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = str(ROOT / "configs" / "digits.py")
