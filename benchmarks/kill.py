@@ -9,7 +9,7 @@ kill ends the whole process group at a random moment: during start-up or compila
 evaluation. The same command restarts the run until it is done. Checks:
 
 - after each kill: every line of metrics.jsonl, except a torn last one, equals that of
-  the unbroken run, apart from images_per_s; every checkpoint has the checksum and the
+  the unbroken run, apart from the times; every checkpoint has the checksum and the
   metrics of the unbroken run's; no step older than the two newest saves is lost;
 - at each restart: the run resumes from the newest checkpoint that the kill left;
 - at the end: metrics, pictures, evaluations, the best checkpoint and the final state
@@ -254,12 +254,14 @@ def newest(checkpoints: Path) -> int:
 
 
 def metrics(workdir: Path) -> tuple[list[dict], bool]:
-    """The lines without images_per_s, and whether the last one is torn."""
+    """The lines without the times, and whether the last one is torn."""
     path = workdir / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     torn = bool(lines) and not lines[-1].endswith(b"\n")
     rows = [json.loads(line) for line in lines[: len(lines) - torn]]
-    return [{k: v for k, v in r.items() if k != "images_per_s"} for r in rows], torn
+    clocks = ("images_per_s", "time/")
+    kept = [{k: v for k, v in r.items() if not k.startswith(clocks)} for r in rows]
+    return kept, torn
 
 
 def meta(checkpoints: Path, step: int) -> dict:

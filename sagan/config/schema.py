@@ -214,6 +214,10 @@ class RunConfig:
     """Factor of the discriminator's learning rate at each rollback."""
     local_dir: str = ""
     """Folder for local copies of what is in buckets; empty: in the cache directory."""
+    peak_tflops: float = 0.0
+    """TFLOP/s that one device could do, to log the share of it; 0: if it is known."""
+    profile: str = ""
+    """START:STEPS, of which to write a trace: STEPS steps (at most 100) after START."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache directory, for the next start."""
     coordinator: str = ""

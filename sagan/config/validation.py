@@ -27,9 +27,15 @@ _RULES = (
     ),
     (
         "g.bn_group g.bn_eps model.sn_eps optim.g_lr optim.d_lr optim.clip ema.start"
-        " reg.lecam reg.consistency_real reg.consistency_fake reg.r1 run.rollbacks",
+        " reg.lecam reg.consistency_real reg.consistency_fake reg.r1 run.rollbacks"
+        " run.peak_tflops",
         lambda value: 0 <= value < math.inf,
         "0 or more, and finite",
+    ),
+    (
+        "run.profile",
+        lambda value: re.fullmatch(r"(\d+:([1-9]\d?|100))?", value),
+        "START:STEPS with at most 100 steps, such as 500:5",
     ),
     ("data.path run.init_from", is_local, "a path on this machine, without a scheme"),
     # Adam divides by it: the gradients of attention are exactly 0 while gamma is

@@ -187,6 +187,15 @@ def drop_lines_after(path: Path, step: int, rollbacks: int = 0) -> str | None:
     return note
 
 
+def last_row(path: Path) -> dict[str, Any]:
+    """The object in the last line of a log; empty if there is none."""
+    if not path.exists():
+        return {}
+    with open_regular(path) as file:
+        *_, last = file.readlines() or [b""]
+    return parse_row(last) or {}
+
+
 def beside_damaged(path: Path) -> Path:
     """An unused name beside a damaged file, to keep it under."""
     names = (f"{path.stem}.damaged{i}{path.suffix}" for i in itertools.count())

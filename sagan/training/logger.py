@@ -16,6 +16,7 @@ from sagan.config.schema import Config
 from sagan.runtime.files import (
     drop_lines_after,
     file_name,
+    last_row,
     naming_file,
     open_append,
     own_folder,
@@ -36,6 +37,7 @@ class Logger:
 
     Attributes:
       note: A line for the user about damaged lines of metrics.jsonl, or None.
+      last: The last line of metrics.jsonl that `start_step` leaves; may be empty.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Logger:
         self._workdir = pathlib.Path(workdir)
         self._active = active
         self.note = self._wandb = self._tensorboard = self._lines = None
+        self.last: dict[str, Any] = {}
         if not active:
             return
         if config.run.wandb:
@@ -68,6 +71,7 @@ class Logger:
             self._tensorboard = log_backends.Tensorboard(self._workdir, start_step)
         path = self._workdir / "metrics.jsonl"
         self.note = drop_lines_after(path, start_step)
+        self.last = last_row(path)
         self._lines = open_append(path)
 
     def __enter__(self) -> Logger:

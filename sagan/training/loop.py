@@ -1,10 +1,10 @@
-"""Training: order and cadence. The only file that reads the clock."""
+"""Training: order and cadence."""
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -25,7 +25,9 @@ from sagan.training.experiment import Experiment
 from sagan.training.feedback import Feedback, Rollback
 from sagan.training.logger import Logger
 from sagan.training.monitor import Monitor, measure_sigma
+from sagan.training.profiling import Profiler
 from sagan.training.start import Started, roll_back, start
+from sagan.training.timing import Clocks
 
 Measure = Callable[[GANState], Mapping[str, float]]
 Evaluate = Callable[[Experiment], Measure]
@@ -80,15 +82,24 @@ def train(
         interrupt.preparing = False
         while True:
             monitor = Monitor(folder, config, run.state, run.memory, active=main)
-            with Logger(folder, config, run.step, active=main) as logger:
+            with (
+                Logger(folder, config, run.step, active=main) as logger,
+                contextlib.closing(
+                    Profiler(folder, config, run.step, report, active=main)
+                ) as profiler,
+            ):
                 for note in filter(None, (monitor.note, logger.note)):
                     report(note)
                 feedback = Feedback(monitor, logger, report)
-                end = _steps(run, feedback, logger, interrupt, measure, report)
+                clocks = Clocks(config, logger.last)
+                watch = _Watch(interrupt, clocks, profiler)
+                end = _steps(run, feedback, logger, watch, measure, report)
             if not isinstance(end, Rollback):
                 break
             run = roll_back(run, monitor, end, report)
     processes.barrier()
+    if summary := clocks.summary():
+        report(summary)
     report(_last_line(end[1], config, workdir))
     return end[0]
 
@@ -102,16 +113,25 @@ def _last_line(step: int, config: Config, workdir: str | Path) -> str:
     return f"stopped before the first step; this starts again:\n{command}"
 
 
+class _Watch(NamedTuple):
+    """What looks at each step from outside."""
+
+    interrupt: Interrupt
+    clocks: Clocks
+    profiler: Profiler
+
+
 def _steps(
     run: Started,
     feedback: Feedback,
     logger: Logger,
-    interrupt: Interrupt,
+    watch: _Watch,
     measure: Measure | None,
     report: Report,
 ) -> tuple[GANState, int] | Rollback:
     """Trains from a state to the end of the run, a signal, or a reason to go back."""
     experiment, mapped, checkpoints, state, step, _ = run
+    interrupt, clocks, profiler = watch
     config, source = experiment.config, experiment.source
     if step >= config.run.steps:
         return state, step
@@ -122,19 +142,24 @@ def _steps(
     def save() -> Rollback | None:
         rollback = feedback.flush()  # or raises: the state is not worth keeping
         if rollback is None and checkpoints is not None:
-            metrics = measure(devices.local(state)) if measure else {}
+            with clocks.spent("other"):
+                metrics = measure(devices.local(state)) if measure else {}
             logger.curves(step, {f"eval/{k}": v for k, v in metrics.items()})
-            checkpoints.save(step, devices.local(state), metrics, feedback.memory)
+            with clocks.spent("save"):
+                checkpoints.save(step, devices.local(state), metrics, feedback.memory)
         return rollback
 
     batches = pipeline.batches(config, source, step, *processes.index_and_count())
-    progress = _Progress(config, step, feedback, report)
+    progress = _Progress(config, step, feedback, clocks, report)
     saved = step
     with contextlib.closing(batches), contextlib.closing(progress):
         try:
             while step < config.run.steps and not interrupt.agreed:
-                # while the devices work
-                batch = mapped.place_batch(next(batches), interrupt.requested)
+                with clocks.spent("other"):
+                    profiler.at(step, state)
+                with clocks.spent("data_wait"):  # while the devices work
+                    batch = next(batches)
+                batch = mapped.place_batch(batch, interrupt.requested)
                 state, scalars = mapped.step(state, batch)
                 step += 1
                 rates = progress.rates(step, state)
@@ -148,7 +173,8 @@ def _steps(
                 if step % config.run.sample_every == 0 or step == config.run.steps:
                     rollback = rollback or feedback.flush()
                     if rollback is None:
-                        draw(state, step)
+                        with clocks.spent("other"):
+                            draw(state, step)
                 if rollback is None and step % config.run.checkpoint_every == 0:
                     rollback, saved = save(), step
                 if rollback is not None:
@@ -199,31 +225,29 @@ class _Progress:
     """The bar on the terminal or, without one, a line at every logged step."""
 
     def __init__(
-        self, config: Config, step: int, feedback: Feedback, report: Report
+        self,
+        config: Config,
+        step: int,
+        feedback: Feedback,
+        clocks: Clocks,
+        report: Report,
     ) -> None:
-        steps = config.run.steps
-        self._bar = tqdm(total=steps, initial=step, disable=None, unit="step")
-        self._config, self._feedback, self._report = config, feedback, report
-        self._lap: tuple[int, float] | None = None  # last measured step, and when
-        self._start = time.perf_counter()
+        self._bar = tqdm(
+            total=config.run.steps, initial=step, disable=None, unit="step"
+        )
+        self._feedback, self._clocks, self._report = feedback, clocks, report
+        self._log_every, self._first = config.run.log_every, step + 1
 
     def close(self) -> None:
         self._bar.close()
 
     def rates(self, step: int, state: GANState) -> dict[str, float]:
-        """Real images a second since the last logged step, at a logged step."""
-        if self._lap is None:
-            jax.block_until_ready(state)
-            self._lap = step, time.perf_counter()
-            seconds = self._lap[1] - self._start
+        """What the clocks say since the last logged step, at a logged step."""
+        if step == self._first:
+            seconds = self._clocks.first(step, state)
             self._report(f"first step: {seconds:.0f} s, compiling included")
             return {}
-        if step % self._config.run.log_every:
-            return {}
-        (before, then), now = self._lap, time.perf_counter()
-        self._lap = step, now
-        images = self._config.optim.d_steps * self._config.data.batch
-        return {"images_per_s": (step - before) * images / (now - then)}
+        return {} if step % self._log_every else self._clocks.read(step)
 
     def show(self, step: int, rates: dict[str, float]) -> Rollback | None:
         """Shows a step; a logged one with its own losses, which may need a rollback."""
@@ -232,7 +256,8 @@ class _Progress:
             return rollback
         latest = self._feedback.latest
         values = {k: f"{v:.3f}" for k, v in latest.items() if k.endswith("loss")}
-        values |= {name: f"{value:.0f}" for name, value in rates.items()}
+        if rates:
+            values["images_per_s"] = f"{rates['images_per_s']:.0f}"
         self._bar.set_postfix(values, refresh=False)
         self._bar.update()
         if rates and not sys.stderr.isatty():  # or no longer: see output.py

@@ -97,6 +97,10 @@ def test_a_wrong_field_or_type_is_named(name, value, said):
         ({"g.attention": (33,)}, "g.attention = 33"),
         ({"data.batch": 0}, "data.batch = 0"),
         ({"optim.accumulate": 3}, "data.batch = 256: must be divisible"),
+        ({"run.profile": "5"}, "run.profile = '5': must be START:STEPS"),
+        ({"run.profile": "5:0"}, "run.profile = '5:0': must be START:STEPS"),
+        ({"run.profile": "5:101"}, "run.profile = '5:101': must be START:STEPS"),
+        ({"run.peak_tflops": -1.0}, "run.peak_tflops = -1.0: must be 0 or more"),
         ({"reg.lecam": -1.0}, "reg.lecam = -1.0: must be 0 or more"),
         ({"reg.r1_interval": 0}, "reg.r1_interval = 0: must be at least 1"),
         (

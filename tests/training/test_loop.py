@@ -58,14 +58,21 @@ def test_a_run_leaves_config_metrics_checkpoints_and_pictures(unbroken, tiny):
     with Image.open(workdir / "samples" / names[0]) as picture:
         assert picture.size == (8 * 8 + 7 * 2, 10 * 8 + 9 * 2)
     assert list((workdir / "tensorboard").iterdir())
+    assert not (workdir / "tensorboard/plugins").exists()
 
 
 def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(unbroken, tiny, tmp_path):
     train(tiny(run__steps=3), tmp_path / "run")
-    state = train(tiny(), tmp_path / "run")
+    said = []
+    traced = tiny(run__profile="3:1", run__peak_tflops=1.0)
+    state = train(traced, tmp_path / "run", report=said.append)
     workdir, unbroken_state = unbroken
     assert_identical(state, unbroken_state)
     assert lines(tmp_path / "run") == lines(workdir)
+    folder = tmp_path / "run/tensorboard/plugins/profile"
+    assert len(list(folder.glob("*/*.xplane.pb"))) == 1
+    assert f"run.profile: the trace is in {folder}" in said
+    assert "saving, goodput " in said[-2] and "of the peak" in said[-2]
 
 
 @pytest.mark.slow
