@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sagan.checkpoints import workdir as workdir_lib
+from sagan.checkpoints.manager import Checkpoints
 from sagan.checkpoints.mirror import mirrored
 from sagan.config.schema import Config, ConfigError
 from sagan.data import pipeline
@@ -82,24 +83,11 @@ def train(
         interrupt.preparing = False
         while True:
             monitor = Monitor(folder, config, run.state, run.memory, active=main)
-            with (
-                Logger(folder, config, run.step, active=main) as logger,
-                contextlib.closing(
-                    Profiler(folder, config, run.step, report, active=main)
-                ) as profiler,
-            ):
-                for note in filter(None, (monitor.note, logger.note)):
-                    report(note)
-                feedback = Feedback(monitor, logger, report)
-                clocks = Clocks(config, logger.last)
-                watch = _Watch(interrupt, clocks, profiler)
-                end = _steps(run, feedback, logger, watch, measure, report)
+            end = _train_from(run, folder, monitor, interrupt, measure, report)
             if not isinstance(end, Rollback):
                 break
             run = roll_back(run, monitor, end, report)
     processes.barrier()
-    if summary := clocks.summary():
-        report(summary)
     report(_last_line(end[1], config, workdir))
     return end[0]
 
@@ -111,6 +99,33 @@ def _last_line(step: int, config: Config, workdir: str | Path) -> str:
     if step:
         return f"stopped and saved at step {step}; this resumes:\n{command}"
     return f"stopped before the first step; this starts again:\n{command}"
+
+
+def _train_from(
+    run: Started,
+    folder: Path,
+    monitor: Monitor,
+    interrupt: Interrupt,
+    measure: Measure | None,
+    report: Report,
+) -> tuple[GANState, int] | Rollback:
+    """`_steps`, with what it needs to be open."""
+    config, main = run.experiment.config, processes.is_main()
+    profiler = Profiler(folder, config, run.step, report, active=main)
+    with (
+        Logger(folder, config, run.step, active=main) as logger,
+        contextlib.closing(profiler),
+    ):
+        for note in filter(None, (monitor.note, logger.note)):
+            report(note)
+        clocks = Clocks(config, logger.last)
+        watch = _Watch(interrupt, clocks, profiler)
+        end = _steps(
+            run, Feedback(monitor, logger, report), logger, watch, measure, report
+        )
+    if summary := clocks.summary():
+        report(summary)
+    return end
 
 
 class _Watch(NamedTuple):
@@ -132,22 +147,13 @@ def _steps(
     """Trains from a state to the end of the run, a signal, or a reason to go back."""
     experiment, mapped, checkpoints, state, step, _ = run
     interrupt, clocks, profiler = watch
+    save = _saver(checkpoints, feedback, logger, clocks, measure)
     config, source = experiment.config, experiment.source
     if step >= config.run.steps:
         return state, step
     draw, measure_slowly = _pictures(config, logger), _slow_scalars(config, source)
     if step == 0:
         draw(state, step)
-
-    def save() -> Rollback | None:
-        rollback = feedback.flush()  # or raises: the state is not worth keeping
-        if rollback is None and checkpoints is not None:
-            with clocks.spent("other"):
-                metrics = measure(devices.local(state)) if measure else {}
-            logger.curves(step, {f"eval/{k}": v for k, v in metrics.items()})
-            with clocks.spent("save"):
-                checkpoints.save(step, devices.local(state), metrics, feedback.memory)
-        return rollback
 
     batches = pipeline.batches(config, source, step, *processes.index_and_count())
     progress = _Progress(config, step, feedback, clocks, report)
@@ -176,15 +182,37 @@ def _steps(
                         with clocks.spent("other"):
                             draw(state, step)
                 if rollback is None and step % config.run.checkpoint_every == 0:
-                    rollback, saved = save(), step
+                    rollback, saved = save(state, step), step
                 if rollback is not None:
                     return rollback
         except ConfigError:  # an image that broke since the check
             if saved < step:
-                save()
+                save(state, step)
             raise
-        rollback = save() if saved < step else None
+        rollback = save(state, step) if saved < step else None
     return rollback or (state, step)
+
+
+def _saver(
+    checkpoints: Checkpoints | None,
+    feedback: Feedback,
+    logger: Logger,
+    clocks: Clocks,
+    measure: Measure | None,
+) -> Callable[[GANState, int], Rollback | None]:
+    """Evaluates and saves a state, unless there is a reason to go back."""
+
+    def save(state: GANState, step: int) -> Rollback | None:
+        rollback = feedback.flush()  # or raises: the state is not worth keeping
+        if rollback is None and checkpoints is not None:
+            with clocks.spent("other"):
+                metrics = measure(devices.local(state)) if measure else {}
+            logger.curves(step, {f"eval/{k}": v for k, v in metrics.items()})
+            with clocks.spent("save"):
+                checkpoints.save(step, devices.local(state), metrics, feedback.memory)
+        return rollback
+
+    return save
 
 
 def _pictures(config: Config, logger: Logger) -> Callable[[GANState, int], None]:
