@@ -58,6 +58,7 @@ def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Met
     return state, diagnostics.report(game, before, state, d_updates, g_update)
 
 
+@jax.named_scope("d_step")  # for profiles, and planning/duration.py
 def d_step(
     game: Game, state: GANState, x: Images, y: Labels, *, purpose: int
 ) -> tuple[GANState, Update]:
@@ -105,6 +106,7 @@ def d_step(
     return replace(state, d=d, g=g, lecam=lecam), update
 
 
+@jax.named_scope("g_step")
 def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Update]:
     """Moves the generator and its statistics; the discriminator stays as it is."""
     z, y = draw_latents(game, state.step, G_UPDATE, n)

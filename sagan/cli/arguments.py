@@ -8,6 +8,7 @@ is a ConfigError of one line.
 import argparse
 import contextlib
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,6 +80,25 @@ def parse_config(
     config = Config() if path is None else config_lib.load(path)
     usage = {"prog": f"{command} CONFIG {option}", "description": about}
     return override(config, overrides, **usage), known.value
+
+
+def take_price(args: Arguments) -> tuple[list[str], float | None]:
+    """The arguments without --price, and its value.
+
+    Raises:
+      ConfigError: It is not a number of 0 or more.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--price", nargs="?", const="")
+    known, others = parser.parse_known_args(list(args))
+    if known.price is None:
+        return others, None
+    with contextlib.suppress(ValueError):
+        if 0 <= (price := float(known.price)) < math.inf:
+            return others, price
+    raise ConfigError(
+        f"--price {known.price}: must be the price of a chip for an hour, such as 1.2"
+    )
 
 
 def override(config: Config, args: Arguments, **usage: str) -> Config:

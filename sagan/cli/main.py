@@ -16,6 +16,7 @@ from sagan.cli.arguments import (
     parse_config,
     parse_dataclass,
     parse_train,
+    take_price,
 )
 from sagan.cli.run import run
 from sagan.config.schema import ConfigError
@@ -191,18 +192,20 @@ def config_diff(a: Path, b: Path) -> str:
 
 
 def plan_command(args: Arguments) -> int:
-    """Estimates memory and FLOPs of a step for hardware you don't have."""
+    """Estimates memory, FLOPs and time of a step for hardware you don't have."""
     from sagan.planning import topology
 
     about = "Estimates a step for other hardware; exit code 1: it does not fit."
-    config, name = parse_config(args, "sagan plan", "--topology NAME", about)
+    args, price = take_price(args)
+    options = "--topology NAME [--price PER_CHIP_HOUR]"
+    config, name = parse_config(args, "sagan plan", options, about)
     if name is None:
         raise ConfigError(f"--topology is missing: such as {topology.EXAMPLES}")
     machine = topology.parse(name)
     topology.set_environment(machine)  # before the first import of JAX
     from sagan.planning.plan import plan
 
-    return int(plan(config, machine) is False)
+    return int(plan(config, machine, price=price) is False)
 
 
 # in the order of a user's first days

@@ -1,4 +1,4 @@
-"""Memory and FLOPs of a step on hardware you don't have: counted, then compiled."""
+"""Memory, FLOPs and time of a step on hardware you don't have: counted, compiled."""
 
 import math
 import re
@@ -11,7 +11,9 @@ from sagan.config.fields import replace
 from sagan.config.schema import Config, ConfigError
 from sagan.config.validation import check_batch
 from sagan.data.idx import FAMILIES
+from sagan.planning import duration
 from sagan.planning.memory_savings import more_devices, savings
+from sagan.planning.program import Program
 from sagan.planning.topology import GIB, Topology, devices, has_compiler
 from sagan.runtime.compilation import cpu_compiler_options
 from sagan.runtime.progress import Report
@@ -21,8 +23,6 @@ from sagan.training.parallel import abstract_arguments, map_step
 
 # Number of classes by the beginning of a data set's name.
 CLASSES = {"digits": 10, "cifar10": 10, "imagenet": 1000, **dict.fromkeys(FAMILIES, 10)}
-COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-WIDTHS = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "u8": 1, "pred": 1}
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -35,7 +35,7 @@ class Compiled(NamedTuple):
       arguments: The state, whose buffers the next state reuses, and the images.
       temporaries: Everything else that the step computes.
       available: Memory of the device.
-      collectives: Number of collectives of each kind, and the bytes of their results.
+      program: The program, if it was compiled.
     """
 
     needed: float
@@ -43,11 +43,22 @@ class Compiled(NamedTuple):
     arguments: float
     temporaries: float
     available: float
-    collectives: dict[str, tuple[int, int]]
+    program: Program | None = None
 
 
-def plan(config: Config, topology: Topology, report: Report = print) -> bool | None:
-    """Reports parameters, FLOPs and bytes by counting, then memory by compiling.
+def plan(
+    config: Config,
+    topology: Topology,
+    report: Report = print,
+    price: float | None = None,
+) -> bool | None:
+    """Reports parameters, FLOPs, bytes by counting, then memory and time by compiling.
+
+    Args:
+      config: The experiment's config.
+      topology: Hardware to plan for.
+      report: Takes the lines of the report.
+      price: Of a chip for an hour; TPUs only.
 
     Returns:
       Whether the step fits; None if no compiler for this topology is installed.
@@ -75,6 +86,9 @@ def plan(config: Config, topology: Topology, report: Report = print) -> bool | N
     compiled = compile_step(config, topology)
     for line in _verdict(config, topology, compiled):
         report(line)
+    if topology.kind == "tpu" and compiled.program:
+        for line in duration.lines(config, topology, compiled.program, price):
+            report(line)
     return compiled.needed <= compiled.available
 
 
@@ -146,19 +160,18 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         needed, available = out_of_memory(str(error)) or (math.inf, topology.memory)
-        return Compiled(needed, math.nan, math.nan, math.nan, available, {})
+        return Compiled(needed, math.nan, math.nan, math.nan, available)
     sizes = compiled.memory_analysis()
     new = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     held = sizes.argument_size_in_bytes
     temporaries = sizes.temp_size_in_bytes + new
-    program, text = sizes.generated_code_size_in_bytes, compiled.as_text() or ""
     return Compiled(
-        needed=held + temporaries + program,
+        needed=held + temporaries + sizes.generated_code_size_in_bytes,
         peak=sizes.peak_memory_in_bytes,
         arguments=held,
         temporaries=temporaries,
         available=topology.memory,
-        collectives=collectives(text) if topology.devices > 1 else {},
+        program=Program(compiled.as_text() or ""),
     )
 
 
@@ -173,20 +186,6 @@ def out_of_memory(message: str) -> tuple[float, float] | None:
             needed, k, available, m = found.groups()
             return float(needed) * UNITS[k], float(available) * UNITS[m]
     return None
-
-
-def collectives(program: str) -> dict[str, tuple[int, int]]:
-    """Number and total bytes of the collectives in a compiled program, by kind."""
-    found: dict[str, tuple[int, int]] = {}
-    for shape, kind in re.findall(rf"= (\S.*?) ({COLLECTIVES})(?:-start)?\(", program):
-        size = sum(
-            math.prod(map(int, filter(None, sides.split(",")))) * WIDTHS[dtype]
-            for dtype, sides in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shape)
-            if dtype in WIDTHS
-        )
-        count, total = found.get(kind, (0, 0))
-        found[kind] = count + 1, total + size
-    return found
 
 
 def _verdict(config: Config, topology: Topology, compiled: Compiled) -> Iterator[str]:
@@ -204,7 +203,8 @@ def _verdict(config: Config, topology: Topology, compiled: Compiled) -> Iterator
             f" {_gib(compiled.temporaries)}, the rest the program; in use at once"
             f" {_gib(compiled.peak)}"
         )
-    for kind, (count, size) in compiled.collectives.items():
+    several = topology.devices > 1 and compiled.program
+    for kind, (count, size) in several.collectives.items() if several else ():
         yield f"  {count} {kind}{'s' * (count > 1)}, {_gib(size)} in all"
     if not fits:
         yield "to need less memory, in this order:"

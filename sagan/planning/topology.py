@@ -66,6 +66,12 @@ def _is_shape(generation: str, sides: list[int]) -> bool:
     return sides == [1, 1] or all(side % 2 == 0 for side in sides[:2])
 
 
+def chips(topology: Topology) -> int:
+    """Number of chips, of which some are several devices."""
+    generation = topology.name.partition(":")[0]
+    return topology.devices // DEVICES_OF_A_CHIP.get(generation, 1)
+
+
 def larger_names(topology: Topology) -> Iterator[str]:
     """Names of topologies with twice as many devices, four times as many, and so on."""
     count, sides = topology.devices, [int(n) for n in SIDES.findall(topology.name)]

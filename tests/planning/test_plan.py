@@ -17,6 +17,7 @@ from sagan.config.validation import check_batch
 from sagan.planning import plan, topology
 from sagan.planning.memory_savings import savings
 from sagan.planning.plan import Compiled
+from sagan.planning.program import Program
 from sagan.runtime import compilation
 from sagan.training import cost
 
@@ -176,7 +177,7 @@ def test_xla_says_what_is_needed_and_available(said, sizes):
 
 
 def test_collectives_are_counted_with_their_bytes():
-    program = """
+    program = """ENTRY %main (a: f32[64]) -> f32[64] {
   %all-reduce.1 = (f32[64]{0:T(128)S(1)}, f32[2,8]{1,0}) all-reduce(%a, %b), x=1
   %all-reduce-start.2 = bf16[10,3]{1,0} all-reduce-start(%c), to_apply=%add
   %all-reduce-done.2 = bf16[10,3]{1,0} all-reduce-done(%all-reduce-start.2)
@@ -184,7 +185,7 @@ def test_collectives_are_counted_with_their_bytes():
   %fusion.1 = f32[64]{0} fusion(%all-reduce.1), kind=kLoop
 """
     found = {"all-reduce": (2, 4 * (64 + 16) + 60), "all-gather": (1, 4)}
-    assert plan.collectives(program) == found
+    assert Program(program).collectives == found
 
 
 @pytest.mark.parametrize("name", ["v5e:1x1", "v5e:2x4", "gpu:80GiB"])
@@ -245,9 +246,9 @@ def told(monkeypatch):
 
 
 GIB = 2**30
-FITS = Compiled(
-    3 * GIB, 2.5 * GIB, GIB, 2 * GIB, 15.75 * GIB, {"all-reduce": (34, GIB)}
-)
+REDUCE = "  %r.{} = f32[7895160] all-reduce(%x)"
+REDUCED = "\n".join(["ENTRY %a () -> f32[] {", *map(REDUCE.format, range(34))])
+FITS = Compiled(3 * GIB, 2.5 * GIB, GIB, 2 * GIB, 15.75 * GIB, Program(REDUCED))
 
 
 def test_without_libtpu_only_the_compiling_is_missing(told, tiny, monkeypatch):
@@ -273,7 +274,7 @@ def test_a_plan_that_fits_tells_memory_and_communication(told, tiny):
 
 @pytest.mark.parametrize("needed", [38.31 * GIB, math.inf])
 def test_a_plan_that_does_not_fit_tells_what_to_change(told, tiny, needed):
-    much = Compiled(needed, math.nan, math.nan, math.nan, 15.75 * GIB, {})
+    much = Compiled(needed, math.nan, math.nan, math.nan, 15.75 * GIB)
     fits, lines = told(tiny(), "v5e:2x4", much)
     assert fits is False
     said = "\n".join(lines)
@@ -293,7 +294,7 @@ def test_a_gpus_memory_is_called_an_estimate(told, tiny):
 def test_the_exit_code_is_1_where_a_step_does_not_fit(monkeypatch, fits, code):
     seen = []
     monkeypatch.setattr(topology, "set_environment", seen.append)
-    monkeypatch.setattr(plan, "plan", lambda *args: seen.append(args) or fits)
+    monkeypatch.setattr(plan, "plan", lambda *args, **_: seen.append(args) or fits)
     args = [DIGITS, "--topology", "v5e:2x4", "--data.batch", "32"]
     assert main.run(main.plan_command, args) == code
     machine, (config, same) = seen
