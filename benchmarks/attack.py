@@ -48,7 +48,7 @@ import numpy as np
 from sagan.checkpoints.restore import SavedRun
 from sagan.checkpoints.workdir import read_config
 from sagan.cli import main as cli
-from sagan.runtime import cache
+from sagan.runtime import program_cache
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("kills", "signals", "fuzz", "disk", "odd")
@@ -643,7 +643,7 @@ def main() -> None:
     begin, tally = time.monotonic(), Tally()
     last, rng = begin + 60 * known.minutes, random.Random(known.seed)
     os.environ["SAGAN_CACHE"] = str(folder / "cache")
-    cache.keep_compiled()
+    program_cache.keep_compiled()
     if {"fuzz", "disk", "odd"} & set(known.only):
         target = make_target(folder)
         if "odd" in known.only:

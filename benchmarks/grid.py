@@ -25,7 +25,7 @@ from sagan.evaluation.run import (
     evaluate_state,
     prepare_evaluation,
 )
-from sagan.runtime import cache, files
+from sagan.runtime import files
 from sagan.training import loop
 
 CONFIG = Path(__file__).parents[1] / "configs" / "fashion_mnist.py"
@@ -62,7 +62,7 @@ def parse(
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--workdir", type=Path, default=Path("runs", name))
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
-    cache.keep_compiled()
+    program_cache.keep_compiled()
     return parser.parse_args()
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import final
 
 from sagan.checkpoints import bucket_layout as layout
-from sagan.checkpoints.mirror import local_folder
 from sagan.config.schema import ConfigError
-from sagan.runtime import lease
+from sagan.runtime import lease, transfers
 from sagan.runtime.buckets import BucketError, Objects
 from sagan.runtime.progress import Report
 
@@ -41,14 +40,14 @@ class RunCopy:
         """
         self._objects = Objects(url)
         self.url = self._objects.url
-        self.folder = local_folder(url, kind="copies")
+        self.folder = transfers.local_folder(url, kind="copies")
         try:
             there = layout.whole_only(self._objects.list())
             if "config.json" not in there:
                 raise ConfigError(f"{self.url}: holds no run (there is no config.json)")
             self._there = there
             self._drop_other_run()
-            layout.download(
+            transfers.download(
                 self._objects,
                 self.folder,
                 {n: s for n, s in there.items() if _is_for_all(n)},
@@ -61,7 +60,7 @@ class RunCopy:
     def fetch(self, step: int) -> None:
         """Completes a checkpoint."""
         names = {n: s for n, s in self._there.items() if layout.step_of(n) == step}
-        layout.download(self._objects, self.folder, names)
+        transfers.download(self._objects, self.folder, names)
 
     def send(self) -> list[str]:
         """Writes what the command made to the bucket, and gives the names."""
@@ -74,13 +73,15 @@ class RunCopy:
         def send(name: str) -> None:
             self._objects.write(name, self.folder / name, before=None)
 
-        layout.at_once(send, made, f"to {self.url}")
+        transfers.at_once(send, made, f"to {self.url}")
         return made
 
     def _drop_other_run(self) -> None:
         """Removes the copy of an earlier run here, and of checkpoints that are gone."""
         config = self.folder / "config.json"
-        if config.exists() and not layout.is_same(config, self._there["config.json"]):
+        if config.exists() and not transfers.is_same(
+            config, self._there["config.json"]
+        ):
             shutil.rmtree(self.folder)
         kept = layout.steps_in(self._there)
         for path in self.folder.glob("checkpoints/*"):

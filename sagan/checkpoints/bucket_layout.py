@@ -1,21 +1,17 @@
-"""The files of a workdir that a bucket has too, and how they get there and back."""
+"""The files of a workdir that a bucket has too."""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TypeVar
 
-from sagan.runtime.buckets import Objects, Stored, crc32c_of
-from sagan.runtime.progress import bar
+from sagan.runtime.buckets import Stored
 
 MARKER = "commit_success.txt"  # Orbax's own, of a checkpoint in a bucket that is whole
 Files = dict[str, tuple[int, int]]  # by name: time of the last change, and size
-T = TypeVar("T")
 
 
 def local_files(folder: Path) -> Files:
@@ -80,34 +76,3 @@ def goes_on(here: Collection[str], there: Collection[str]) -> bool:
         if (found := re.match(r"checkpoints/(?:bad|diverged)/(\d+)\.", name))
     }
     return all(step <= newest or step in aside for step in steps_in(there))
-
-
-def is_same(path: Path, stored: Stored) -> bool:
-    """Whether a file has the content of an object."""
-    try:
-        same_size = path.stat().st_size == stored.size
-        return same_size and crc32c_of(path) == stored.crc32c
-    except OSError:
-        return False
-
-
-def download(objects: Objects, folder: Path, wanted: Mapping[str, Stored]) -> None:
-    """Writes objects into a folder; files that have their content stay."""
-
-    def fetch(name: str) -> None:
-        if not is_same(folder / name, wanted[name]):
-            objects.fetch(name, folder / name, wanted[name])
-
-    at_once(fetch, sorted(wanted), f"from {objects.url}")
-
-
-def at_once(
-    act: Callable[[str], T], names: Collection[str], what: str | None = None
-) -> list[T]:
-    """Calls a function for all names, several at a time; a bar if it has a name."""
-    with ThreadPoolExecutor(8) as pool:
-        done = pool.map(act, names)
-        try:
-            return list(bar(done, what, len(names)) if what else done)
-        finally:
-            pool.shutdown(cancel_futures=True)

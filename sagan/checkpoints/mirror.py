@@ -14,10 +14,12 @@ from typing import final
 
 from sagan.checkpoints import bucket_layout as layout
 from sagan.config.schema import Config, ConfigError
-from sagan.runtime import cache, lease
-from sagan.runtime.buckets import BucketError, Conflict, Objects, Stored, is_bucket
+from sagan.config.validation import is_bucket
+from sagan.runtime import lease, transfers
+from sagan.runtime.buckets import BucketError, Conflict, Objects, Stored
 from sagan.runtime.files import read_json, write_whole
 from sagan.runtime.progress import Report
+from sagan.runtime.transfers import local_folder
 
 EVERY = 15.0  # seconds between two passes
 PATIENCE = 300.0  # seconds for the last files to arrive
@@ -63,14 +65,6 @@ def mirrored(
             report(f"error: {error}")
         raise
     mirror.end()
-
-
-def local_folder(workdir: str, local_dir: str = "", kind: str = "runs") -> Path:
-    """Where a workdir is on this machine; that of a bucket, below `local_dir`."""
-    if not is_bucket(workdir):
-        return Path(workdir)
-    base = Path(local_dir).expanduser() if local_dir else cache.folder() / "buckets"
-    return base / kind / Objects(workdir).path
 
 
 @final
@@ -132,10 +126,10 @@ class Mirror:
                 mine = layout.is_written_by_training(name)
                 if mine and (name in here or layout.in_checkpoints(name)):
                     del wanted[name]
-        layout.download(objects, folder, wanted)
+        transfers.download(objects, folder, wanted)
         self._there = there
         for name, state in layout.local_files(folder).items():
-            if name in there and layout.is_same(folder / name, there[name]):
+            if name in there and transfers.is_same(folder / name, there[name]):
                 self._sent[name] = state
         self._write_note([self._session])
         if there:
@@ -226,7 +220,7 @@ class Mirror:
             self._sent[name], self._when[name] = here[name], time.monotonic()
             return True
 
-        return all(layout.at_once(send, names))
+        return all(transfers.at_once(send, names))
 
     def _write(self, name: str, generation: int) -> int:
         try:
@@ -249,8 +243,8 @@ class Mirror:
             self._sent.pop(name, None)
 
         markers = [n for n in names if layout.is_marker(n)]
-        layout.at_once(remove, markers)
-        layout.at_once(remove, [n for n in names if n not in markers])
+        transfers.at_once(remove, markers)
+        transfers.at_once(remove, [n for n in names if n not in markers])
 
     def _put_away(self, arrived: bool) -> None:
         """Makes room for the run in the bucket."""

@@ -19,8 +19,7 @@ import tyro
 from sagan import config as config_lib
 from sagan.config.fields import field_type
 from sagan.config.schema import Config, ConfigError
-from sagan.config.validation import is_local
-from sagan.runtime.buckets import is_bucket
+from sagan.config.validation import is_bucket, is_local
 
 Arguments = Sequence[str]
 Command = Callable[[Arguments], int | None]
@@ -37,14 +36,15 @@ def check_paths(args: Arguments) -> None:
     """Raises a ConfigError if an argument is a path elsewhere, such as s3://bucket/a.
 
     Python would take it for a folder of this machine, called `s3:`. Runs may be in
-    buckets of Google Cloud Storage.
+    buckets of Google Cloud Storage, and so may the paths of a config that say so.
     """
     option = ""
     for arg in args:
         option, _, value = (
             arg.partition("=") if arg.startswith("--") else (option, "", arg)
         )
-        if not (is_local(value) or may_be_bucket(option, value)):
+        of_config = option.startswith(("--data.", "--run."))  # checked with the config
+        if not (is_local(value) or may_be_bucket(option, value) or of_config):
             named = f"{option} {value}" if option.startswith("--") else value
             raise ConfigError(
                 f"{named}: must be a path on this machine, without a scheme"

@@ -20,21 +20,21 @@ from sagan.cli.arguments import (
 )
 from sagan.cli.run import run
 from sagan.config.schema import ConfigError
-from sagan.runtime import cache, output
+from sagan.runtime import output, program_cache
 
 
 def train_command(args: Arguments) -> None:
     """Trains or resumes a run; see `train.py --help`."""
     config, workdir = parse_train(args)
     # imports JAX, which takes seconds, after the check of the arguments
-    from sagan.checkpoints.mirror import local_folder
     from sagan.runtime import processes
+    from sagan.runtime.transfers import local_folder
     from sagan.training import loop
 
     folder = local_folder(workdir, config.run.local_dir)
 
     if config.run.compilation_cache:
-        cache.keep_compiled()
+        program_cache.keep_compiled(config.run.compilation_cache_dir)
     config = processes.initialize(
         config,
         "restart all of them with the same command: they resume from the newest"
@@ -67,7 +67,7 @@ def eval_command(args: Arguments) -> None:
 
     about = "Evaluates checkpoints; writes to eval/step_N/ in the workdir."
     options = parse_dataclass(Options, args, prog="eval.py", description=about)
-    cache.keep_compiled()
+    program_cache.keep_compiled()
     run.evaluate_run(
         options.workdir, options.protocol, steps=options.step, again=options.again
     )
@@ -92,7 +92,7 @@ def evaluate_command(args: Arguments) -> None:
 
     about = evaluate_command.__doc__
     options = parse_dataclass(Options, args, prog="sagan evaluate", description=about)
-    cache.keep_compiled()
+    program_cache.keep_compiled()
     image_folders.compare(
         options.fake,
         options.real,
@@ -163,7 +163,7 @@ def sample_command(args: Arguments) -> None:
     options = parser.parse_args(args)
     from sagan.sampling.export import export
 
-    cache.keep_compiled()
+    program_cache.keep_compiled()
     print(export(**vars(options)))
 
 

@@ -5,7 +5,7 @@ import re
 
 from sagan.cli.arguments import Arguments, at_least, checkpoint_parser
 from sagan.config.schema import ConfigError
-from sagan.runtime import cache
+from sagan.runtime import program_cache
 
 
 def attend_command(args: Arguments) -> None:
@@ -46,7 +46,7 @@ def attend_command(args: Arguments) -> None:
     from sagan.checkpoints.workdir import read_config
     from sagan.visualization import ablation, attention_reading, heatmaps
 
-    cache.keep_compiled()
+    program_cache.keep_compiled()
     config = read_config(options.workdir)
     grids = heatmaps.choose_layers(config, options.layers, real=options.real)
     if options.ablate and "g" not in grids:
@@ -82,7 +82,7 @@ def sheets_command(args: Arguments) -> None:
     options = parser.parse_args(args)
     from sagan.visualization.sheets import write_sheets
 
-    cache.keep_compiled()
+    program_cache.keep_compiled()
     write_sheets(**vars(options))
 
 
@@ -96,7 +96,7 @@ def report_command(args: Arguments) -> None:
     options = parser.parse_args(args)
     from sagan.visualization.report import report
 
-    cache.keep_compiled()
+    program_cache.keep_compiled()
     print(report(**vars(options)))
 
 

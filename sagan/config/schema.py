@@ -219,7 +219,9 @@ class RunConfig:
     profile: str = ""
     """START:STEPS, of which to write a trace: STEPS steps (at most 100) after START."""
     compilation_cache: bool = True
-    """Keep compiled programs in the user's cache directory, for the next start."""
+    """Keep compiled programs for the next start."""
+    compilation_cache_dir: str = ""
+    """Where: a folder, or gs://BUCKET/PATH; empty: in the user's cache directory."""
     coordinator: str = ""
     """HOST:PORT of process 0, if there are several; not needed on TPU or SLURM."""
     processes: int | None = None

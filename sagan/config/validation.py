@@ -14,6 +14,11 @@ def is_local(path: str) -> bool:
     return not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path)
 
 
+def is_bucket(path: str) -> bool:
+    """Whether a path is in a bucket of Google Cloud Storage."""
+    return path.startswith("gs://")
+
+
 # Fields, the condition that their values must meet, and the condition in words. None
 # is allowed wherever the type of the field allows it.
 _RULES = (
@@ -37,7 +42,16 @@ _RULES = (
         lambda value: re.fullmatch(r"(\d+:([1-9]\d?|100))?", value),
         "START:STEPS with at most 100 steps, such as 500:5",
     ),
-    ("data.path run.init_from", is_local, "a path on this machine, without a scheme"),
+    (
+        "run.init_from run.local_dir",
+        is_local,
+        "a path on this machine, without a scheme",
+    ),
+    (
+        "data.path run.compilation_cache_dir",
+        lambda value: is_local(value) or is_bucket(value),
+        "a path on this machine, or gs://BUCKET/PATH",
+    ),
     # Adam divides by it: the gradients of attention are exactly 0 while gamma is
     ("optim.eps", lambda value: 0 < value < math.inf, "more than 0"),
     ("data.classes", lambda value: value >= 0, "0 or more"),

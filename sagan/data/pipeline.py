@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int, Int32, UInt8, UInt64
 
 from sagan.config.fields import replace
 from sagan.config.schema import Config, ConfigError
+from sagan.data.bucket import local_data
 from sagan.data.datasets import open_split
 from sagan.data.source import Source
 from sagan.data.validation import check_images
@@ -25,12 +26,13 @@ class Batch(NamedTuple):
 
 
 def open_source(config: Config, split: str | None = None) -> Source:
-    """The checked images of a split, by default data.split.
+    """The checked images of a split, by default data.split; a copy, if in a bucket.
 
     Raises:
       ConfigError: One line for each kind of problem.
     """
-    return check_images(open_split(config.data, split or config.data.split))
+    data = local_data(config.data, config.run.local_dir)
+    return check_images(open_split(data, split or data.split))
 
 
 def resolve(config: Config, source: Source) -> Config:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, final
 from sagan.config.schema import ConfigError
 from sagan.runtime.files import open_regular, whole_file
 
-SCHEME = "gs://"
 _SECONDS = (10, 120)  # to connect, and without an answer
 _RETRY_SECONDS = 20.0  # for what only reads
 
@@ -34,9 +33,13 @@ class Stored(NamedTuple):
     crc32c: str
 
 
-def is_bucket(path: str) -> bool:
-    """Whether a path is gs://..., rather than one on this machine."""
-    return path.startswith(SCHEME)
+def bucket_and_path(url: str) -> tuple[str, str]:
+    """The parts of gs://BUCKET/PATH; a ConfigError if it is something else."""
+    found = re.fullmatch(r"gs://([a-z0-9][a-z0-9._-]*[a-z0-9])/(.+?)/*", url)
+    parts = found[2].split("/") if found else [""]
+    if not found or {"", ".", ".."} & set(parts) or not url.isprintable():
+        raise ConfigError(f"{url}: must be gs://BUCKET/PATH")
+    return found[1], found[2]
 
 
 @final
@@ -54,11 +57,8 @@ class Objects:
           ConfigError: It is no gs://BUCKET/PATH, google-cloud-storage is not installed,
             or this machine has no credentials.
         """
-        self.url = url.rstrip("/")
-        found = re.fullmatch(r"gs://([a-z0-9][a-z0-9._-]*[a-z0-9])/(.+)", self.url)
-        parts = found[2].split("/") if found else [""]
-        if not found or {"", ".", ".."} & set(parts) or not self.url.isprintable():
-            raise ConfigError(f"{url}: must be gs://BUCKET/PATH")
+        bucket, path = bucket_and_path(url)
+        self.url = f"gs://{bucket}/{path}"
         try:
             from google.auth.exceptions import DefaultCredentialsError
             from google.cloud import storage
@@ -72,15 +72,18 @@ class Objects:
                 f"{url}: this machine has no Google credentials; on one of your own,"
                 " run `gcloud auth application-default login`"
             ) from error
-        self.path = Path(found[1], *parts)
-        self._prefix = f"{found[2]}/"
-        self._bucket = client.bucket(found[1])
+        self._prefix = f"{path}/"
+        self._bucket = client.bucket(bucket)
 
     def list(self) -> dict[str, Stored]:
-        """All objects, by name."""
+        """All objects, by name, but the empty ones that stand for folders."""
         with self._told("cannot be listed"):
             found = self._bucket.list_blobs(prefix=self._prefix, **_options(retry=True))
-            return {blob.name[len(self._prefix) :]: _stored(blob) for blob in found}
+            named = [(blob.name[len(self._prefix) :], blob) for blob in found]
+        objects = {n: _stored(blob) for n, blob in named if n and n[-1] != "/"}
+        if odd := [n for n in objects if {"", ".", ".."} & set(n.split("/"))]:
+            raise BucketError(f"{self.url}: {odd[0]!r} cannot be the name of a file")
+        return objects
 
     def stat(self, name: str) -> Stored | None:
         """An object; None if it is not there."""

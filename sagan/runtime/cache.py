@@ -1,4 +1,4 @@
-"""The user's cache directory: computed arrays and compiled programs."""
+"""The user's cache directory, and arrays that were computed."""
 
 import hashlib
 import os
@@ -20,13 +20,6 @@ def folder() -> Path:
         return Path(own).expanduser() if own else Path(home).expanduser() / "sagan"
     except RuntimeError:  # a user without a home: nothing can be kept
         return Path(os.devnull, "sagan")
-
-
-def keep_compiled() -> None:
-    """Has JAX keep compiled programs in the cache directory, for the next start."""
-    from sagan.runtime import compilation  # imports JAX, which is slow
-
-    compilation.keep_compiled(folder() / "compiled")
 
 
 def cached_arrays(name: str, compute: Callable[[], Arrays]) -> Arrays:

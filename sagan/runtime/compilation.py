@@ -1,14 +1,7 @@
-"""XLA compilation: target devices, options for CPUs, and the cache on disk."""
+"""XLA compilation: target devices, and options for CPUs."""
 
-import contextlib
 import functools
-import hashlib
 import os
-import platform
-import time
-import zlib
-from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -51,58 +44,3 @@ def _is_known(name: str, value: str | bool) -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
-
-
-def keep_compiled(folder: Path) -> None:
-    """Keeps compiled programs in a subfolder of `folder`, for the next start.
-
-    Each kind of CPU has its own subfolder, because machines may share a home directory.
-    Does nothing if the user chose a folder for JAX, or if `folder` cannot be written.
-    """
-    settings: Any = jax.config
-    if settings.jax_compilation_cache_dir:
-        return
-    part = folder / hashlib.sha256(_processor().encode()).hexdigest()[:16]
-    try:
-        part.mkdir(parents=True, exist_ok=True)
-        _drop_unfinished(part)
-    except OSError:
-        return
-    jax.config.update("jax_compilation_cache_dir", str(part))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    kept = ("model name", "flags", "Features")
-    return "\n".join(sorted({line for line in lines if line.startswith(kept)}))
-
-
-def _drop_unfinished(part: Path) -> None:
-    """Removes entries that a killed process left unfinished.
-
-    JAX would warn about such an entry at each start, and compile without replacing it.
-    """
-    stamp = part / ".checked"
-    checked = stamp.stat().st_mtime if stamp.exists() else 0.0
-    now = time.time()
-    for path in part.glob("*-cache"):
-        with contextlib.suppress(FileNotFoundError):  # another process removed it
-            if path.stat().st_mtime >= checked and not _is_whole(path.read_bytes()):
-                path.unlink()
-    stamp.touch()
-    os.utime(stamp, (now, now))
-
-
-def _is_whole(entry: bytes) -> bool:
-    if entry.startswith(b"\x28\xb5\x2f\xfd"):  # Zstandard, which Python cannot read
-        return True
-    stream = zlib.decompressobj()
-    try:
-        stream.decompress(entry)
-    except zlib.error:
-        return False
-    return stream.eof

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from sagan.checkpoints import mirror
-from sagan.checkpoints.mirror import local_folder
 from sagan.cli import main as cli
 from sagan.config import ConfigError
 from sagan.runtime import buckets
+from sagan.runtime.transfers import local_folder
 from tests.support.benchmarks import load
+from tests.support.bucket import put
 from tests.support.runs import rows, train
 
 
@@ -24,13 +25,6 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SAGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(mirror, "PATIENCE", 0)
     monkeypatch.setattr(buckets, "_RETRY_SECONDS", 0.1)
-
-
-def put(folder, url):
-    """Copies a workdir to a bucket, as a person may."""
-    there = buckets.Objects(url)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        there.write(path.relative_to(folder).as_posix(), path, None)
 
 
 def same(a, b):

@@ -12,6 +12,7 @@ from sagan.checkpoints import bucket_layout as layout
 from sagan.checkpoints import mirror as mirror_lib
 from sagan.config import ConfigError
 from sagan.runtime import lease as lease_lib
+from sagan.runtime import transfers
 from sagan.runtime.buckets import BucketError, Conflict, Objects, Stored
 
 URL = "gs://bucket/runs/x"
@@ -20,8 +21,8 @@ URL = "gs://bucket/runs/x"
 class Memory(Objects):
     """A bucket in memory that calls `after` with its contents after each change."""
 
-    def __init__(self, tmp_path, after=lambda contents: None):
-        self.url, self.path = URL, tmp_path.__class__("bucket/runs/x")
+    def __init__(self, after=lambda contents: None):
+        self.url = URL
         self.contents, self.generations = {}, {}
         self.after, self.broken = after, None
         self._counter, self._lock = itertools.count(1), threading.Lock()
@@ -68,9 +69,9 @@ class Memory(Objects):
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    made = Memory(tmp_path)
+    made = Memory()
     monkeypatch.setattr(mirror_lib, "Objects", lambda url: made)
-    monkeypatch.setattr(layout, "crc32c_of", lambda p: str(hash(p.read_bytes())))
+    monkeypatch.setattr(transfers, "crc32c_of", lambda p: str(hash(p.read_bytes())))
     monkeypatch.setattr(mirror_lib, "PATIENCE", 0)
     monkeypatch.setattr(lease_lib, "EXPIRE", 0.2)
     return made

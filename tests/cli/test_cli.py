@@ -43,6 +43,11 @@ def test_no_attention_is_an_empty_list():
         ([DIGITS, "--workdir", "x", "surprise"], "surprise"),
         ([DIGITS, "--workdir", "x", "--data.size", "33"], "data.size = 33"),
         ([DIGITS, "--workdir", "x", "--g.attention", "33"], "g.attention = 33"),
+        (
+            [DIGITS, "--workdir", "x", "--data.path", "s3://b/d"],
+            "must be a path on this",
+        ),
+        ([DIGITS, "--workdir", "x", "--run.init-from", "gs://b/r:5"], "run.init_from"),
     ],
 )
 def test_a_mistake_is_one_line(args, said):
@@ -57,8 +62,6 @@ def test_a_mistake_is_one_line(args, said):
     [
         ("train", [DIGITS, "--workdir", "s3://b/run"]),
         ("train", [DIGITS, "--workdir=gs:/b/run"]),
-        ("train", [DIGITS, "--workdir", "x", "--data.path", "s3://b/data"]),
-        ("train", [DIGITS, "--workdir", "x", "--run.init-from", "gs://b/run:5"]),
         ("eval", ["--workdir", "s3://b/run"]),
         ("evaluate", ["--fake", "gs://b/x.npz", "--real", "digits:test"]),
         ("evaluate", ["--fake", "x.npz", "--real", "file:///x"]),

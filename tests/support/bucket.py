@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from sagan.runtime import buckets
 from tests.support import benchmarks
 
 
@@ -34,3 +35,10 @@ def url(emulator, request):
 def objects(emulator, url):
     """The folder in which the objects of this place are files."""
     return emulator.root / url.removeprefix("gs://")
+
+
+def put(folder, url):
+    """Copies a folder to a bucket, as a person may."""
+    there = buckets.Objects(url)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        there.write(path.relative_to(folder).as_posix(), path, None)
