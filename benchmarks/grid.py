@@ -25,7 +25,7 @@ from sagan.evaluation.run import (
     evaluate_state,
     prepare_evaluation,
 )
-from sagan.runtime import files
+from sagan.runtime import files, program_cache
 from sagan.training import loop
 
 CONFIG = Path(__file__).parents[1] / "configs" / "fashion_mnist.py"
