@@ -38,10 +38,10 @@ def local_data(data: DataConfig, local_dir: str) -> DataConfig:
         if there := in_inner.list():
             objects, folder = in_inner, root / inner
         elif not (there := objects.list()):
-            raise BucketError("there is nothing")
+            raise BucketError(f"{objects.url}: there is nothing")
         _copy(objects, there, folder)
     except OSError as error:
-        raise ConfigError(f"data.path = {data.path!r}: {error}") from error
+        raise ConfigError(f"data.path: {error}") from error
     return dataclasses.replace(data, path=str(root))
 
 
@@ -60,7 +60,7 @@ def _copy(objects: Objects, there: dict[str, Stored], folder: Path) -> None:
     }
     if not missing:
         return
-    _check_space(folder, missing)
+    _check_space(objects.url, folder, missing)
     transfers.download(objects, folder, missing)
     copied = {n: [s.generation, *_state(folder / n)] for n, s in there.items()}
     write_whole(note, json.dumps(copied))
@@ -75,13 +75,13 @@ def _state(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _check_space(folder: Path, missing: dict[str, Stored]) -> None:
+def _check_space(url: str, folder: Path, missing: dict[str, Stored]) -> None:
     needed = sum(stored.size - _state(folder / n)[0] for n, stored in missing.items())
     above = next(p for p in (folder, *folder.parents) if p.exists())
     free = max(shutil.disk_usage(above).free - _SPARE, 0)
     if needed > free:
         raise BucketError(
-            f"its copy needs {needed / 2**30:.1f} GiB more, and {above} has"
+            f"the copy of {url} needs {needed / 2**30:.1f} GiB more, and {above} has"
             f" {free / 2**30:.1f} to spare: name a folder on a larger disk with"
             " --run.local-dir, or mount the bucket with gcsfuse and give that folder"
         )
