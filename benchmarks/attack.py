@@ -28,7 +28,6 @@ import dataclasses
 import hashlib
 import io
 import itertools
-import json
 import os
 import random
 import shutil
@@ -49,6 +48,7 @@ from sagan.checkpoints.restore import SavedRun
 from sagan.checkpoints.workdir import read_config
 from sagan.cli import main as cli
 from sagan.runtime import program_cache
+from sagan.runtime.files import read_json
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("kills", "signals", "fuzz", "disk", "odd")
@@ -152,7 +152,7 @@ def numbers(workdir: Path) -> dict[str, list[object]]:
     found = {}
     for path in (workdir / "eval").glob("*/results.json"):
         with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
-            found[path.parent.name] = json.loads(path.read_text())["results"]
+            found[path.parent.name] = read_json(path)["results"]
     return found
 
 
