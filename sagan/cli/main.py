@@ -123,21 +123,42 @@ def table_command(args: Arguments) -> None:
 
 
 def prepare_command(args: Arguments) -> None:
-    """Writes a data set as array_record, to train from."""
+    """Crops and resizes a data set once, and writes it in a few large files."""
     parser = Parser(prepare_command)
-    parser.add_argument("name", help="digits, folder, or a name in the TFDS catalogue")
+    parser.add_argument(
+        "name", help="digits, a folder of images, or a name in the TFDS catalogue"
+    )
     parser.add_argument(
         "--data-dir", type=Path, required=True, help="folder for prepared data sets"
     )
-    parser.add_argument("--path", help="folder of images, for `folder`")
+    parser.add_argument("--path", help="folder of images, if the name is `folder`")
+    parser.add_argument(
+        "--size", type=int, help="height and width (default: images as they are)"
+    )
+    formats = "raw (the default, and the fastest to read), png or jpeg"
+    parser.add_argument("--format", help=f"{formats}; with --size")
+    parser.add_argument("--channels", type=int, default=3, choices=(1, 3))
+    for name in ("skip-broken", "allow-small"):
+        parser.add_argument(f"--{name}", action="store_true", help="as in training")
     options = parser.parse_args(args)
     from sagan.data.prepare import prepare
 
-    made = prepare(options.name, options.data_dir, options.path)
+    names = ("channels", "skip_broken", "allow_small")
+    settings = config_lib.DataConfig(**{name: getattr(options, name) for name in names})
+    made = prepare(
+        options.name,
+        options.data_dir,
+        options.path,
+        size=options.size,
+        format=options.format,
+        settings=settings,
+        report=print,
+    )
     counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
+    size = f" --data.size {options.size}" if options.size else ""
     print(
         f"{made.path}: {counts}; train with --data.name {made.name}"
-        f" --data.path {options.data_dir}"
+        f" --data.path {made.path}{size}"
     )
 
 

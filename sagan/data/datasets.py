@@ -17,6 +17,7 @@ import numpy as np
 from sagan.config.schema import ConfigError, DataConfig
 from sagan.data import idx as idx_lib
 from sagan.data.folders import read_folder, subfolders
+from sagan.data.records import find_set, open_set
 from sagan.data.source import Record, Source, check_split, pgm
 from sagan.runtime.files import parse_json, read_json
 from sagan.runtime.progress import first_few
@@ -254,5 +255,11 @@ DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
 
 
 def open_split(data: DataConfig, split: str) -> Source:
-    """A split, not yet checked, of a data set in DATASETS or else prepared by TFDS."""
+    """A split, not yet checked.
+
+    It is that of a set that `sagan prepare` wrote, if there is one in data.path, else
+    of a data set in DATASETS, or prepared by TFDS.
+    """
+    if folder := find_set(data):
+        return open_set(data, folder, split)
     return DATASETS.get(data.name, prepared)(data, split)

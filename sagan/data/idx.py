@@ -7,14 +7,13 @@ and Kuzushiji-MNIST (arXiv:1812.01718) come in the same four files.
 
 import gzip
 import math
-import re
 import zlib
 from pathlib import Path
 
 import numpy as np
 
 from sagan.config.schema import ConfigError, DataConfig
-from sagan.data.source import Record, Source, check_split, pgm
+from sagan.data.source import Record, Source, check_split, pgm, split_and_start
 
 SPLITS = {"train": "train", "test": "t10k"}  # the first part of the files' names
 
@@ -58,8 +57,7 @@ def open_idx(data: DataConfig, root: Path, split: str) -> Source:
       ConfigError: A file is missing, truncated or of another kind, or the images and
         the labels differ in number.
     """
-    part = re.fullmatch(r"(\w+)\[:(\d+)\]", split)
-    name, most = (part[1], int(part[2])) if part else (split, None)
+    name, most = split_and_start(split)
     check_split(
         data, name, (*SPLITS, f"the start of one, such as {next(iter(SPLITS))}[:500]")
     )

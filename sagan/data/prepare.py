@@ -1,23 +1,33 @@
-"""Writes data sets as TFDS array_record, for `datasets.prepared` to read.
+"""Prepares data sets: all images in a few files, cropped and resized once.
 
-Digits and folders need no TensorFlow. Those in the TFDS catalogue are written by their
-own builders, most of which do.
+Folders and digits need no TensorFlow. Data sets of the TFDS catalogue are first written
+by their own builders, most of which do.
 """
 
 import contextlib
+import dataclasses
 import difflib
 import importlib.util
+import itertools
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from sagan.config.architecture import base_and_doublings
 from sagan.config.schema import ConfigError, DataConfig
-from sagan.data.datasets import DATASETS, open_split
+from sagan.data.datasets import DATASETS, open_split, prepared
 from sagan.data.idx import FAMILIES
+from sagan.data.records import FILES, RAW
+from sagan.data.records_writer import (
+    FORMATS,
+    check_folder,
+    settings_digest,
+    write_set,
+)
 from sagan.data.source import Source
 from sagan.data.validation import check_images
-from sagan.runtime.progress import first_few, printable
+from sagan.runtime.progress import Report, first_few, printable
 
 
 class Prepared(NamedTuple):
@@ -32,47 +42,91 @@ def prepare(
     name: str,
     data_dir: str | pathlib.Path,
     source_path: str | pathlib.Path | None = None,
+    *,
+    size: int | None = None,
+    format: str | None = None,
+    settings: DataConfig | None = None,
+    report: Report | None = None,
 ) -> Prepared:
-    """Writes all splits of a data set under `data_dir`.
+    """Writes all splits of a data set to a folder in `data_dir`.
 
-    A data set that is already there stays as it is. For a folder this is an error, as
-    its images may have changed.
+    With a size, the images are cropped and resized as training would; the folder is
+    called NAME_SIZE. Without one they are stored as they are. A set that is already
+    there stays as it is, and one that was begun is continued.
 
     Args:
-      name: digits, folder, or a name in the TFDS catalogue (also name/config:version).
-      data_dir: The TFDS data directory.
-      source_path: For `folder`, the folder of images; its name becomes that of the
-        data set. Files are stored unchanged.
+      name: digits, the path of a folder of images, `folder` with a `source_path`, or a
+        name in the TFDS catalogue (also name/config:version).
+      data_dir: The folder for data sets; of the catalogue, the TFDS data directory.
+      source_path: For `folder`, the folder of images; its name becomes that of the set.
+      size: Height and width in pixels.
+      format: raw (the default; the fastest to read), png or jpeg.
+      settings: `channels`, `allow_small` and `skip_broken`, as in training.
+      report: Receives what the check found out about the images.
 
     Raises:
       ConfigError: One line for each problem.
     """
     root = pathlib.Path(data_dir).expanduser()
+    name, path = _named(name, source_path)
+    if size is None and format is not None:
+        raise ConfigError(f"--format {format}: needs --size")
+    if format is not None and format not in FORMATS:
+        raise ConfigError(f"--format {format}: must be {', '.join(FORMATS)}")
+    if size is not None:
+        base_and_doublings(size)
+    # IDX files are read as they are
+    in_catalogue = name not in DATASETS or name in FAMILIES
+    if in_catalogue and size is None:
+        return _catalogue(name, root)
+    data = settings or DataConfig()
+    stored = _stored_name(name, path) + (f"_{size}" if size else "")
+    kept = FILES if size is None else format or RAW
+    asked = settings_digest(name, stored, kept, data)
+    check_folder(root / stored, asked)
+    where = str(root if in_catalogue else path or "")
+    # classes=0: no label is refused; size 1: every file is decoded
+    data = dataclasses.replace(data, name=name, path=where, classes=0, size=size or 1)
+    open_one = _open_catalogue(name, root) if in_catalogue else open_split
+    splits = open_one(data, "train").splits
+    sources = {split: check_images(open_one(data, split)) for split in splits}
+    if size and report:
+        for note in itertools.chain(*(source.notes for source in sources.values())):
+            report(note)
+    _check_same_classes(sources)
+    write_set(root / stored, sources, kept, asked)
+    counts = {split: len(source) for split, source in sources.items()}
+    return Prepared(name, root / stored, counts)
+
+
+def _named(
+    name: str, source_path: str | pathlib.Path | None
+) -> tuple[str, str | pathlib.Path | None]:
+    """The data.name and the folder of images, if any, of what a user named."""
     if source_path and name != "folder":
         raise ConfigError(f"--path {source_path}: {name} takes none, only folder does")
     if name == "folder" and not source_path:
         raise ConfigError("folder: --path must name the folder of images")
-    if name not in DATASETS or name in FAMILIES:  # IDX files are read as they are
-        return _catalogue(name, root)
-    # decodes every file, to 1x1: all written images can be read
-    data = DataConfig(name, path=str(source_path or ""), size=1, allow_small=True)
-    splits = open_split(data, "train").splits
-    sources = {split: check_images(open_split(data, split)) for split in splits}
-    _check_same_classes(sources)
-    builder = _builder(_stored_name(name, source_path), sources, root)
-    if source_path and pathlib.Path(builder.data_path).exists():
-        raise ConfigError(f"{builder.data_path}: there already; delete or rename it")
-    builder.download_and_prepare()
-    return _prepared(builder, root)
+    if source_path or name in DATASETS:
+        return name, source_path
+    is_path = name.startswith(("/", ".", "~"))
+    if is_path or pathlib.Path(name).is_dir() and not _has_builder(name):
+        return "folder", name
+    return name, None
 
 
-def _stored_name(name: str, source_path: str | pathlib.Path | None) -> str:
-    """A name that TFDS accepts; that of a folder must not be in DATASETS."""
-    if not source_path:
-        return name
-    folder = pathlib.Path(source_path).expanduser().resolve().name
-    stored = re.sub(r"[^a-z0-9]+", "_", folder.lower()).strip("_")
-    taken = stored in DATASETS or not stored[:1].isalpha()
+def _has_builder(name: str) -> bool:
+    import tensorflow_datasets as tfds
+
+    return name in tfds.list_builders(with_community_datasets=False)
+
+
+def _stored_name(name: str, path: str | pathlib.Path | None) -> str:
+    """The name of the folder of a set; that of images is not in DATASETS."""
+    if path:
+        name = pathlib.Path(path).expanduser().resolve().name
+    stored = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    taken = path and (stored in DATASETS or not stored[:1].isalpha())
     return f"images_{stored}".rstrip("_") if taken else stored
 
 
@@ -93,41 +147,13 @@ def _check_same_classes(sources: Mapping[str, Source]) -> None:
             )
 
 
-def _builder(stored_name: str, sources: Mapping[str, Source], root: pathlib.Path):
-    import tensorflow_datasets as tfds
-
-    class_names = next(iter(sources.values())).class_names
-    # TFDS checks that an Image given as bytes is bytes, and stores them as they are.
-    features: dict[str, Any] = {"image": tfds.features.Image()}
-    if class_names:
-        features["label"] = tfds.features.ClassLabel(names=list(class_names))
-
-    class Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        """Encoded images and their labels."""
-
-        name = stored_name
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            return tfds.core.DatasetInfo(
-                builder=self,
-                features=tfds.features.FeaturesDict(features),
-                disable_shuffling=True,  # the order of the source, for the same run
-            )
-
-        def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(split) for split in sources}
-
-        def _generate_examples(self, split):
-            records = sources[split].records
-            for key in range(len(records)):
-                image, label = records[key]
-                if isinstance(image, str):
-                    image = pathlib.Path(image).read_bytes()
-                example: dict[str, Any] = {"image": image}
-                yield key, example | ({"label": label} if class_names else {})
-
-    return Images(data_dir=str(root), file_format="array_record")
+def _open_catalogue(name: str, root: pathlib.Path) -> Callable[..., Source]:
+    """Opens a TFDS data set, which is first written unless it is there."""
+    try:
+        prepared(DataConfig(name, path=str(root)), "train")
+    except ConfigError:
+        _catalogue(name, root)
+    return prepared
 
 
 def _catalogue(name: str, root: pathlib.Path) -> Prepared:

@@ -1,7 +1,8 @@
 """The images and labels of one split: encoded records, decoded examples."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, final
 
 import numpy as np
@@ -33,7 +34,18 @@ class Record(NamedTuple):
 def pgm(pixels: UInt8[np.ndarray, "h w"]) -> bytes:
     """A grey image as a PGM file, which costs next to nothing to encode and decode."""
     height, width = pixels.shape
-    return b"P5 %d %d 255\n" % (width, height) + pixels.tobytes()
+    return pnm_header(width, height, 1) + pixels.tobytes()
+
+
+def pnm_header(width: int, height: int, channels: int) -> bytes:
+    """What makes a PGM (1 channel) or PPM file (3 channels) of pixels."""
+    return b"P%d %d %d 255\n" % ({1: 5, 3: 6}[channels], width, height)
+
+
+def split_and_start(split: str) -> tuple[str, int | None]:
+    """The name of a split, and N if it is given as NAME[:N]."""
+    part = re.fullmatch(r"(\w+)\[:(\d+)\]", split)
+    return (part[1], int(part[2])) if part else (split, None)
 
 
 def check_split(data: DataConfig, split: str, splits: Iterable[str]) -> None:
@@ -83,6 +95,8 @@ class Source:
       problems: Reasons not to train on this data.
       memory: All examples, decoded; None if they are decoded when needed.
       waiting: Which images of `memory` are decoded and put there when first needed.
+      known_labels: All labels; None if they are in the records only.
+      pixels: Reads images by index; None if records must be decoded.
     """
 
     data: DataConfig
@@ -95,6 +109,10 @@ class Source:
     problems: tuple[str, ...] = ()
     memory: Examples | None = None
     waiting: Bool[np.ndarray, " n"] | None = None
+    known_labels: Int32[np.ndarray, " n"] | None = None
+    pixels: Callable[[Int[np.ndarray, " n"]], UInt8[np.ndarray, "n h w c"]] | None = (
+        None
+    )
 
     def __len__(self) -> int:
         return len(self.records)
@@ -106,6 +124,8 @@ class Source:
 
     def examples(self, indices: Int[np.ndarray, " n"]) -> Examples:
         """Images and labels; reads each record once."""
+        if self.pixels and not self.memory:
+            return Examples(self.pixels(indices), self.labels(indices))
         shape = (len(indices), self.data.size, self.data.size, self.data.channels)
         if not self.memory:
             image, label = np.empty(shape, np.uint8), np.empty(len(indices), np.int32)
@@ -130,4 +150,6 @@ class Source:
         """The labels at `indices`, without decoding an image."""
         if self.memory:
             return self.memory.label[indices]
+        if self.known_labels is not None:
+            return self.known_labels[indices]
         return np.array([self.records[int(i)].label for i in indices], np.int32)

@@ -260,4 +260,11 @@ def _without(source: Source, broken: Int[np.ndarray, " m"]) -> Source:
         memory = Examples(memory.image[kept], memory.label[kept])
     waiting = None if source.waiting is None else source.waiting[kept]
     records = Subset(source.records, kept)
-    return dataclasses.replace(source, records=records, memory=memory, waiting=waiting)
+    return dataclasses.replace(
+        source,
+        records=records,
+        memory=memory,
+        waiting=waiting,
+        known_labels=None,
+        pixels=None,
+    )

@@ -3,14 +3,14 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from sagan.config import Config, ConfigError, DataConfig
-from sagan.data import prepare
-from sagan.data.datasets import open_split
 from sagan.data.idx import DEFAULT_FOLDERS, FAMILIES
 from sagan.data.pipeline import open_source
 from sagan.data.source import pgm
 from tests.support.idx import SPLITS, images, labels, write_all
+from tests.support.tfds import build, png
 
 
 def config(root, name="fashion_mnist", **data):
@@ -108,10 +108,20 @@ def test_an_empty_path_means_the_folder_of_the_package(tmp_path, monkeypatch):
 
 
 def test_what_tfds_prepared_is_read_too(tmp_path):
-    source = open_split(config(write_all(tmp_path)).data, "train")
     root = tmp_path / "prepared"
-    prepare._builder("fashion_mnist", {"train": source}, root).download_and_prepare()
-    for path in (root, pathlib.Path(root, "fashion_mnist", "1.0.0")):
+    names = FAMILIES["fashion_mnist"].split(",")
+    features = {
+        "image": tfds.features.Image(shape=(28, 28, 1)),
+        "label": tfds.features.ClassLabel(names=names),
+    }
+    examples = zip(images("train"), labels("train"), strict=True)
+    build(
+        "fashion_mnist",
+        root,
+        features,
+        [{"image": png(x), "label": y} for x, y in examples],
+    )
+    for path in (root, pathlib.Path(root, "fashion_mnist", "2.0.0")):
         again = open_source(config(path))
         examples = again.examples(np.arange(len(again)))
         np.testing.assert_array_equal(examples.image[..., 0], images("train"))

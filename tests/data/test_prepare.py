@@ -1,5 +1,4 @@
 import importlib.util
-import io
 import shutil
 import types
 
@@ -13,6 +12,7 @@ from sagan.config import Config, ConfigError, DataConfig
 from sagan.data import validation
 from sagan.data.pipeline import batches, open_source, resolve
 from sagan.data.prepare import prepare
+from tests.support.tfds import build, png
 
 
 def make(**data):
@@ -31,33 +31,6 @@ def two_classes(root, count=3):
             image = Image.fromarray(noise(9, 12, seed=10 * label + i))
             image.save(root / name / f"{i}.{['png', 'jpg', 'gif'][i % 3]}")
     return root
-
-
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def build(name, root, features, examples):
-    """A TFDS data set as somebody else's builder writes it."""
-    dataset_name = name
-
-    class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = dataset_name
-        VERSION = tfds.core.Version("2.0.0")
-
-        def _info(self):
-            connectors = tfds.features.FeaturesDict(features)
-            return tfds.core.DatasetInfo(builder=self, features=connectors)
-
-        def _split_generators(self, dl_manager):
-            return {"train": enumerate(examples), "test": enumerate(examples[:2])}
-
-        def _generate_examples(self):
-            raise NotImplementedError
-
-    Foreign(data_dir=str(root), file_format="array_record").download_and_prepare()
 
 
 def some_images(count=6):
@@ -99,14 +72,14 @@ def test_prepared_digits_are_the_digits_in_the_same_order(split, digits_dir):
 
 def test_prepare_says_what_it_wrote(digits_dir):
     prepared = prepare("digits", digits_dir)  # the second time: as it lies there
-    assert prepared.name == "digits" and prepared.path == digits_dir
+    assert prepared.name == "digits" and prepared.path == digits_dir / "digits"
     assert list(prepared.splits) == ["train", "test"]
     assert sum(prepared.splits.values()) == 1797
 
 
 def test_prepared_folder_is_the_folder(flowers):
     images, root, prepared = flowers
-    assert prepared.name == "my_flowers" and prepared.splits == {"train": 6}
+    assert prepared == ("folder", root / "my_flowers", {"train": 6})
     folder = open_source(make(name="folder", path=str(images)))
     read_back = open_source(make(name="my_flowers", path=str(root)))
     np.testing.assert_array_equal(read_back.memory.image, folder.memory.image)
@@ -144,6 +117,7 @@ def test_prepared_folder_keeps_its_splits(tmp_path):
     assert prepared.splits == {"train": 4, "test": 6, "val": 8}
     config = make(name="birds", path=str(tmp_path / "tfds"))
     assert len(open_source(config, "val")) == 8
+    assert open_source(config).splits == ("train", "test", "val")
 
 
 def test_prepared_folder_without_classes_is_unconditional(tmp_path):
@@ -163,7 +137,8 @@ def test_prepared_folder_without_classes_is_unconditional(tmp_path):
 )
 def test_prepared_folder_has_a_name_that_can_be_read(folder, stored, tmp_path):
     two_classes(tmp_path / folder, count=2)
-    assert prepare("folder", tmp_path / "tfds", tmp_path / folder).name == stored
+    made = prepare("folder", tmp_path / "tfds", tmp_path / folder)
+    assert made.path == tmp_path / "tfds" / stored
     assert len(open_source(make(name=stored, path=str(tmp_path / "tfds")))) == 4
 
 
@@ -183,35 +158,12 @@ def test_prepare_refuses_splits_of_other_classes(tmp_path):
         prepare("folder", tmp_path / "tfds", tmp_path / "pets")
 
 
-def test_prepare_refuses_class_names_that_are_no_line_of_text(tmp_path):
-    two_classes(tmp_path / "pets")  # TFDS stores them in a file, one a line
-    (tmp_path / "pets" / "dog").rename(tmp_path / "pets" / "a\nb")
-    with pytest.raises(ConfigError, match=r"must be lines of text.*: a\\nb; rename"):
-        prepare("folder", tmp_path / "tfds", tmp_path / "pets")
-
-
 def test_prepared_images_may_look_the_same_when_checked(tmp_path):
     for i in range(2):  # to 1x1
         path = tmp_path / "pets" / f"{i}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(255 * np.eye(2, dtype=np.uint8)[[i, 1 - i]]).save(path)
     assert prepare("folder", tmp_path / "tfds", tmp_path / "pets").splits["train"] == 2
-
-
-def test_a_prepared_data_set_without_its_files_is_one_line(flowers, tmp_path):
-    _, root, made = flowers
-    copy = shutil.copytree(root, tmp_path / "copy")
-    for path in copy.rglob("*.array_record*"):
-        path.unlink()
-    with pytest.raises(ConfigError, match="cannot be read as a TFDS data set") as error:
-        open_source(make(name=made.name, path=str(copy)))
-    assert "\n" not in str(error.value)
-
-
-def test_prepare_does_not_pass_an_old_copy_for_a_folder(flowers):
-    images, root, _ = flowers
-    with pytest.raises(ConfigError, match="my_flowers.*there already; delete"):
-        prepare("folder", root, images)
 
 
 def test_prepare_folder_needs_a_path_that_is_a_folder(tmp_path):
@@ -325,7 +277,15 @@ def test_catalogue_prepared_as_something_else_before_is_refused(
         prepare("cifar10", tmp_path)
 
 
-# Reading what lies prepared
+# Reading what TFDS prepared
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """The directory of a TFDS data set that another builder wrote."""
+    root = tmp_path_factory.mktemp("tfds")
+    build("foreign", root, {"image": tfds.features.Image()}, some_images())
+    return root
 
 
 def test_data_set_of_another_builder_is_read(tmp_path):
@@ -346,31 +306,40 @@ def test_data_set_of_another_builder_is_read(tmp_path):
         assert label == i % 2
 
 
-def test_default_data_directory_is_that_of_tfds(flowers, monkeypatch):
-    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(flowers[1]))
-    assert len(open_source(make(name="my_flowers"))) == 6
+def test_default_data_directory_is_that_of_tfds(foreign, monkeypatch):
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(foreign))
+    assert len(open_source(make(name="foreign"))) == 6
 
 
-def test_path_may_be_that_of_one_version(flowers):
-    path = flowers[1] / "my_flowers" / "1.0.0"
-    assert len(open_source(make(name="my_flowers", path=str(path)))) == 6
+def test_path_may_be_that_of_one_version(foreign):
+    path = foreign / "foreign" / "2.0.0"
+    assert len(open_source(make(name="foreign", path=str(path)))) == 6
 
 
-def test_slices_of_a_split_are_splits(digits_dir):
-    config = make(name="digits", path=str(digits_dir))
-    assert len(open_source(config, "train[:100]")) == 100
+def test_slices_of_a_split_are_splits(foreign):
+    config = make(name="foreign", path=str(foreign))
+    assert len(open_source(config, "train[1:4]")) == 3
+
+
+def test_a_tfds_data_set_without_its_files_is_one_line(foreign, tmp_path):
+    copy = shutil.copytree(foreign, tmp_path / "copy")
+    for path in copy.rglob("*.array_record*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match="cannot be read as a TFDS data set") as error:
+        open_source(make(name="foreign", path=str(copy)))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("split", ["val", "train[:"])
-def test_split_that_is_not_there_is_refused_with_those_that_are(split, digits_dir):
-    message = error(make(name="digits", path=str(digits_dir)), split)
+def test_split_that_is_not_there_is_refused_with_those_that_are(split, foreign):
+    message = error(make(name="foreign", path=str(foreign)), split)
     assert f"data.split = {split!r}: must be train or test" in message
 
 
-def test_unknown_name_is_refused_with_those_prepared_there(flowers):
-    message = error(make(name="my_flower", path=str(flowers[1])))
-    assert "data.name = 'my_flower': must be digits, folder" in message
-    assert "there: my_flowers" in message and "sagan prepare my_flower " in message
+def test_unknown_name_is_refused_with_those_prepared_there(foreign):
+    message = error(make(name="fareign", path=str(foreign)))
+    assert "data.name = 'fareign': must be digits, folder" in message
+    assert "there: foreign" in message and "sagan prepare fareign " in message
 
 
 def test_data_set_without_an_image_is_refused(tmp_path):
