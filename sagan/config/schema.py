@@ -20,7 +20,7 @@ class DataConfig:
     name: str = "imagenet2012"
     """Data set: digits, folder, or a name in the TFDS catalogue."""
     path: str = ""
-    """Folder of images, or TFDS data directory; empty: TFDS's default."""
+    """Folder of images, prepared set, or TFDS data directory; empty: TFDS's default."""
     split: str = "train"
     """Split to train on; of IDX and TFDS data also its start, such as train[:500]."""
     size: int = 128

@@ -64,6 +64,8 @@ def decode(image: bytes | str, data: DataConfig) -> UInt8[np.ndarray, "h w c"]:
         opened.draft(None, (2 * size, 2 * size))
         upright = _in_8_bits(_upright(opened), "L" if data.channels == 1 else "RGB")
         width, height = upright.size
+        if (width, height) == (size, size):  # else Pillow copies it, which takes time
+            return np.asarray(upright, np.uint8).reshape(size, size, data.channels)
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         method = Image.Resampling.BILINEAR if side >= size else Image.Resampling.BICUBIC
