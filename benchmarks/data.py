@@ -11,8 +11,8 @@ comparison, 32x32 images in memory. For each source it prints
 - the CPU milliseconds per image of the whole process, one batch after another in a
   single thread
 - how many of these are outside Pillow's decoder, which releases the interpreter's lock.
-  Whatever holds the lock is among them, so one process cannot be slower than their
-  inverse for this reason, however many cores it has
+  What holds the lock is among them, so the lock alone does not limit one process to
+  fewer images per second than their inverse
 - images per second of wall time with the threads of `batches`
 
 A last line says what the lock allows: images per second of the prepared JPEG files if
