@@ -5,7 +5,6 @@ Pure, and traced with the step; training/divergence.py says which values are bad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,18 +21,6 @@ Metrics = dict[str, Float[Array, ""]]
 Images = Float[Array, "n h w c"]
 
 NO_SLOPE = 0.01  # of the steepest that hinge, non-saturating and Wasserstein have
-
-
-class Update(NamedTuple):
-    """One update of one player, averaged over micro-batches and devices.
-
-    Attributes:
-      grads: Gradient of the player's loss.
-      averages: Averages over the batch: the loss and, for D, those of d_averages.
-    """
-
-    grads: PyTree
-    averages: dict[str, Array]
 
 
 def d_averages(
@@ -55,24 +42,38 @@ def d_averages(
     }
 
 
+def gradient_scalars(name: str, grads: PyTree) -> Metrics:
+    """Norm of a player's gradient, and its first leaf that is not finite."""
+    norm = optax.tree.norm(grads)
+    return {
+        f"{name}_grad_norm": norm,
+        f"nonfinite/{name}_gradient": first_nonfinite(grads, norm),
+    }
+
+
 def report(
     game: Game,
     before: GANState,
     after: GANState,
-    d_updates: Sequence[Update],
-    g_update: Update,
+    d_values: dict[str, Array],
+    g_values: dict[str, Array],
 ) -> Metrics:
-    """The scalars of a step. Values of D's update are those of the last one."""
-    metrics = {**d_updates[-1].averages, **g_update.averages}
+    """The scalars of a step; its D values are those of the last D update.
+
+    Args:
+      game: Static.
+      before: State before the step.
+      after: State after it.
+      d_values: Averages and gradient_scalars, with an axis for the D updates.
+      g_values: The same of the G update, without it.
+    """
+    metrics = {name: values[-1] for name, values in d_values.items()} | g_values
     for name in ("real_diversity", "fake_diversity"):
         metrics[name] = diversity(metrics[name])
-    metrics["d_grad_norm"] = optax.tree.norm(d_updates[-1].grads)
-    metrics["g_grad_norm"] = optax.tree.norm(g_update.grads)
-    metrics["nonfinite/state"] = first_nonfinite(trained_parts(before))
     # the first bad leaf of any update: once weights are bad, all later ones are
-    bad = jnp.stack([first_nonfinite(update.grads) for update in d_updates])
-    metrics["nonfinite/d_gradient"] = bad.max()
-    metrics["nonfinite/g_gradient"] = first_nonfinite(g_update.grads)
+    metrics["nonfinite/d_gradient"] = d_values["nonfinite/d_gradient"].max()
+    parts = trained_parts(before)
+    metrics["nonfinite/state"] = first_nonfinite(parts, sum_of_all(parts))
     d_count = after.step * game.config.optim.d_steps
     metrics["lr/g"] = jnp.asarray(game.g_lr(after.step - 1), jnp.float32)
     metrics["lr/d"] = jnp.asarray(game.d_lr(d_count - 1), jnp.float32)
@@ -134,10 +135,27 @@ def trained_parts(state: GANState) -> TrainedParts:
     return TrainedParts(state.d, state.g, state.ema)
 
 
-def first_nonfinite(tree: PyTree) -> Float[Array, ""]:
-    """Index of the first leaf with a NaN or an infinity; -1 if all are finite."""
-    bad = jnp.stack([~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
-    return jnp.where(bad.any(), jnp.argmax(bad), -1).astype(jnp.float32)
+def first_nonfinite(tree: PyTree, probe: Float[Array, ""]) -> Float[Array, ""]:
+    """Index of the first leaf with a NaN or an infinity; -1 if all are finite.
+
+    Args:
+      tree: Leaves; looked at one by one only if `probe` is not finite.
+      probe: A norm or a sum over all leaves: not finite if any number is not.
+    """
+
+    def search() -> Float[Array, ""]:
+        bad = jnp.stack([~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
+        return jnp.where(bad.any(), jnp.argmax(bad), -1).astype(jnp.float32)
+
+    return jax.lax.cond(jnp.isfinite(probe), lambda: jnp.float32(-1), search)
+
+
+def sum_of_all(tree: PyTree) -> Float[Array, ""]:
+    """The sum of all numbers; leaves of one shape are added first, for fewer sums."""
+    by_shape: dict[tuple[int, ...], Array] = {}
+    for leaf in jax.tree.leaves(tree):
+        by_shape[leaf.shape] = by_shape.get(leaf.shape, 0) + leaf
+    return jnp.stack([total.sum() for total in by_shape.values()]).sum()
 
 
 def sigma_errors(config: Config, state: GANState) -> dict[str, Float[Array, ""]]:

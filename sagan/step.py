@@ -8,7 +8,7 @@ D updates come first; the official graph begins with G's.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from sagan import diagnostics, regularisers
 from sagan.augment import augment
 from sagan.data.pipeline import Batch
 from sagan.data.pixels import to_float
-from sagan.diagnostics import Metrics, Update
+from sagan.diagnostics import Metrics
 from sagan.discriminator import frozen_layers, without_gradients
 from sagan.runtime.compilation import is_for_cpu
 from sagan.state import Game, GANState, Player, update_ema
@@ -28,11 +28,24 @@ Images = Float[Array, "n h w c"]
 Latents = Float[Array, "n z"]
 Labels = Int[Array, " n"]
 Keys = Key[Array, " n"]
+Purpose = int | Int[Array, ""]
 
 # Purposes of random numbers: the G update, the D updates 1, 2, ..., and for each of
 # these its augmentations.
 G_UPDATE = 0
 AUGMENTATION = 2**16
+
+
+class Update(NamedTuple):
+    """One update of one player, averaged over micro-batches and devices.
+
+    Attributes:
+      grads: Gradient of the player's loss.
+      averages: Averages over the batch: the loss and, for D, those of d_averages.
+    """
+
+    grads: PyTree
+    averages: dict[str, Array]
 
 
 def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Metrics]:
@@ -47,22 +60,30 @@ def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Met
     Returns:
       The state after, and scalars that are equal on all devices.
     """
-    before, d_updates = state, []
-    for i in range(game.config.optim.d_steps):
-        x, y = to_float(batch.image[i]), batch.label[i]
-        state, update = d_step(game, state, x, y, purpose=1 + i)
-        d_updates.append(update)
-    state, g_update = g_step(game, state, batch.label.shape[1])
+    before, d_steps = state, game.config.optim.d_steps
+
+    def update_d(state: GANState, given: tuple[Array, Array, Array]) -> Any:
+        image, y, purpose = given
+        return d_step(game, state, to_float(image), y, purpose=purpose)
+
+    given = batch.image, batch.label, 1 + jnp.arange(d_steps)
+    unroll = loop_unroll(game, d_steps)
+    state, d_values = jax.lax.scan(update_d, state, given, unroll=unroll)
+    state, g_values = g_step(game, state, batch.label.shape[1])
     state = replace(state, step=state.step + 1)
     state = replace(state, ema=update_ema(game, state))
-    return state, diagnostics.report(game, before, state, d_updates, g_update)
+    return state, diagnostics.report(game, before, state, d_values, g_values)
 
 
 @jax.named_scope("d_step")  # for profiles, and planning/duration.py
 def d_step(
-    game: Game, state: GANState, x: Images, y: Labels, *, purpose: int
-) -> tuple[GANState, Update]:
-    """Moves the discriminator, its logits' averages, and both networks' statistics."""
+    game: Game, state: GANState, x: Images, y: Labels, *, purpose: Purpose
+) -> tuple[GANState, dict[str, Array]]:
+    """Moves the discriminator, its logits' averages, and both networks' statistics.
+
+    Returns:
+      The state after, and values for diagnostics.report.
+    """
     z, fake_y = draw_latents(game, state.step, purpose, len(x))
     keys = augmentation_keys(game, state.step, purpose, len(x))
 
@@ -103,12 +124,17 @@ def d_step(
     logits = update.averages["d_real"], update.averages["d_fake"]
     lecam = regularisers.moved(game.config.reg, state.step, state.lecam, *logits)
     g = replace(state.g, stats=g_stats)
-    return replace(state, d=d, g=g, lecam=lecam), update
+    values = update.averages | diagnostics.gradient_scalars("d", update.grads)
+    return replace(state, d=d, g=g, lecam=lecam), values
 
 
 @jax.named_scope("g_step")
-def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Update]:
-    """Moves the generator and its statistics; the discriminator stays as it is."""
+def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, dict[str, Array]]:
+    """Moves the generator and its statistics; the discriminator stays as it is.
+
+    Returns:
+      As d_step.
+    """
     z, y = draw_latents(game, state.step, G_UPDATE, n)
     keys = augmentation_keys(game, state.step, G_UPDATE, n)
     policy = game.config.augment.policy
@@ -128,13 +154,13 @@ def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Update]:
 
     update, g_stats = accumulate(game, micro, z, y, keys)
     update = average_over_devices(game, update)
-    return replace(
-        state, g=_apply_update(game.g_tx, state.g, update.grads, g_stats)
-    ), update
+    g = _apply_update(game.g_tx, state.g, update.grads, g_stats)
+    values = update.averages | diagnostics.gradient_scalars("g", update.grads)
+    return replace(state, g=g), values
 
 
 def draw_latents(
-    game: Game, step: Int[Array, ""], purpose: int, n: int
+    game: Game, step: Int[Array, ""], purpose: Purpose, n: int
 ) -> tuple[Latents, Labels]:
     """Latents and uniform labels for this device's n examples of the global batch."""
 
@@ -148,7 +174,7 @@ def draw_latents(
 
 
 def augmentation_keys(
-    game: Game, step: Int[Array, ""], purpose: int, n: int
+    game: Game, step: Int[Array, ""], purpose: Purpose, n: int
 ) -> Keys | None:
     """Keys for the augmentations of an update; None if there are none."""
     reg = game.config.reg
@@ -157,7 +183,7 @@ def augmentation_keys(
     return _spread(game, example_keys(game, step, AUGMENTATION + purpose, n))
 
 
-def example_keys(game: Game, step: Int[Array, ""], purpose: int, n: int) -> Keys:
+def example_keys(game: Game, step: Int[Array, ""], purpose: Purpose, n: int) -> Keys:
     """A key for each of this device's n examples of the global batch.
 
     That of global example i depends on (seed, purpose, step, i) alone, so that devices
@@ -200,10 +226,18 @@ def accumulate(game: Game, micro: Callable[..., Any], *batch: Array | None) -> A
     split_batch = jax.tree.map(split, batch)
     shapes = jax.eval_shape(micro, *jax.tree.map(lambda x: x[0], split_batch))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    # XLA runs convolutions in loops eight times slower on CPU
-    unroll = parts if is_for_cpu(game.config.model.target) else 1
+    unroll = loop_unroll(game, parts)
     total, _ = jax.lax.scan(add, zeros, split_batch, unroll=unroll)
     return jax.tree.map(lambda x: x / parts, total)
+
+
+def loop_unroll(game: Game, count: int) -> int:
+    """The `unroll` of a scan of `count` updates: a loop on accelerators, if several.
+
+    XLA runs convolutions in loops eight times slower on CPU.
+    """
+    is_loop = count > 1 and not is_for_cpu(game.config.model.target)
+    return 1 if is_loop else count + 1  # with `count` a single one would be a loop
 
 
 def average_over_devices(game: Game, tree: Any) -> Any:

@@ -263,6 +263,30 @@ def test_d_steps_are_that_many_d_updates_and_one_g_update(tiny, start):
     assert_same((after.g, after.d), (by_hand.g, by_hand.d))
 
 
+@pytest.mark.slow
+def test_d_steps_in_a_loop_are_those_one_after_another(tiny, start):
+    # model.target chooses the loop; without `fast`, nothing else
+    both = {"optim__d_steps": 3, "model__fast": False, "data__classes": 10}
+    loop, unrolled = (
+        mapped_step(tiny(model__target=target, **both), 1, start)
+        for target in ("accelerator", "cpu")
+    )
+    assert_same(loop, unrolled, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("target", "d_steps", "loops"),
+    [("cpu", 3, 0), ("accelerator", 1, 0), ("accelerator", 3, 1)],
+)
+def test_only_accelerators_loop_over_several_d_steps(tiny, target, d_steps, loops):
+    config = tiny(model__target=target, optim__d_steps=d_steps, run__parallel="jit")
+    game = state.make_game(config)
+    given = parallel.abstract_arguments(game, jax.devices()[:1])
+    program = jax.make_jaxpr(partial(step.train_step, game))(*given)
+    scans = [e for e in program.eqns if e.primitive.name == "scan"]
+    assert sum(e.params["length"] > e.params["unroll"] for e in scans) == loops
+
+
 def test_latents_belong_to_the_example_and_the_purpose(tiny):
     game = state.make_game(tiny(data__classes=10))
     z, y = step.draw_latents(game, jnp.array(3), 1, 64)

@@ -159,7 +159,10 @@ def start(tiny):
 
 @pytest.mark.parametrize("bad", [nan, inf])
 def test_the_first_leaf_that_is_not_finite_is_found_by_its_path(start, bad):
-    first = jax.jit(diagnostics.first_nonfinite)
+    @jax.jit
+    def first(tree):
+        return diagnostics.first_nonfinite(tree, diagnostics.sum_of_all(tree))
+
     assert first(diagnostics.trained_parts(start)) == -1
     names = monitor.leaf_names(start)["nonfinite/state"]
     poisoned = jax.tree.map(np.array, start)
@@ -168,6 +171,21 @@ def test_the_first_leaf_that_is_not_finite_is_found_by_its_path(start, bad):
     index = int(first(diagnostics.trained_parts(poisoned)))
     assert names[index] == "d/params/block1/conv2/bias"
     assert {"d/opt_state/0/nu/block1/conv1/bias", "ema/0/params/stem/bias"} <= {*names}
+
+
+def test_leaves_of_one_shape_are_searched_one_by_one():
+    leaves = [jnp.ones(3), jnp.ones((2, 2)), jnp.array(7), jnp.ones(3), jnp.array(1.0)]
+    for i in (0, 1, 3, 4):
+        for bad in (nan, inf, -inf):
+            tree = [*leaves[:i], leaves[i].at[...].set(bad), *leaves[i + 1 :]]
+            found = diagnostics.first_nonfinite(tree, diagnostics.sum_of_all(tree))
+            assert found == i
+
+
+def test_numbers_whose_sum_overflows_are_finite():
+    tree = [jnp.full(3, 3e38), jnp.full(3, 3e38)]
+    assert jnp.isinf(diagnostics.sum_of_all(tree))
+    assert diagnostics.first_nonfinite(tree, diagnostics.sum_of_all(tree)) == -1
 
 
 def test_sigma_errors_are_those_of_a_svd(tiny, start):
