@@ -8,6 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sagan.layers import FULL, SNConv, SpectralModule
+from sagan.runtime.compilation import is_for_cpu
+
+# Bytes of beta at a time: half of a TPU v5e's on-chip memory. Forward and gradient of
+# 64 images at 64x64 are then predicted to take 0.35 of the time of all of beta at once,
+# and in parts of twice the size 0.86: benchmarks/results/tpu_plan.txt.
+ON_CHIP = 2**26
+FEWEST = 128  # queries of a chunk
 
 
 class SelfAttention(SpectralModule):
@@ -36,8 +43,9 @@ class SelfAttention(SpectralModule):
 
     With model.attention_chunks the queries are processed in that many parts, one after
     another: the values and gradients are the same, but only a part of beta exists at a
-    time. If the collection `intermediates` is mutable, it gets x, all of beta [n,
-    positions j, positions i] and, as `drawn`, gamma o; see sampling/attention_maps.py.
+    time. With 0, the default, `choose_chunks` says how many. If the collection
+    `intermediates` is mutable, it gets x, all of beta [n, positions j, positions i]
+    and, as `drawn`, gamma o; see sampling/attention_maps.py.
 
     Attributes:
       reduction: C over the number of channels of keys and queries.
@@ -68,13 +76,13 @@ class SelfAttention(SpectralModule):
         keys = flat(max_pool(project("f", c // self.reduction)))
         queries = flat(project("g", c // self.reduction))
         values = flat(max_pool(project("h", c // self.value_reduction)))
-        if self.model.attention_chunks == 1 or self.is_mutable_collection(
-            "intermediates"
-        ):
+        chunks = self.model.attention_chunks or choose_chunks(
+            n, queries.shape[1], keys.shape[1], cpu=is_for_cpu(self.model.target)
+        )
+        if chunks == 1 or self.is_mutable_collection("intermediates"):
             o, beta = attend(queries, keys, values)
             self.sow("intermediates", "beta", beta)
         else:
-            chunks = self.model.attention_chunks
             o = attend_in_chunks(queries, keys, values, chunks=chunks)
         o = self._conv("v", c)(o.reshape(n, height, width, -1))
         gamma = self.param("gamma", nn.initializers.zeros, ())
@@ -105,6 +113,17 @@ def attend(
     )
     beta = jax.nn.softmax(s, axis=-1)  # over the keys i
     return jnp.einsum("nji,nic->njc", beta.astype(values.dtype), values), beta
+
+
+def choose_chunks(images: int, queries: int, keys: int, *, cpu: bool) -> int:
+    """The least number of chunks whose part of beta stays on an accelerator's chip.
+
+    1 on CPUs, which have no such memory. No chunk gets fewer than FEWEST queries.
+    """
+    most = 1 if cpu else max(queries // FEWEST, 1)
+    numbers = [n for n in range(1, most + 1) if queries % n == 0]
+    size = 4 * images * queries * keys  # bytes of all of beta
+    return next((n for n in numbers if size <= n * ON_CHIP), numbers[-1])
 
 
 def attend_in_chunks(

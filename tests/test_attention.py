@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sagan.attention import SelfAttention, attend
+from sagan import attention
+from sagan.attention import SelfAttention, attend, choose_chunks
 from sagan.blocks import BLOCKS
 from sagan.config import ModelConfig
 
@@ -139,6 +140,39 @@ def test_chunks_give_the_same_values_and_gradients(layer, chunks):
     assert jax.tree.structure(cut) == jax.tree.structure(whole)
     for a, b in zip(jax.tree.leaves(cut), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "queries", "keys", "chunks"),
+    [
+        (64, 4096, 1024, 16),  # 1 GiB of beta, 64 MiB of it at a time
+        (32, 4096, 1024, 8),
+        (33, 4096, 1024, 16),  # 8.25, and a power of two
+        (64, 1024, 256, 1),
+        (65, 1024, 256, 2),
+        (12, 49, 9, 1),
+        (2000, 28**2, 14**2, 4),  # 19 would fit, but with too few queries each
+        (64, 128**2, 64**2, 128),  # 256 would fit
+    ],
+)
+def test_chunks_are_chosen_to_fit_the_chip(images, queries, keys, chunks):
+    assert choose_chunks(images, queries, keys, cpu=False) == chunks
+    assert choose_chunks(images, queries, keys, cpu=True) == 1
+
+
+def test_layers_for_accelerators_choose_their_chunks(monkeypatch, layer):
+    x, variables = layer
+    monkeypatch.setattr(attention, "ON_CHIP", 192)  # of 1152 bytes
+    monkeypatch.setattr(attention, "FEWEST", 2)
+
+    def program(**model):
+        module = SelfAttention(ModelConfig(**model))
+        return str(jax.make_jaxpr(lambda x: module.apply(variables, x))(x))
+
+    assert "f32[2,24,6]" not in program(target="accelerator")
+    assert "f32[2,4,6]" in program(target="accelerator")
+    assert "f32[2,24,6]" in program(target="accelerator", attention_chunks=1)
+    assert "f32[2,24,6]" in program(target="cpu")
 
 
 def test_chunks_never_hold_all_of_beta(layer):

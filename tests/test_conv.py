@@ -121,7 +121,20 @@ def test_resampling_by_hand():
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
     rows = [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
     np.testing.assert_array_equal(upsample(x)[0, :, :, 0], rows)
-    np.testing.assert_array_equal(downsample(x), [[[[1.5]]]])
+    for cpu in (False, True):
+        np.testing.assert_array_equal(downsample(x, cpu=cpu), [[[[1.5]]]])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_both_forms_of_mean_pooling_are_equal_in_value_and_gradient(dtype):
+    x, _ = draw(7, 1, dtype)
+    dy = jnp.cos(jnp.arange(2 * 3 * 4 * 3.0)).reshape(2, 3, 4, 3).astype(dtype)
+    window, plain = (
+        jax.vjp(functools.partial(downsample, cpu=cpu), x) for cpu in (False, True)
+    )
+    rounding = 1e-7 if dtype == jnp.float32 else 4e-3
+    pairs = [(y, *transpose(dy)) for y, transpose in (window, plain)]
+    assert_close(*pairs, rounding)
 
 
 @pytest.mark.parametrize("op", [upsample_conv, conv_downsample])

@@ -105,8 +105,8 @@ class ModelConfig:
     """Devices to trace the networks for; auto: this machine's. `sagan plan` sets it."""
     remat: bool = False
     """Recompute activations for the gradient: less memory, more time."""
-    attention_chunks: int = 1
-    """Number of chunks of queries that attention processes in turn: less memory."""
+    attention_chunks: int = 0
+    """Chunks of queries that attention processes in turn: less memory; 0: choose."""
 
 
 @dataclasses.dataclass(frozen=True)

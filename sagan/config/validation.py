@@ -23,10 +23,10 @@ def is_bucket(path: str) -> bool:
 # is allowed wherever the type of the field allows it.
 _RULES = (
     (
-        "data.batch g.z g.width d.width model.attention_chunks optim.d_steps"
-        " optim.accumulate run.steps run.log_every run.sample_every"
-        " run.checkpoint_every run.keep run.watch_every run.processes"
-        " run.startup_timeout run.heartbeat_timeout reg.lecam_start reg.r1_interval",
+        "data.batch g.z g.width d.width optim.d_steps optim.accumulate run.steps"
+        " run.log_every run.sample_every run.checkpoint_every run.keep run.watch_every"
+        " run.processes run.startup_timeout run.heartbeat_timeout reg.lecam_start"
+        " reg.r1_interval",
         lambda value: value >= 1,
         "at least 1",
     ),
@@ -54,7 +54,7 @@ _RULES = (
     ),
     # Adam divides by it: the gradients of attention are exactly 0 while gamma is
     ("optim.eps", lambda value: 0 < value < math.inf, "more than 0"),
-    ("data.classes", lambda value: value >= 0, "0 or more"),
+    ("data.classes model.attention_chunks", lambda value: value >= 0, "0 or more"),
     ("run.evaluate_samples", lambda value: value >= 2, "at least 2"),
     ("run.seed", lambda value: 0 <= value < 2**32, "in [0, 2^32)"),
     ("run.rollback_factor", lambda value: 0 < value < 1, "between 0 and 1"),

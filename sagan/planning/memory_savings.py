@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from sagan.attention import choose_chunks
 from sagan.config.fields import replace
 from sagan.config.schema import Config, ConfigError
 from sagan.config.validation import check_batch, check_config
@@ -50,7 +51,7 @@ def more_devices(config: Config, topology: Topology) -> str | None:
 
 
 def _candidates(config: Config, topology: Topology) -> Iterator[Saving]:
-    chunks = _more_chunks(config)
+    chunks = _more_chunks(config, topology)
     if chunks:
         effect = "same results; only a part of beta at a time, computed twice"
         yield Saving({"model.attention_chunks": chunks}, effect)
@@ -65,11 +66,17 @@ def _candidates(config: Config, topology: Topology) -> Iterator[Saving]:
     yield _with_groups(config, fewer, topology, "changes the recipe")
 
 
-def _more_chunks(config: Config) -> int | None:
+def _more_chunks(config: Config, topology: Topology) -> int | None:
     """A number of chunks of at most 1024 queries, at least twice the present one."""
     layers = [grid for p in "gd" for grid in attention_layers(config, p).values()]
     slots = [grid.queries**2 for grid in layers]
-    now = config.model.attention_chunks
+    # D sees real and generated images at once
+    images = 2 * config.data.batch // topology.devices // config.optim.accumulate
+    cpu = topology.kind == "cpu"
+    chosen = [
+        choose_chunks(images, grid.queries**2, grid.keys**2, cpu=cpu) for grid in layers
+    ]
+    now = config.model.attention_chunks or max(chosen, default=1)
     wanted = max(2 * now, max(slots, default=0) // 1024)
     fitting = [n for n in (2**i for i in range(1, 11)) if math.gcd(n, *slots) == n]
     return min((n for n in fitting if n >= wanted), default=None) if slots else None

@@ -110,7 +110,7 @@ def test_a_wrong_field_or_type_is_named(name, value, said):
         ({"g.sn_tables": True, "g.sn": False}, "g.sn_tables = True: needs g.sn"),
         ({"g.bn_group": 100}, "g.bn_group = 100: must divide"),
         ({"g.bn_group": 0, "optim.accumulate": 2}, "g.bn_group = 0"),
-        ({"model.attention_chunks": 0}, "model.attention_chunks = 0: must be at least"),
+        ({"model.attention_chunks": -1}, "model.attention_chunks = -1: must be 0 or"),
         ({"model.attention_chunks": 3}, "= 3: must divide the 1024 positions of g.att"),
         ({"g.width": 4, "g.attention": (128,)}, "g.width = 4"),
         ({"d.freeze": -1}, "d.freeze = -1: must be 0 to 6, the number"),

@@ -129,7 +129,7 @@ def test_both_updates_are_named_in_a_step(tiny):
     one = jax.devices()[:1]
     lowered = map_step(game, one).lower(*abstract_arguments(game, one))
     text = lowered.as_text(debug_info=True)
-    sources = set(re.findall(r'"(jit[^"]*Generator[^"]*)"', text))
+    sources = set(re.findall(r'"([^"]*\bGenerator\b[^"]*/[^"]*)"', text))
     assert {duration.phase(source) for source in sources} == {
         "D update, g forward",
         "G update, g forward",
