@@ -23,6 +23,18 @@ Images = Float[Array, "n h w c"]
 NO_SLOPE = 0.01  # of the steepest that hinge, non-saturating and Wasserstein have
 
 
+class Update(NamedTuple):
+    """One update of one player, averaged over micro-batches and devices.
+
+    Attributes:
+      grads: Gradient of the player's loss.
+      averages: Averages over the batch: the loss and, for D, those of d_averages.
+    """
+
+    grads: PyTree
+    averages: dict[str, Array]
+
+
 def d_averages(
     loss: GANLoss,
     d_loss: Float[Array, ""],
@@ -42,12 +54,12 @@ def d_averages(
     }
 
 
-def gradient_scalars(name: str, grads: PyTree) -> Metrics:
-    """Norm of a player's gradient, and its first leaf that is not finite."""
-    norm = optax.tree.norm(grads)
-    return {
+def update_values(name: str, update: Update) -> dict[str, Array]:
+    """All that `report` needs of a player's update: no gradient outlives its update."""
+    norm = optax.tree.norm(update.grads)
+    return update.averages | {
         f"{name}_grad_norm": norm,
-        f"nonfinite/{name}_gradient": first_nonfinite(grads, norm),
+        f"nonfinite/{name}_gradient": first_nonfinite(update.grads, norm),
     }
 
 
@@ -64,8 +76,8 @@ def report(
       game: Static.
       before: State before the step.
       after: State after it.
-      d_values: Averages and gradient_scalars, with an axis for the D updates.
-      g_values: The same of the G update, without it.
+      d_values: update_values of D, with an axis for its updates.
+      g_values: update_values of G.
     """
     metrics = {name: values[-1] for name, values in d_values.items()} | g_values
     for name in ("real_diversity", "fake_diversity"):

@@ -8,7 +8,7 @@ D updates come first; the official graph begins with G's.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from sagan import diagnostics, regularisers
 from sagan.augment import augment
 from sagan.data.pipeline import Batch
 from sagan.data.pixels import to_float
-from sagan.diagnostics import Metrics
+from sagan.diagnostics import Metrics, Update
 from sagan.discriminator import frozen_layers, without_gradients
 from sagan.runtime.compilation import is_for_cpu
 from sagan.state import Game, GANState, Player, update_ema
@@ -34,18 +34,6 @@ Purpose = int | Int[Array, ""]
 # these its augmentations.
 G_UPDATE = 0
 AUGMENTATION = 2**16
-
-
-class Update(NamedTuple):
-    """One update of one player, averaged over micro-batches and devices.
-
-    Attributes:
-      grads: Gradient of the player's loss.
-      averages: Averages over the batch: the loss and, for D, those of d_averages.
-    """
-
-    grads: PyTree
-    averages: dict[str, Array]
 
 
 def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Metrics]:
@@ -64,12 +52,15 @@ def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Met
 
     def update_d(state: GANState, given: tuple[Array, Array, Array]) -> Any:
         image, y, purpose = given
-        return d_step(game, state, to_float(image), y, purpose=purpose)
+        state, update = d_step(game, state, to_float(image), y, purpose=purpose)
+        return state, diagnostics.update_values("d", update)
 
-    given = batch.image, batch.label, 1 + jnp.arange(d_steps)
+    image, label = jnp.asarray(batch.image), jnp.asarray(batch.label)
+    given = image, label, 1 + jnp.arange(d_steps)
     unroll = loop_unroll(game, d_steps)
     state, d_values = jax.lax.scan(update_d, state, given, unroll=unroll)
-    state, g_values = g_step(game, state, batch.label.shape[1])
+    state, g_update = g_step(game, state, label.shape[1])
+    g_values = diagnostics.update_values("g", g_update)
     state = replace(state, step=state.step + 1)
     state = replace(state, ema=update_ema(game, state))
     return state, diagnostics.report(game, before, state, d_values, g_values)
@@ -78,12 +69,8 @@ def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Met
 @jax.named_scope("d_step")  # for profiles, and planning/duration.py
 def d_step(
     game: Game, state: GANState, x: Images, y: Labels, *, purpose: Purpose
-) -> tuple[GANState, dict[str, Array]]:
-    """Moves the discriminator, its logits' averages, and both networks' statistics.
-
-    Returns:
-      The state after, and values for diagnostics.report.
-    """
+) -> tuple[GANState, Update]:
+    """Moves the discriminator, its logits' averages, and both networks' statistics."""
     z, fake_y = draw_latents(game, state.step, purpose, len(x))
     keys = augmentation_keys(game, state.step, purpose, len(x))
 
@@ -124,17 +111,12 @@ def d_step(
     logits = update.averages["d_real"], update.averages["d_fake"]
     lecam = regularisers.moved(game.config.reg, state.step, state.lecam, *logits)
     g = replace(state.g, stats=g_stats)
-    values = update.averages | diagnostics.gradient_scalars("d", update.grads)
-    return replace(state, d=d, g=g, lecam=lecam), values
+    return replace(state, d=d, g=g, lecam=lecam), update
 
 
 @jax.named_scope("g_step")
-def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, dict[str, Array]]:
-    """Moves the generator and its statistics; the discriminator stays as it is.
-
-    Returns:
-      As d_step.
-    """
+def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Update]:
+    """Moves the generator and its statistics; the discriminator stays as it is."""
     z, y = draw_latents(game, state.step, G_UPDATE, n)
     keys = augmentation_keys(game, state.step, G_UPDATE, n)
     policy = game.config.augment.policy
@@ -155,8 +137,7 @@ def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, dict[str, Arr
     update, g_stats = accumulate(game, micro, z, y, keys)
     update = average_over_devices(game, update)
     g = _apply_update(game.g_tx, state.g, update.grads, g_stats)
-    values = update.averages | diagnostics.gradient_scalars("g", update.grads)
-    return replace(state, g=g), values
+    return replace(state, g=g), update
 
 
 def draw_latents(
