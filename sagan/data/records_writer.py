@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     "jpeg": {"quality": 95, "subsampling": 0},
 }
 _FILE_BYTES, _FILE_IMAGES = 2**28, 2**16  # most of one file, decoded
-_CHUNK = 64  # images that a thread decodes in turn
+_CHUNK = 32  # images that a thread decodes in turn
 
 
 def settings_digest(name: str, stored: str, format: str, data: DataConfig) -> str:
@@ -199,15 +199,18 @@ def _write_split(folder: Path, made: Manifest, split: str, source: Source) -> No
     ):
         for i in missing:
             name, count = parts[i]
-            _write_file(folder / name, list(itertools.islice(shown, count)))
+            _write_file(folder / name, itertools.islice(shown, count), count)
 
 
-def _write_file(path: Path, records: Sequence[tuple[bytes, int]]) -> None:
-    ends = np.cumsum([len(content) for content, _ in records], dtype="<i8")
-    labels = np.array([label for _, label in records], "<i4")
+def _write_file(path: Path, records: Iterable[tuple[bytes, int]], count: int) -> None:
+    ends, labels = np.zeros(count, "<i8"), np.zeros(count, "<i4")
     with whole_file(path) as file:
+        file.write(ends.tobytes() + labels.tobytes())  # their place
+        for i, (content, labels[i]) in enumerate(records):
+            file.write(content)
+            ends[i] = file.tell() - 12 * count
+        file.seek(0)
         file.write(ends.tobytes() + labels.tobytes())
-        file.writelines(content for content, _ in records)
 
 
 def _encode_all(
@@ -215,9 +218,10 @@ def _encode_all(
 ) -> Generator[tuple[bytes, int], None, None]:
     """The records at `indices` with their labels, in order, by several threads."""
     threads = max(2, min(32, os.cpu_count() or 1))
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    chunks = grain.MapDataset.range(0, len(indices), _CHUNK).map(
-        lambda i: _encode(source, format, indices[i : i + _CHUNK])
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    count = 1 if format == FILES else _CHUNK  # files may be large
+    chunks = grain.MapDataset.range(0, len(indices), count).map(
+        lambda i: _encode(source, format, indices[i : i + count])
     )
     with contextlib.closing(iter(chunks.to_iter_dataset(options))) as iterator:
         for chunk in iterator:
