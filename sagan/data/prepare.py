@@ -110,7 +110,7 @@ def _named(
     if source_path or name in DATASETS:
         return name, source_path
     is_path = name.startswith(("/", ".", "~"))
-    if is_path or pathlib.Path(name).is_dir() and not _has_builder(name):
+    if is_path or pathlib.Path(name).exists() and not _has_builder(name):
         return "folder", name
     return name, None
 
@@ -167,7 +167,9 @@ def _catalogue(name: str, root: pathlib.Path) -> Prepared:
         known = [*DATASETS, *tfds.list_builders(with_community_datasets=False)]
         near = " or ".join(difflib.get_close_matches(name, known, n=3))
         hint = f"; did you mean {near}?" if near else ""
-        raise ConfigError(f"{name}: not in the TFDS catalogue{hint}") from error
+        raise ConfigError(
+            f"{name}: no such folder, and not in the TFDS catalogue{hint}"
+        ) from error
     if importlib.util.find_spec("tensorflow") is None:
         raise ConfigError(
             f"{name}: preparing a data set of the TFDS catalogue needs TensorFlow"

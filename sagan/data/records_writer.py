@@ -53,7 +53,10 @@ def settings_digest(name: str, stored: str, format: str, data: DataConfig) -> st
 def check_folder(folder: Path, settings: str) -> None:
     """Raises a ConfigError unless a set with these settings may be written there."""
     remedy = "delete it, or name another --data-dir"
-    if not folder.exists():
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if not above.is_dir():
+        raise ConfigError(f"--data-dir: {above} is not a folder")
+    if above != folder:
         return
     if (folder / MARKER).exists():
         made_from = read_manifest(folder).made_from
@@ -66,7 +69,7 @@ def check_folder(folder: Path, settings: str) -> None:
         others = [n for n in others if n != UNFINISHED and not n.endswith(".records")]
     if others:
         raise ConfigError(f"{folder}: is not empty: {first_few(others)}; {remedy}")
-    if begun and begun[0] != settings:
+    if begun and begun[0] != settings and any(folder.glob("*.records")):
         raise ConfigError(
             f"{folder}: holds an unfinished set with other settings; {remedy}"
         )

@@ -391,6 +391,15 @@ def test_path_that_is_no_folder_is_refused(name, out):
         prepare(name, out, size=16)
 
 
+def test_file_in_place_of_a_folder_is_refused(images, out):
+    file = images / "cat" / "0.png"
+    with pytest.raises(ConfigError, match="0.png'?: must be a folder of images"):
+        prepare(os.path.relpath(file), out, size=16)
+    for data_dir in (file, file / "sets"):
+        with pytest.raises(ConfigError, match="--data-dir: .*0.png is not a folder"):
+            prepare(str(images), data_dir, size=16)
+
+
 def test_name_of_the_catalogue_is_not_a_folder_that_is_called_so(
     tmp_path, out, monkeypatch
 ):
@@ -439,7 +448,7 @@ def test_disk_that_is_too_small_is_known_before(images, out, monkeypatch):
     with pytest.raises(ConfigError, match="needs 0.0 GB, .*--format jpeg or png"):
         prepare(str(images), out, size=16)
     assert not list(out.glob("*/*.records"))
-    prepare(str(images), out / "b", size=16, format="png")
+    prepare(str(images), out, size=16, format="png")  # as the message says
 
 
 def test_disk_that_fills_up_names_the_file_and_the_command_continues(
