@@ -101,7 +101,7 @@ def _steps(
 def _mirror(image: UInt8[np.ndarray, "n h w c"], chosen: Bool[np.ndarray, " n"]):
     """Mirrors the chosen images left to right, in place."""
     for i in np.flatnonzero(chosen):
-        before = image[i].copy()
+        before = image[i].copy()  # NumPy would make one for each channel
         for c in range(image.shape[-1]):  # five times as fast as all channels at once
             image[i, :, :, c] = before[:, ::-1, c]
 
