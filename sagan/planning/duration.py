@@ -38,7 +38,7 @@ CHIPS = {
 REACHED = 0.9  # of the bandwidth, by large transfers
 LEAST = 0.5e-6  # seconds of an operation, however small
 HOST = 4  # chips of a machine of a slice; a single one may have 1 or 8
-JPEG = 2.1e-3  # CPU seconds to decode 500x375 pixels: benchmarks/results/data.txt
+JPEG = 1.6e-3  # CPU seconds of one: array_record in benchmarks/results/data.txt
 SHOWN = 14  # layers
 
 
@@ -155,7 +155,7 @@ def lines(
     if count > 1:
         yield f"  of a host of {host} {each(lambda s: host * images / s / count)}"
     cores = each(lambda s: JPEG * host * images / s / count)
-    yield f"CPU cores of a host to decode JPEGs of 500x375: {cores}"
+    yield f"CPU cores of a host to read JPEGs of 500x375: {cores}"
     yield f"hours of {config.run.steps:,} steps: {each(lambda s: hours * s)}"
     if price is not None:
         yield (
