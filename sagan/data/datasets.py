@@ -19,7 +19,7 @@ from sagan.data import idx as idx_lib
 from sagan.data.folders import read_folder, subfolders
 from sagan.data.records import find_set, open_set
 from sagan.data.source import Record, Source, check_split, pgm
-from sagan.runtime.files import parse_json, read_json
+from sagan.runtime.files import read_json
 from sagan.runtime.progress import first_few
 
 
@@ -167,7 +167,7 @@ def _builder(data: DataConfig) -> Any:
         if folder is None:
             raise ValueError("not found")
     except ValueError as error:  # not found, or an invalid name
-        if data.path and "://" not in path and not os.path.isdir(path):
+        if data.path and not os.path.isdir(path):
             raise ConfigError(f"data.path = {data.path!r}: no such folder") from error
         if data.name in idx_lib.FAMILIES:
             raise ConfigError(idx_lib.missing(data, path)) from error
@@ -200,11 +200,7 @@ def _one_line(folder: Any) -> Iterator[None]:
 
 def _refuse_foreign_code(folder: Any) -> None:
     """Refuses features.json if it names code of others, which TFDS would import."""
-    from etils import epath
-
-    path = epath.Path(folder) / "features.json"
-    remote = "://" in str(folder)
-    tree = parse_json(path.read_bytes()) if remote else read_json(pathlib.Path(path))
+    tree = read_json(pathlib.Path(folder) / "features.json")
     own = ("tensorflow_datasets.", "tfds.")
     foreign = [name for name in _classes(tree) if not name.startswith(own)]
     if foreign:

@@ -32,7 +32,7 @@ DEFAULT_FOLDERS = {"fashion_mnist": "/usr/share/datasets/fashion-mnist"}
 def folder_of(data: DataConfig) -> Path | None:
     """The folder that holds the training images as IDX; None: no such file is there."""
     root = data.path or DEFAULT_FOLDERS.get(data.name)
-    if not root or "://" in root:
+    if not root:
         return None
     root = Path(root).expanduser()
     return root if _files(root, "train", "images") else None

@@ -87,6 +87,27 @@ def test_a_bucket_that_is_gone_at_the_end_gets_the_rest_later(
 
 
 @pytest.mark.slow
+def test_uploads_never_hold_up_a_step(tiny, url, objects, monkeypatch):
+    trained, too_late, write = threading.Event(), [], buckets.Objects.write
+
+    def slow_write(self, name, content, before):
+        if name != "lease.json" and not trained.wait(100):
+            too_late.append(name)
+        return write(self, name, content, before)
+
+    def report(line):
+        if line.startswith("done: ") or line.startswith("step 6 of 6"):
+            trained.set()
+
+    monkeypatch.setattr(mirror, "EVERY", 0.01)
+    monkeypatch.setattr(mirror, "PATIENCE", 60)
+    monkeypatch.setattr(buckets.Objects, "write", slow_write)
+    train(tiny(), url, report=report)
+    assert not too_late
+    assert (objects / "checkpoints/6/commit_success.txt").exists()
+
+
+@pytest.mark.slow
 def test_a_truncated_upload_is_passed_over_and_set_aside(
     finished_run,
     url,
