@@ -11,7 +11,7 @@ from typing import final
 from sagan.checkpoints import bucket_layout as layout
 from sagan.config.schema import ConfigError
 from sagan.runtime import lease, transfers
-from sagan.runtime.buckets import BucketError, Objects
+from sagan.runtime.buckets import BucketError, Objects, Unreachable
 from sagan.runtime.progress import Report
 
 _copies: dict[Path, RunCopy] = {}  # by the folder of the checkpoints
@@ -52,6 +52,8 @@ class RunCopy:
                 self.folder,
                 {n: s for n, s in there.items() if _is_for_all(n)},
             )
+        except Unreachable:
+            raise
         except BucketError as error:
             raise ConfigError(str(error)) from error
         self._before = layout.local_files(self.folder)
@@ -83,6 +85,9 @@ class RunCopy:
             config, self._there["config.json"]
         ):
             shutil.rmtree(self.folder)
+        for name in layout.local_files(self.folder):
+            if name not in self._there and not layout.in_checkpoints(name):
+                (self.folder / name).unlink()
         kept = layout.steps_in(self._there)
         for path in self.folder.glob("checkpoints/*"):
             if not (path.name.isdecimal() and int(path.name) in kept):

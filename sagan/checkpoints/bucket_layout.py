@@ -17,7 +17,12 @@ Files = dict[str, tuple[int, int]]  # by name: time of the last change, and size
 def local_files(folder: Path) -> Files:
     """The regular files below a folder, but hidden and half-written ones."""
     found: Files = {}
-    for place, inner, names in os.walk(folder):  # follows no link
+
+    def fail(error: OSError) -> None:  # else what it holds would seem removed
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for place, inner, names in os.walk(folder, onerror=fail):  # follows no link
         inner[:] = [n for n in inner if n[0] != "." and "orbax-checkpoint-tmp" not in n]
         for name in names:
             path = Path(place, name)

@@ -16,7 +16,13 @@ from sagan.checkpoints import bucket_layout as layout
 from sagan.config.schema import Config, ConfigError
 from sagan.config.validation import is_bucket
 from sagan.runtime import lease, transfers
-from sagan.runtime.buckets import BucketError, Conflict, Objects, Stored
+from sagan.runtime.buckets import (
+    BucketError,
+    Conflict,
+    Objects,
+    Stored,
+    Unreachable,
+)
 from sagan.runtime.files import read_json, write_whole
 from sagan.runtime.progress import Report
 from sagan.runtime.transfers import local_folder
@@ -54,6 +60,8 @@ def mirrored(
     mirror = Mirror(str(workdir), config.run.local_dir, stop, report)
     try:
         mirror.begin()
+    except Unreachable:
+        raise
     except BucketError as error:
         raise ConfigError(str(error)) from error
     try:
@@ -113,13 +121,33 @@ class Mirror:
         known, arrived = self._read_note()
         before = self._lease.look(self._report)
         there = {n: s for n, s in objects.list().items() if n != lease.NAME}
+        if there and before is None and "config.json" not in there:
+            raise ConfigError(f"{objects.url}: holds something else than a run")
         here = layout.local_files(folder)
         ours = before is not None and before in known and layout.goes_on(here, there)
         # a kill from here on must leave a folder that the next start judges rightly
         self._write_note([before, self._session] if before and ours else [], arrived)
         self._lease.take()
+        try:
+            self._bring(there, here, ours, arrived and before is not None)
+        except BaseException:
+            with contextlib.suppress(BucketError):
+                self._lease.release()
+            raise
+        self._write_note([self._session])
+        if there:
+            self._report(f"{objects.url}: goes on from there, in {folder}")
+        self._thread.start()
+
+    def _bring(
+        self, there: dict[str, Stored], here: layout.Files, ours: bool, arrived: bool
+    ) -> None:
+        """Makes the folder what `begin` promises; it may be killed at any moment."""
+        objects, folder = self._objects, self.folder
         if here and not ours:
-            self._put_away(arrived and before is not None)
+            self._put_away(arrived)
+        if not ours:  # what comes now is all in the bucket
+            self._write_note([], arrived=True)
         wanted = layout.whole_only(there)
         if ours:  # what training writes is here, or ahead of the bucket's
             for name in list(wanted):
@@ -131,10 +159,6 @@ class Mirror:
         for name, state in layout.local_files(folder).items():
             if name in there and transfers.is_same(folder / name, there[name]):
                 self._sent[name] = state
-        self._write_note([self._session])
-        if there:
-            self._report(f"{objects.url}: goes on from there, in {folder}")
-        self._thread.start()
 
     def end(self) -> None:
         """Sends what is left, for PATIENCE seconds at most, and releases the lease.
@@ -169,14 +193,14 @@ class Mirror:
         """Sends what has changed, and tells when that fails and when it works again."""
         try:
             self._pass(last)
-        except OSError as error:
+        except Exception as error:  # else the thread would end
             if not self._failing and not self._lease.lost:
                 goes_on = "trying again" if last else "training goes on meanwhile"
                 self._report(f"{error}; {goes_on}; the files are in {self.folder}")
             self._failing = str(error)
             return False
         if self._failing:
-            self._report(f"{self._objects.url}: everything has arrived again")
+            self._report(f"{self._objects.url}: all files are in the bucket again")
         self._failing = ""
         return True
 
@@ -185,6 +209,8 @@ class Mirror:
         here = layout.local_files(self.folder)
         newest = max(layout.steps_in(here), default=-1)
         gone = [name for name in self._there if name not in here]
+        if "config.json" in gone:
+            raise OSError(f"{self.folder}: was emptied; nothing is sent or removed")
         undone = [n for n in gone if (layout.step_of(n) or -1) > newest]
         self._remove(undone)
         changed = [n for n, state in here.items() if self._sent.get(n) != state]

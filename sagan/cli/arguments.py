@@ -27,9 +27,12 @@ T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
 
 
+_LOCAL = ("--out", "--fake", "--real", "--data-dir", "--path")  # never in a bucket
+
+
 def may_be_bucket(option: str, value: str) -> bool:
-    """Whether an option's value, or an argument without one, is a run in a bucket."""
-    return is_bucket(value) and option in ("", "--workdir")
+    """Whether an argument, after an option, may be a run in a bucket."""
+    return is_bucket(value) and option not in _LOCAL
 
 
 def check_paths(args: Arguments) -> None:

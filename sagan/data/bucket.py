@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import shutil
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 from sagan.config.schema import ConfigError, DataConfig
 from sagan.config.validation import is_bucket
 from sagan.runtime import transfers
-from sagan.runtime.buckets import BucketError, Objects, Stored
-from sagan.runtime.files import read_json, write_whole
+from sagan.runtime.buckets import BucketError, Objects, Stored, Unreachable
+from sagan.runtime.files import open_append, read_json, write_whole
 
 _SPARE = 2**30  # bytes of the disk that stay free
 
@@ -38,8 +39,13 @@ def local_data(data: DataConfig, local_dir: str) -> DataConfig:
         if there := in_inner.list():
             objects, folder = in_inner, root / inner
         elif not (there := objects.list()):
-            raise BucketError(f"{objects.url}: there is nothing")
-        _copy(objects, there, folder)
+            raise BucketError(f"{objects.url}: is empty")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with open_append(folder.with_name(f"{folder.name}.lock")) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another run may copy the same
+            _copy(objects, there, folder)
+    except Unreachable:
+        raise
     except OSError as error:
         raise ConfigError(f"data.path: {error}") from error
     return dataclasses.replace(data, path=str(root))

@@ -18,7 +18,11 @@ _RETRY_SECONDS = 20.0  # for what only reads
 
 
 class BucketError(OSError):
-    """A request failed; it may succeed later."""
+    """A request failed."""
+
+
+class Unreachable(BucketError):
+    """There was no answer, or one that asks to try again: not the user's mistake."""
 
 
 class Conflict(BucketError):
@@ -152,8 +156,10 @@ class Objects:
         import requests
         from google.api_core import exceptions
         from google.auth.exceptions import GoogleAuthError
+        from google.cloud.storage.exceptions import DataCorruption
 
-        known = (exceptions.GoogleAPIError, GoogleAuthError, requests.RequestException)
+        known: tuple = (exceptions.GoogleAPIError, GoogleAuthError, DataCorruption)
+        known += (requests.RequestException,)
         try:
             yield
         except exceptions.NotFound as error:
@@ -163,7 +169,10 @@ class Objects:
         except exceptions.PreconditionFailed as error:
             raise Conflict(f"{self.url}: {what}: somebody else wrote it") from error
         except (*known, ConnectionError, TimeoutError) as error:
-            raise BucketError(f"{self.url}: {what}: {_reason(error)}") from error
+            code = getattr(error, "code", None)
+            final = code in range(400, 500) and code not in (408, 429)
+            kind = BucketError if final else Unreachable
+            raise kind(f"{self.url}: {what}: {_reason(error)}") from error
 
 
 def _stored(blob: Any) -> Stored:
@@ -172,10 +181,12 @@ def _stored(blob: Any) -> Stored:
 
 def _reason(error: Exception) -> str:
     """An error of the client in a few words."""
-    code = getattr(error, "code", None)
+    code, name = getattr(error, "code", None), type(error).__name__
     if code:
         return "no permission" if code in (401, 403) else f"error {int(code)}"
-    return f"no connection ({type(error).__name__})"
+    if name in ("RefreshError", "DataCorruption"):  # Google's words say what to do
+        return " ".join(str(error).split())[:300]
+    return f"no connection ({name})"
 
 
 def crc32c_of(path: Path) -> str:

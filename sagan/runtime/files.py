@@ -187,13 +187,14 @@ def drop_lines_after(path: Path, step: int, rollbacks: int = 0) -> str | None:
     return note
 
 
-def last_row(path: Path) -> dict[str, Any]:
-    """The object in the last line of a log; empty if there is none."""
+def last_row(path: Path, key: str) -> dict[str, Any]:
+    """The object in the last line of a log that has a key; empty if none has."""
     if not path.exists():
         return {}
     with open_regular(path) as file:
-        *_, last = file.readlines() or [b""]
-    return parse_row(last) or {}
+        lines = reversed(file.readlines())
+    rows = (parse_row(line) or {} for line in lines)
+    return next((row for row in rows if key in row), {})
 
 
 def beside_damaged(path: Path) -> Path:

@@ -100,9 +100,11 @@ class Lease:
         url = self._objects.url
         who = printable(f"process {holder.get('pid')} on {holder.get('host')}")
         if _is_dead(holder):
-            report(f"{url}: goes on for {who}, which has ended")
+            report(f"{url}: takes over from {who}, which has ended")
             return holder, generation
-        report(f"{url}: {who} trains here; waiting {EXPIRE:.0f} s for a sign of it")
+        report(
+            f"{url}: {who} trains here; waiting {EXPIRE:.0f} s to see whether it lives"
+        )
         end = time.monotonic() + EXPIRE
         while time.monotonic() < end:
             time.sleep(EXPIRE / 20)

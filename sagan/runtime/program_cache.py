@@ -16,7 +16,7 @@ from typing import Any
 from sagan.config.schema import ConfigError
 from sagan.config.validation import is_bucket
 from sagan.runtime import cache, transfers
-from sagan.runtime.buckets import Objects
+from sagan.runtime.buckets import Objects, Unreachable
 from sagan.runtime.progress import Report
 
 EVERY = 15.0  # seconds
@@ -49,6 +49,8 @@ def keep_compiled(where: str = "") -> None:
         _drop_unfinished(part)
         if is_bucket(where):
             _share(part, f"{where.rstrip('/')}/{part.name}", print)
+    except Unreachable:
+        raise
     except OSError as error:
         if where:
             raise ConfigError(f"run.compilation_cache_dir: {error}") from error

@@ -37,7 +37,7 @@ class Logger:
 
     Attributes:
       note: A line for the user about damaged lines of metrics.jsonl, or None.
-      last: The last line of metrics.jsonl that `start_step` leaves; may be empty.
+      last: The last line with times that `start_step` leaves; may be empty.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Logger:
             self._tensorboard = log_backends.Tensorboard(self._workdir, start_step)
         path = self._workdir / "metrics.jsonl"
         self.note = drop_lines_after(path, start_step)
-        self.last = last_row(path)
+        self.last = last_row(path, "time/unix_s")
         self._lines = open_append(path)
 
     def __enter__(self) -> Logger:

@@ -158,17 +158,16 @@ def _steps(
 
     batches = pipeline.batches(config, source, step, *processes.index_and_count())
     progress = _Progress(config, step, feedback, clocks, report)
-    saved = step
+    saved, running = step, None
     with contextlib.closing(batches), contextlib.closing(progress):
         try:
             while step < config.run.steps and not interrupt.agreed:
                 with clocks.spent("other"):
                     profiler.at(step, state)
-                with clocks.spent("data_wait"):  # while the devices work
-                    batch = next(batches)
+                batch = clocks.next_batch(batches, running)  # while the devices work
                 batch = mapped.place_batch(batch, interrupt.requested)
                 state, scalars = mapped.step(state, batch)
-                step += 1
+                step, running = step + 1, scalars["d_loss"]
                 rates = progress.rates(step, state)
                 stop = scalars.pop("stop", 0.0)
                 slow = measure_slowly(state, step)

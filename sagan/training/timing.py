@@ -7,13 +7,16 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, TypeVar, final
 
 import jax
 from tqdm import tqdm
 
 from sagan.config.schema import Config
 from sagan.training import cost
+
+T = TypeVar("T")
 
 # TFLOP/s of one device in bf16 (V100, T4: fp16) without sparsity, by JAX's name for it.
 # Sources: Google's page of each TPU (of v2 and v3 half a chip), NVIDIA's data sheets.
@@ -58,19 +61,32 @@ class Clocks:
         self._spent: dict[str, float] = {}  # seconds since then
         self._totals: dict[str, float] = {}  # of this start
         self._latest: dict[str, float] = {}
+        self._pool = ThreadPoolExecutor(1, "clocks")
         peak = peak_tflops(config) * 1e12 * len(jax.devices())
         self._of_peak = cost.formula_flops(config) / peak if peak else 0.0
 
     @contextlib.contextmanager
-    def spent(self, what: Literal["data_wait", "save", "other"]) -> Iterator[None]:
+    def spent(self, what: Literal["save", "other"]) -> Iterator[None]:
         """Measures something that training waits for."""
         begin = time.perf_counter()
         try:
             yield
         finally:
-            seconds = time.perf_counter() - begin
-            for sums in (self._spent, self._totals):
-                sums[what] = sums.get(what, 0.0) + seconds
+            self._add(what, time.perf_counter() - begin)
+
+    def next_batch(self, batches: Iterator[T], running: Any) -> T:
+        """The next batch; the devices' time without work meanwhile is data_wait.
+
+        Args:
+          batches: Where it comes from.
+          running: An output of the step that they may still compute; None: of none.
+        """
+        begin = time.perf_counter()
+        ended = self._pool.submit(_ready_at, running)
+        batch = next(batches)
+        if ended.done():  # else they are still busy
+            self._add("data_wait", time.perf_counter() - max(begin, ended.result()))
+        return batch
 
     def first(self, step: int, state: Any) -> float:
         """Waits for the first step of this start; returns the seconds up to there."""
@@ -83,7 +99,8 @@ class Clocks:
 
         Returns:
           images_per_s: Real images a second, all included.
-          time/data_wait_s, time/save_s: Seconds in which training waited for these.
+          time/data_wait_s, time/save_s: Seconds without work for the devices because
+            there was no batch, or a checkpoint was saved.
           time/unix_s, time/elapsed_s: Now, and since the run first began.
           time/goodput: See the class.
           time/peak_share: FLOPs of the steps, by counting products, over those that the
@@ -110,6 +127,10 @@ class Clocks:
         self._lap, self._spent = (step, now), {}
         return self._latest
 
+    def _add(self, what: str, seconds: float) -> None:
+        for sums in (self._spent, self._totals):
+            sums[what] = sums.get(what, 0.0) + seconds
+
     def summary(self) -> str | None:
         """A line for the end of this start; None if too little was measured."""
         if not self._latest:
@@ -124,6 +145,11 @@ class Clocks:
         if "time/peak_share" in self._latest:
             words.append(f"{self._latest['time/peak_share']:.0%} of the peak")
         return ", ".join(words)
+
+
+def _ready_at(running: Any) -> float:
+    jax.block_until_ready(running)
+    return time.perf_counter()
 
 
 def _duration(seconds: float) -> str:

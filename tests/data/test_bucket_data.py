@@ -91,7 +91,7 @@ def test_of_several_sets_in_a_bucket_the_named_one_is_copied(url, tmp_path, fetc
 def test_a_bucket_without_data_is_one_line(url, tmp_path):
     with pytest.raises(ConfigError) as error:
         open_source(make_config(url, tmp_path))
-    assert str(error.value) == f"data.path: {url}: there is nothing"
+    assert str(error.value) == f"data.path: {url}: is empty"
 
 
 def test_a_copy_that_does_not_fit_is_refused_before_it_begins(

@@ -1,3 +1,4 @@
+import threading
 import time
 
 import jax
@@ -28,12 +29,21 @@ def spend(clocks, now, what, seconds):
         now.passes(seconds)
 
 
+def wait_for_data(clocks, now, seconds, running=None):
+    def batches():
+        time.sleep(0.2)  # for the thread that looks at the devices
+        now.passes(seconds)
+        yield "batch"
+
+    assert clocks.next_batch(batches(), running) == "batch"
+
+
 def first_start(config, now):
     """40 s of compiling, then 10 steps in 20 s, of which 5 s are spent otherwise."""
     clocks = timing.Clocks(config, {})
     now.passes(40)
     assert clocks.first(1, ()) == 40
-    spend(clocks, now, "data_wait", 2)
+    wait_for_data(clocks, now, 2)
     spend(clocks, now, "save", 3)
     now.passes(15)
     return clocks, clocks.read(11)
@@ -57,6 +67,26 @@ def test_rates_and_goodput_are_those_of_a_run_by_hand(tiny, now):
     assert said == "time: 01:20 in this start, 2.0 s of it waiting for data, " + (
         "3.0 s saving, goodput 31%"
     )
+
+
+def test_waiting_for_data_counts_once_the_devices_have_nothing_to_do(
+    tiny, now, monkeypatch
+):
+    clocks, _ = first_start(tiny(), now)
+    idle, busy = threading.Event(), threading.Event()
+    monkeypatch.setattr(jax, "block_until_ready", lambda event: event.wait(20))
+    wait_for_data(clocks, now, 5, busy)  # the step goes on: nothing was lost
+    busy.set()
+
+    def batches():
+        now.passes(3)  # these seconds the devices still work
+        idle.set()
+        time.sleep(0.2)
+        now.passes(4)
+        yield "batch"
+
+    clocks.next_batch(batches(), idle)
+    assert clocks.read(21)["time/data_wait_s"] == 4
 
 
 def test_a_restart_goes_on_with_the_time_that_counts(tiny, now):
