@@ -342,6 +342,56 @@ def test_a_bucket_that_fails_is_told_once_and_everything_arrives_later(machine, 
     assert in_bucket(bucket) == machine.files() and "again" in machine.told[1]
 
 
+@pytest.mark.parametrize("lost", [".", "checkpoints", "config.json"])
+def test_a_folder_that_others_emptied_removes_nothing(machine, bucket, lost):
+    machine.train(1)
+    (machine.folder / "config.json").write_text("{}")
+    machine.send()
+    before = in_bucket(bucket)
+    path = machine.folder / lost
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    assert not machine.mirror._try_pass()
+    assert in_bucket(bucket) == before and "was emptied" in machine.told[-1]
+
+
+def test_an_error_of_any_kind_does_not_end_the_mirror(machine, bucket):
+    machine.train(1)
+    bucket.broken = ValueError("the client's own mistake")
+    assert not machine.mirror._try_pass()
+    bucket.broken = None
+    machine.send()
+
+
+def test_a_place_that_holds_something_else_is_refused(bucket, tmp_path):
+    bucket.write("train-00000.records", b"images", 0)
+    with pytest.raises(ConfigError, match="holds something else than a run"):
+        Machine(tmp_path).begin()
+    assert set(bucket.contents) == {"train-00000.records"}
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_start_that_fails_frees_the_lease_and_leaves_no_copy_aside(
+    bucket, tmp_path, monkeypatch
+):
+    bucket.write("config.json", b"{}", 0)
+
+    def fail(name, path, stored):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"part")
+        raise BucketError("no connection")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket, "fetch", fail)
+        for _ in range(2):
+            with pytest.raises(BucketError):
+                Machine(tmp_path).begin()
+    assert json.loads(bucket.contents["lease.json"])["held"] is False
+    machine = Machine(tmp_path).begin()
+    assert (machine.folder / "config.json").read_bytes() == b"{}"
+    assert [p.name for p in machine.folder.parent.iterdir()] == ["x"]
+    machine.mirror.end()
+
+
 def test_what_has_not_arrived_at_the_end_is_an_error(machine, bucket):
     machine.train(1)
     bucket.broken = BucketError("gs://bucket/runs/x: no connection")
