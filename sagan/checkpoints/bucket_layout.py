@@ -63,6 +63,12 @@ def whole_only(there: Mapping[str, Stored]) -> dict[str, Stored]:
     return {name: stored for name, stored in there.items() if step_of(name) in steps}
 
 
+def is_emptied(gone: Collection[str], here: Collection[str]) -> bool:
+    """Whether a folder lost what no run removes: config.json, or all checkpoints."""
+    all_lost = any(map(in_checkpoints, gone)) and not any(map(in_checkpoints, here))
+    return "config.json" in gone or all_lost
+
+
 def is_written_by_training(name: str) -> bool:
     """Whether training alone writes a file: others may be written anywhere."""
     top, _, below = name.partition("/")

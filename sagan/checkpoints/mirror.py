@@ -209,10 +209,7 @@ class Mirror:
         here = layout.local_files(self.folder)
         newest = max(layout.steps_in(here), default=-1)
         gone = [name for name in self._there if name not in here]
-        lost = any(map(layout.in_checkpoints, gone))
-        if "config.json" in gone or (
-            lost and not any(map(layout.in_checkpoints, here))
-        ):
+        if layout.is_emptied(gone, here):
             raise OSError(f"{self.folder}: was emptied; nothing is sent or removed")
         undone = [n for n in gone if (layout.step_of(n) or -1) > newest]
         self._remove(undone)

@@ -1,7 +1,4 @@
-"""Reads the text of a program that XLA compiled: its operations, FLOPs and traffic.
-
-Only what plan.py tells of a step and duration.py estimates its time from.
-"""
+"""Reads the text of a program that XLA compiled: its operations, FLOPs and traffic."""
 
 import math
 import re
@@ -133,15 +130,18 @@ class Program:
 
     @cached_property
     def collectives(self) -> dict[str, tuple[int, int]]:
-        """Number and bytes of the results of the collectives, by kind."""
+        """Number and bytes of the results of the collectives in a run, by kind."""
+        parts, times = self._computations, {}
+        for one in (one for part in parts.values() for one in part.values()):
+            if one.opcode == "while":
+                times[one.called("body")] = self._trips(one.called("condition"))
         found: dict[str, tuple[int, int]] = {}
-        for computation in self._computations.values():
-            for one in computation.values():
-                if (named := COLLECTIVE.fullmatch(one.opcode)) is None:
-                    continue
-                size = sum(buffer.size for buffer in buffers(one.shape))
-                count, total = found.get(named[1], (0, 0))
-                found[named[1]] = count + 1, total + size
+        for name, part in parts.items():
+            for one in part.values():
+                if kind := COLLECTIVE.fullmatch(one.opcode):
+                    n, (count, total) = times.get(name, 1), found.get(kind[1], (0, 0))
+                    size = sum(buffer.size for buffer in buffers(one.shape))
+                    found[kind[1]] = count + n, total + n * size
         return found
 
     def _walk(self, computation: str, times: int) -> Iterator[Operation]:

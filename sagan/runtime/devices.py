@@ -20,8 +20,7 @@ def connect() -> None:
     """Connects the devices of several processes by a first exchange.
 
     On CPUs Gloo connects them at the first exchange and gives up after 30 s. Later, the
-    other processes might wait longer than that for process 0: for a bucket, or while it
-    draws its first images.
+    other processes might wait longer than that for process 0 to draw its first images.
     """
     if jax.process_count() == 1:
         return

@@ -69,7 +69,6 @@ def train(
     """
     main = processes.is_main()
     report = report if main else lambda line: None
-    devices.connect()
     with (
         Interrupt(several=jax.process_count() > 1) as interrupt,
         mirrored(workdir, config, interrupt.request, report, active=main) as folder,

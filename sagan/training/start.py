@@ -12,7 +12,7 @@ from sagan.checkpoints import workdir as workdir_lib
 from sagan.checkpoints.manager import Checkpoints
 from sagan.config.schema import Config
 from sagan.config.validation import check_batch, check_config
-from sagan.runtime import processes
+from sagan.runtime import devices, processes
 from sagan.runtime.progress import Report
 from sagan.state import (
     Game,
@@ -61,6 +61,7 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
     for note in source.notes:
         report(note)
     processes.check_same_data(len(source), source.class_names)
+    devices.connect()
     checkpoints = None
     if main:
         for note in workdir_lib.claim(workdir, config, len(source), source.class_names):

@@ -188,6 +188,24 @@ def test_collectives_are_counted_with_their_bytes():
     assert Program(program).collectives == found
 
 
+def test_collectives_in_a_loop_are_counted_as_often_as_it_runs():
+    program = """%until (u: (s32[])) -> pred[] {
+  %five = s32[] constant(5)
+  ROOT %lt = pred[] compare(%n, %five), direction=LT
+}
+
+%body (v: (s32[])) -> (s32[]) {
+  %sum = f32[10]{0} all-reduce(%a), to_apply=%add
+}
+
+ENTRY %main (z: (s32[])) -> (s32[]) {
+  %loop = (s32[]) while(%z), condition=%until, body=%body
+  %sum.2 = f32[3]{0} all-reduce(%b), to_apply=%add
+}
+"""
+    assert Program(program).collectives == {"all-reduce": (6, 4 * (5 * 10 + 3))}
+
+
 @pytest.mark.parametrize("name", ["v5e:1x1", "v5e:2x4", "gpu:80GiB"])
 @pytest.mark.parametrize("preset", ["imagenet128.py", "official_feat32.py"])
 def test_every_saving_is_a_config_that_works(preset, name):
