@@ -228,9 +228,9 @@ def images(folder, count):
 
 LATE = """
 import sys, time
-from sagan.cli import main
-report = main._report
-main._report = lambda error: time.sleep(3) or report(error)
+from sagan.cli import main, run
+report = run._report
+run._report = lambda error: time.sleep(3) or report(error)
 sys.exit(main.run(main.train_command, sys.argv[1:]))
 """
 
