@@ -11,7 +11,7 @@ from typing import final
 from sagan.checkpoints import bucket_layout as layout
 from sagan.config.schema import ConfigError
 from sagan.runtime import lease, transfers
-from sagan.runtime.buckets import BucketError, Objects, Unreachable
+from sagan.runtime.buckets import Objects, as_mistake
 from sagan.runtime.progress import Report
 
 _copies: dict[Path, RunCopy] = {}  # by the folder of the checkpoints
@@ -25,7 +25,7 @@ def fetch(folder: Path) -> None:
 
 @final
 class RunCopy:
-    """What a bucket has of a run; checkpoints without their arrays, until `fetch`.
+    """A copy of a run in a bucket; `fetch` adds the arrays of a checkpoint.
 
     Attributes:
       folder: The local workdir.
@@ -41,7 +41,7 @@ class RunCopy:
         self._objects = Objects(url)
         self.url = self._objects.url
         self.folder = transfers.local_folder(url, kind="copies")
-        try:
+        with as_mistake():
             there = layout.whole_only(self._objects.list())
             if "config.json" not in there:
                 raise ConfigError(f"{self.url}: holds no run (there is no config.json)")
@@ -52,10 +52,6 @@ class RunCopy:
                 self.folder,
                 {n: s for n, s in there.items() if _is_for_all(n)},
             )
-        except Unreachable:
-            raise
-        except BucketError as error:
-            raise ConfigError(str(error)) from error
         self._before = layout.local_files(self.folder)
         _copies[self.folder / "checkpoints"] = self
 

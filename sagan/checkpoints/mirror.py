@@ -21,7 +21,7 @@ from sagan.runtime.buckets import (
     Conflict,
     Objects,
     Stored,
-    Unreachable,
+    as_mistake,
 )
 from sagan.runtime.files import read_json, write_whole
 from sagan.runtime.progress import Report
@@ -58,12 +58,8 @@ def mirrored(
         yield Path(workdir)
         return
     mirror = Mirror(str(workdir), config.run.local_dir, stop, report)
-    try:
+    with as_mistake():
         mirror.begin()
-    except Unreachable:
-        raise
-    except BucketError as error:
-        raise ConfigError(str(error)) from error
     try:
         yield mirror.folder
     except BaseException:

@@ -7,10 +7,10 @@ import json
 import shutil
 from pathlib import Path
 
-from sagan.config.schema import ConfigError, DataConfig
+from sagan.config.schema import DataConfig
 from sagan.config.validation import is_bucket
 from sagan.runtime import transfers
-from sagan.runtime.buckets import BucketError, Objects, Stored, Unreachable
+from sagan.runtime.buckets import BucketError, Objects, Stored, as_mistake
 from sagan.runtime.files import open_append, read_json, write_whole
 
 _SPARE = 2**30  # bytes of the disk that stay free
@@ -32,7 +32,7 @@ def local_data(data: DataConfig, local_dir: str) -> DataConfig:
     if not is_bucket(data.path):
         return data
     root = transfers.local_folder(data.path, local_dir, "data")
-    try:
+    with as_mistake("data.path: ", OSError):
         objects, folder = Objects(data.path), root
         inner = data.name.partition(":")[0]
         in_inner = Objects(f"{objects.url}/{inner}")
@@ -44,10 +44,6 @@ def local_data(data: DataConfig, local_dir: str) -> DataConfig:
         with open_append(folder.with_name(f"{folder.name}.lock")) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another run may copy the same
             _copy(objects, there, folder)
-    except Unreachable:
-        raise
-    except OSError as error:
-        raise ConfigError(f"data.path: {error}") from error
     return dataclasses.replace(data, path=str(root))
 
 

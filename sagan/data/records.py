@@ -105,7 +105,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _problems(folder: Path, made: Manifest) -> Iterator[str]:
-    """What contradicts the format, most basic first."""
+    """Violations of the format, the most basic first."""
     if made.version != _VERSION:
         yield f"its version is {made.version!r}, must be {_VERSION}"
     counts = [made.size, made.channels, *made.splits.values(), *made.files.values()]

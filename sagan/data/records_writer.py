@@ -139,7 +139,7 @@ def _size_and_time(path: str) -> tuple[int, int]:
 
 
 def _begun(folder: Path) -> list[str] | None:
-    """What an unfinished set was made from."""
+    """The `made_from` of an unfinished set; None if there is none."""
     with contextlib.suppress(OSError, ValueError):
         made_from = read_json(folder / UNFINISHED)
         if isinstance(made_from, list) and made_from:

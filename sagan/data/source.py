@@ -38,7 +38,7 @@ def pgm(pixels: UInt8[np.ndarray, "h w"]) -> bytes:
 
 
 def pnm_header(width: int, height: int, channels: int) -> bytes:
-    """What makes a PGM (1 channel) or PPM file (3 channels) of pixels."""
+    """The header of a PGM (1 channel) or PPM file (3 channels); pixels follow it."""
     return b"P%d %d %d 255\n" % ({1: 5, 3: 6}[channels], width, height)
 
 

@@ -11,7 +11,7 @@ from sagan.planning.topology import Topology, chips
 
 
 class Chip(NamedTuple):
-    """What a device does at most.
+    """The peak rates of a device.
 
     Attributes:
       flops: bfloat16 FLOPs a second.

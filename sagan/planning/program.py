@@ -125,7 +125,7 @@ class Program:
 
     @cached_property
     def operations(self) -> list[Operation]:
-        """What a run of the program does; of a conditional, its cheapest branch."""
+        """The operations of one run; of a conditional, those of its cheapest branch."""
         return list(self._walk(self._entry, 1))
 
     @cached_property

@@ -37,6 +37,17 @@ class Stored(NamedTuple):
     crc32c: str
 
 
+@contextlib.contextmanager
+def as_mistake(what: str = "", kind: type[OSError] = BucketError) -> Iterator[None]:
+    """Turns errors of a kind into ConfigErrors, but not Unreachable."""
+    try:
+        yield
+    except Unreachable:
+        raise
+    except kind as error:
+        raise ConfigError(f"{what}{error}") from error
+
+
 def bucket_and_path(url: str) -> tuple[str, str]:
     """The parts of gs://BUCKET/PATH; a ConfigError if it is something else."""
     found = re.fullmatch(r"gs://([a-z0-9][a-z0-9._-]*[a-z0-9])/(.+?)/*", url)

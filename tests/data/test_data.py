@@ -16,15 +16,9 @@ from sagan.data.images import decode
 from sagan.data.pipeline import batches, open_source, resolve
 from sagan.data.pixels import to_float
 from sagan.data.source import Record
+from tests.support.batches import take
 from tests.support.folders import error, errors, make, noise, two_classes, write
 from tests.support.idx import write_all
-
-
-def take(count, config, source, *args):
-    stream = batches(config, source, *args)
-    found = [next(stream) for _ in range(count)]
-    stream.close()
-    return found
 
 
 def image_ids(batch, source):

@@ -20,18 +20,12 @@ from sagan.cli.main import prepare_command
 from sagan.config import ConfigError, DataConfig
 from sagan.data import pipeline, records, records_writer, validation
 from sagan.data.images import decode
-from sagan.data.pipeline import batches, open_source, resolve
+from sagan.data.pipeline import open_source, resolve
 from sagan.data.prepare import Prepared, prepare
 from sagan.runtime import files
+from tests.support.batches import take
 from tests.support.folders import error, make, noise, two_classes, write
 from tests.support.tfds import build, png
-
-
-def take(count, config, source, *args):
-    stream = batches(config, source, *args)
-    found = [next(stream) for _ in range(count)]
-    stream.close()
-    return found
 
 
 def same(a, b):
