@@ -45,11 +45,19 @@ TINY = {
 }
 
 
+# A process that compiles on and on ends with the 65,530 memory maps of Linux's default:
+# XLA takes three for a kernel, and a slow test of training up to 20,000.
 @pytest.fixture(scope="module", autouse=True)
-def forget_compiled_programs():
-    """Else the suite's thousands of them exceed the memory maps of one process."""
+def forget_programs_of_module():
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def forget_programs_of_slow_test(request):
+    yield
+    if "slow" in request.keywords:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,12 @@ def fetch(folder: Path) -> None:
         _copies[folder.parent].fetch(int(folder.name))
 
 
+def shown(workdir: Path) -> str:
+    """How a command's output names a workdir: a copy by the URL of its bucket."""
+    copy = _copies.get(workdir / "checkpoints")
+    return copy.url if copy else str(workdir)
+
+
 @final
 class RunCopy:
     """A copy of a run in a bucket; `fetch` adds the arrays of a checkpoint.

@@ -63,6 +63,13 @@ def whole_only(there: Mapping[str, Stored]) -> dict[str, Stored]:
     return {name: stored for name, stored in there.items() if step_of(name) in steps}
 
 
+def unfinished(there: Mapping[str, Stored]) -> str:
+    """Words for the checkpoints that are not whole, or "": they will be removed."""
+    steps = {s for n in there if (s := step_of(n)) is not None} - steps_in(there)
+    listed = ", ".join(map(str, sorted(steps)))
+    return f"; without checkpoint {listed}, which has no {MARKER}" if steps else ""
+
+
 def is_emptied(gone: Collection[str], here: Collection[str]) -> bool:
     """Whether a folder lost what no run removes: config.json, or all checkpoints."""
     all_lost = any(map(in_checkpoints, gone)) and not any(map(in_checkpoints, here))

@@ -132,7 +132,8 @@ class Mirror:
             raise
         self._write_note([self._session])
         if there:
-            self._report(f"{objects.url}: goes on from there, in {folder}")
+            unfinished = layout.unfinished(there)
+            self._report(f"{objects.url}: goes on from there, in {folder}{unfinished}")
         self._thread.start()
 
     def _bring(

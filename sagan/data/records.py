@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from sagan.config.schema import ConfigError, DataConfig
-from sagan.config.validation import is_local
 from sagan.data.source import Record, Source, check_split, pnm_header, split_and_start
 from sagan.runtime.files import file_name, naming_file, read_json
 
@@ -72,7 +71,7 @@ def find_set(data: DataConfig) -> Path | None:
     Raises:
       ConfigError: There is one that is not finished.
     """
-    if not (data.path and is_local(data.path)):
+    if not data.path:
         return None
     root = Path(data.path).expanduser()
     for folder in (root, root / data.name):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sagan.checkpoints.bucket_copy import shown
 from sagan.checkpoints.restore import SavedRun
 from sagan.checkpoints.workdir import read_config
 from sagan.config.fields import fields
@@ -157,9 +158,9 @@ def _row(
     recipe = {k: group[0].recipe[k] for k in unlike}
     name = ", ".join(f"{k}={v!r}" for k, v in recipe.items())
     if not 0 < len(unlike) <= _MOST_FIELDS:
-        name = ", ".join(str(one.workdir) for one in group)
+        name = ", ".join(shown(one.workdir) for one in group)
     runs = [
-        {"workdir": str(o.workdir), "seed": o.seed, "step": o.result["about"]["step"]}
+        {"workdir": shown(o.workdir), "seed": o.seed, "step": o.result["about"]["step"]}
         for o in group
     ]
     values = {}

@@ -56,12 +56,12 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
         if not workdir_lib.has_checkpoint(workdir):
             config = warm_start.check_source(config, workdir)
     config = processes.shared_config(config)
+    devices.connect()  # before the data, which may take minutes on one machine
     experiment = open_experiment(config)
     config, game, source = experiment
     for note in source.notes:
         report(note)
     processes.check_same_data(len(source), source.class_names)
-    devices.connect()
     checkpoints = None
     if main:
         for note in workdir_lib.claim(workdir, config, len(source), source.class_names):

@@ -235,6 +235,21 @@ def test_a_new_machine_goes_on_from_whatever_a_kill_left(writes, bucket, tmp_pat
     second.die()
 
 
+def test_a_checkpoint_without_its_marker_is_named(bucket, tmp_path):
+    first = Machine(tmp_path / "first").begin()
+    for step in (1, 2):
+        first.train(step)
+    first.send()
+    first.die()
+    del bucket.contents[f"checkpoints/2/{layout.MARKER}"]
+    second = Machine(tmp_path / "second").begin()
+    assert second.steps() == [1]
+    assert f"without checkpoint 2, which has no {layout.MARKER}" in second.told[-1]
+    second.send()
+    second.die()
+    assert not any(name.startswith("checkpoints/2/") for name in bucket.contents)
+
+
 def test_a_folder_that_is_ahead_of_the_bucket_goes_on(machine, bucket, tmp_path):
     machine.train(1)
     machine.send()

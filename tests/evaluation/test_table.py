@@ -2,9 +2,11 @@
 
 import json
 import statistics
+import types
 
 import pytest
 
+from sagan.checkpoints import bucket_copy
 from sagan.checkpoints.workdir import claim
 from sagan.cli import main
 from sagan.config import ConfigError
@@ -64,6 +66,14 @@ def test_seeds_of_a_recipe_share_a_row_of_mean_and_sample_deviation(plant):
     assert second["values"]["fd_classifier"] == {"value": 8.0, "n": 1, "each": [8.0]}
     runs = [(run["workdir"], run["seed"], run["step"]) for run in first["runs"]]
     assert runs == [("plain0", 0, 6), ("plain1", 1, 6), ("plain2", 2, 6)]
+
+
+def test_a_run_in_a_bucket_is_shown_by_its_url(plant, monkeypatch):
+    run = plant("copy", {"fd_classifier": 1.0})
+    copy = types.SimpleNamespace(url="gs://bucket/run")
+    monkeypatch.setitem(bucket_copy._copies, run / "checkpoints", copy)
+    (row,) = compare_runs([run])["rows"]
+    assert (row["name"], row["runs"][0]["workdir"]) == (copy.url, copy.url)
 
 
 def test_markdown_by_hand(plant):
