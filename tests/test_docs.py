@@ -5,6 +5,7 @@ import importlib
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from sagan.cli.main import COMMANDS
@@ -24,8 +25,9 @@ TESTS = {
 LIBRARY = [
     "sagan.config.load",
     "sagan.state.create",
-    "sagan.generator.Generator",
-    "sagan.discriminator.Discriminator",
+    "sagan.state.make_game",
+    "sagan.step.train_step",
+    "sagan.checkpoints.restore.open_run",
     "sagan.attention.SelfAttention",
     "sagan.metrics.METRICS",
 ]
@@ -93,12 +95,17 @@ def test_readme_is_short_and_has_the_commands_to_set_up():
     assert "\npython -m pip install -e '.[test]' && python -m pytest\n" in README
 
 
-def test_readme_example_draws_images():
+def test_readme_example_draws_reads_attention_and_trains():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    small = 'digits.py", {"g.width": 8, "d.width": 8, '
+    code = code.replace('"configs/digits.py", {', f'"{ROOT}/configs/{small}')
     names = {}
-    exec(code.replace('"configs/', f'"{ROOT}/configs/'), names)
+    exec(code, names)
     assert names["x"].shape == (10, 16, 16, 1)
     assert abs(names["x"]).max() <= 1
+    assert names["beta"].shape == (10, 64, 16)
+    np.testing.assert_allclose(names["beta"].sum(2), 1, rtol=1e-5)
+    assert names["now"].step == 1 and np.isfinite(names["metrics"]["d_loss"])
 
 
 @pytest.mark.parametrize("dotted", LIBRARY)
