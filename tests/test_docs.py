@@ -95,6 +95,7 @@ def test_readme_is_short_and_has_the_commands_to_set_up():
     assert "\npython -m pip install -e '.[test]' && python -m pytest\n" in README
 
 
+@pytest.mark.slow
 def test_readme_example_draws_reads_attention_and_trains():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     small = 'digits.py", {"g.width": 8, "d.width": 8, '
