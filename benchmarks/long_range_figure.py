@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
-from sagan.sampling.grid import image_grid
+from sagan.sampling.layout import Panel, Sheet
 
 SHOWN, COLUMNS = 24, 12
 LOOKED = 6  # number of images whose attention is drawn, over all seeds
@@ -46,7 +46,8 @@ def save(
 def _strips(figure: SubFigure, samples: Mapping[str, np.ndarray]) -> None:
     axes: Any = figure.subplots(len(samples), 1)
     for axis, (title, image) in zip(axes, samples.items(), strict=True):
-        axis.imshow(image_grid(image[:SHOWN], COLUMNS))
+        tiles = image[:SHOWN].reshape(-1, COLUMNS, *image.shape[1:])
+        axis.imshow(Sheet([Panel("", tiles)], "").picture)
         axis.set_title(title, fontsize=8)
         axis.axis("off")
 

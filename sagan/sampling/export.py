@@ -7,11 +7,11 @@ import numpy as np
 from tqdm import tqdm
 
 from sagan.checkpoints.restore import labels_to_draw, open_run
-from sagan.checkpoints.workdir import read_config
+from sagan.checkpoints.workdir import class_names, read_config
 from sagan.config.schema import ConfigError
 from sagan.runtime.files import make_folder, naming_file, write_arrays
 from sagan.sampling import sampler
-from sagan.sampling.grid import image_grid, png
+from sagan.sampling.grid import class_titles, image_grid, png
 
 
 def export(
@@ -52,19 +52,21 @@ def export(
     steps = -(-n // min(batch, n))
     images = list(tqdm(pieces, total=steps, disable=None, unit="batch"))
     out = out or workdir / "samples" / f"step_{opened.step}"
-    _write(out, np.concatenate(images), labels)
+    titles = class_titles(opened.config.data.classes, class_names(workdir))
+    _write(out, np.concatenate(images), labels, titles)
     return f"{n} images of {opened.words}: {out}"
 
 
-def _write(out: Path, images: np.ndarray, labels: np.ndarray) -> None:
+def _write(
+    out: Path, images: np.ndarray, labels: np.ndarray, titles: Sequence[str]
+) -> None:
     if out.suffix == ".npz":
         write_arrays(out, {"image": images, "label": labels}, compressed=True)
         return
     make_folder(out)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         _save(out / f"{i:06d}_class{label}.png", image)
-    shown = images[:400]
-    _save(out / "grid.png", image_grid(shown, int(np.ceil(np.sqrt(len(shown))))))
+    _save(out / "grid.png", image_grid(images[:400], labels[:400], titles))
 
 
 def _save(path: Path, image: np.ndarray) -> None:

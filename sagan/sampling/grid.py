@@ -1,24 +1,66 @@
 """Grids of images, and images as PNG."""
 
 import io
+import math
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
+
+from sagan.runtime.progress import printable
+from sagan.sampling.layout import Panel, Sheet, shorten
+
+_MOST = 20  # images in a row
 
 
 def image_grid(
-    images: UInt8[np.ndarray, "n h w c"], columns: int, gap: int = 2
-) -> UInt8[np.ndarray, "height width c"]:
-    """One image of many, row by row; gaps and empty places are white."""
-    n, h, w, c = images.shape
-    columns = min(columns, n)
-    rows = -(-n // columns)
-    tiles = np.full((rows * columns, h + gap, w + gap, c), 255, np.uint8)
-    tiles[:n, :h, :w] = images
-    tiles = tiles.reshape(rows, columns, h + gap, w + gap, c).swapaxes(1, 2)
-    picture = tiles.reshape(rows * (h + gap), columns * (w + gap), c)
-    return picture[: rows * (h + gap) - gap, : columns * (w + gap) - gap]
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: Sequence[int] | Int[np.ndarray, " n"] = (),
+    names: Sequence[str] = (),
+) -> UInt8[np.ndarray, "height width 3"]:
+    """One picture of many images, with squares of 64 pixels or more.
+
+    With names, each row has images of one class; with about one image of a class, its
+    name is below it. Without names they fill a square, row by row.
+
+    Args:
+      images: Of any size.
+      labels: Their classes.
+      names: Names of the classes; empty: there are none.
+    """
+    n = len(images)
+    classes = [int(k) for k in labels] if names else []
+    shown = sorted(set(classes))
+    in_rows = 0 < 2 * len(shown) <= n
+    if in_rows:
+        rows = [np.flatnonzero(np.array(classes) == k)[:_MOST] for k in shown]
+    else:
+        columns = math.isqrt(max(n, 1) - 1) + 1
+        rows = [np.arange(i, min(i + columns, n)) for i in range(0, n, columns)]
+    columns = max(map(len, rows))
+    tiles = np.full((len(rows), columns, *images.shape[1:]), 255, np.uint8)
+    captions = [[""] * columns for _ in rows]
+    for i, row in enumerate(rows):
+        tiles[i, : len(row)] = images[row]
+        if shown:
+            captions[i][: len(row)] = [shorten(names[classes[j]], 10) for j in row]
+    if in_rows:
+        panel = Panel("", tiles, rows=[names[k] for k in shown])
+    else:
+        panel = Panel("", tiles, captions=captions if shown else ())
+    return Sheet([panel], "").picture
+
+
+def class_titles(classes: int | None, names: Sequence[str]) -> list[str]:
+    """What to call the classes in a picture; empty if there are none.
+
+    Args:
+      classes: Their number.
+      names: Their names; other than `classes` of them if they are not known.
+    """
+    known = names if len(names) == classes else map(str, range(classes or 0))
+    return [f"class {x}" if x.isdecimal() else printable(x) for x in known]
 
 
 def to_pillow(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:

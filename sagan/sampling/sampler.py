@@ -40,15 +40,15 @@ def latents(
 
 def fixed_inputs(
     config: Config, rows: int = 10, columns: int = 8
-) -> tuple[Float[Array, "n z"], Int[Array, " n"], int]:
-    """The latents and labels of a training grid, and its number of columns.
+) -> tuple[Float[Array, "n z"], Int[Array, " n"]]:
+    """The latents and labels of a training grid.
 
     Each row shows one class: at most `rows` of them, spread evenly over all.
     """
     classes = config.data.classes or 0
     shown = np.linspace(0, classes - 1, min(classes, rows)).round().astype(np.int32)
     y = np.repeat(shown, columns) if classes else np.zeros(columns**2, np.int32)
-    return latents(config, config.run.seed, np.arange(len(y))), jnp.asarray(y), columns
+    return latents(config, config.run.seed, np.arange(len(y))), jnp.asarray(y)
 
 
 def make_sampler(config: Config, *, batch_statistics: bool = False) -> Sampler:

@@ -19,7 +19,7 @@ from sagan.runtime import devices, processes
 from sagan.runtime.progress import Report
 from sagan.runtime.signals import Interrupt, same_command
 from sagan.sampling import attention_maps
-from sagan.sampling.grid import image_grid
+from sagan.sampling.grid import class_titles, image_grid
 from sagan.sampling.sampler import fixed_inputs, make_sampler
 from sagan.state import GANState, generator_variables
 from sagan.training.experiment import Experiment
@@ -151,7 +151,10 @@ def _steps(
     config, source = experiment.config, experiment.source
     if step >= config.run.steps:
         return state, step
-    draw, measure_slowly = _pictures(config, logger), _slow_scalars(config, source)
+    draw, measure_slowly = (
+        _pictures(config, source, logger),
+        _slow_scalars(config, source),
+    )
     if step == 0:
         draw(state, step)
 
@@ -214,19 +217,22 @@ def _saver(
     return save
 
 
-def _pictures(config: Config, logger: Logger) -> Callable[[GANState, int], None]:
+def _pictures(
+    config: Config, source: pipeline.Source, logger: Logger
+) -> Callable[[GANState, int], None]:
     """Draws grids of fixed latents, a row for each class: raw and averaged weights."""
     if not processes.is_main():
         return lambda state, step: None
     sampler = make_sampler(config)
-    z, y, columns = fixed_inputs(config)
+    z, y = fixed_inputs(config)
+    names = class_titles(config.data.classes, source.class_names)
 
     def draw(state: GANState, step: int) -> None:
         averages = {"raw": None} | ({"ema": 0} if state.ema else {})
         for name, average in averages.items():
             variables = generator_variables(devices.local(state), average)
-            images = sampler(variables, z, y)
-            logger.image(step, name, image_grid(np.asarray(images), columns))
+            images = np.asarray(sampler(variables, z, y))
+            logger.image(step, name, image_grid(images, np.asarray(y), names))
 
     return draw
 

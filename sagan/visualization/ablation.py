@@ -19,9 +19,9 @@ from sagan.evaluation.scoring import Function
 from sagan.runtime.files import make_folder, write_whole
 from sagan.runtime.progress import Report
 from sagan.sampling.grid import png
+from sagan.sampling.layout import Panel, Sheet
 from sagan.state import GANState
 from sagan.visualization import checkpoint_images as drawing
-from sagan.visualization.layout import Panel, Sheet
 
 TRAINED = "as trained"
 _KEYS = ("metric", "weights", "batch_norm")

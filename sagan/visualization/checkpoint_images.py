@@ -10,10 +10,10 @@ from sagan.checkpoints.restore import OpenedRun, labels_to_draw
 from sagan.checkpoints.workdir import class_names
 from sagan.config.schema import Config
 from sagan.runtime.devices import padded_batches
-from sagan.runtime.progress import printable
 from sagan.sampling import sampler as sampler_lib
+from sagan.sampling.grid import class_titles
+from sagan.sampling.layout import shorten
 from sagan.sampling.sampler import Variables
-from sagan.visualization.layout import shorten
 
 BATCH = 64  # as in `sagan sample`: the same compiled program, so the same images
 COLUMNS = 10  # latents side by side
@@ -71,9 +71,5 @@ def labels_in_turn(opened: OpenedRun, classes: Classes, count: int = COLUMNS) ->
 
 def label_names(opened: OpenedRun, labels: Labels, longest: int = 64) -> list[str]:
     """Class names, shortened, or numbers if unknown; empty if unconditional."""
-    count, names = opened.config.data.classes, class_names(opened.workdir)
-    if not count:
-        return []
-    names = names if len(names) == count else [str(k) for k in range(count)]
-    names = [f"class {x}" if x.isdecimal() else printable(x) for x in names]
-    return [shorten(names[label], longest) for label in labels]
+    titles = class_titles(opened.config.data.classes, class_names(opened.workdir))
+    return [shorten(titles[label], longest) for label in labels] if titles else []

@@ -26,10 +26,10 @@ from sagan.sampling.attention_maps import (
     uniform_pixels,
 )
 from sagan.sampling.grid import png
+from sagan.sampling.layout import Panel, Sheet, enlarge, enlargement, font
 from sagan.visualization import attention_reading
 from sagan.visualization.attention_reading import LayerSummary, Pixels
 from sagan.visualization.checkpoint_images import label_names
-from sagan.visualization.layout import Panel, Sheet, enlarge, enlargement, font
 
 # Okabe and Ito's palette, which colour-blind people can tell apart
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7")

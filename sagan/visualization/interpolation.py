@@ -12,10 +12,10 @@ from sagan.checkpoints.restore import OpenedRun
 from sagan.config.fields import replace
 from sagan.config.schema import Config
 from sagan.layers import spectral_normalise
+from sagan.sampling.layout import Panel, Sheet
 from sagan.sampling.sampler import Variables
 from sagan.visualization import checkpoint_images as drawing
 from sagan.visualization.checkpoint_images import Classes, Latents
-from sagan.visualization.layout import Panel, Sheet
 
 Weights = Float32[np.ndarray, "n k"]  # of classes
 _ROWS = 4  # of each of the first two panels

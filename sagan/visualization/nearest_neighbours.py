@@ -13,9 +13,9 @@ from sagan.data.source import Examples
 from sagan.evaluation import image_sets, scoring
 from sagan.metrics.features import FeatureNetwork, FeatureRequest, open_features
 from sagan.runtime.progress import bar
+from sagan.sampling.layout import Panel, Sheet
 from sagan.visualization import checkpoint_images as drawing
 from sagan.visualization.checkpoint_images import Classes
-from sagan.visualization.layout import Panel, Sheet
 
 _COUNT = 256  # samples, and test images, whose distances are computed
 _NEAREST = 4  # training images shown beside each

@@ -17,12 +17,12 @@ from sagan.config.schema import Config
 from sagan.evaluation import results
 from sagan.runtime.progress import printable
 from sagan.sampling.attention_maps import attention_layers
+from sagan.sampling.layout import enlargement
 from sagan.state import count
 from sagan.visualization import explorer, svg
 from sagan.visualization.curves import make_plots
 from sagan.visualization.embedded import EmbeddedPicture
 from sagan.visualization.explorer import Explorer
-from sagan.visualization.layout import enlargement
 from sagan.visualization.run_record import RunRecord
 
 _HERE = Path(__file__).parent

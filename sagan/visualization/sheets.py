@@ -14,10 +14,10 @@ from sagan.config.schema import ConfigError
 from sagan.runtime.files import file_name, make_folder, write_whole
 from sagan.runtime.progress import Report
 from sagan.sampling.grid import png
+from sagan.sampling.layout import Panel, Sheet
 from sagan.visualization import checkpoint_images as drawing
 from sagan.visualization.checkpoint_images import COLUMNS, Classes
 from sagan.visualization.interpolation import draw_interpolation
-from sagan.visualization.layout import Panel, Sheet
 from sagan.visualization.nearest_neighbours import draw_neighbours
 
 _CHECKPOINTS = 16  # rows at most

@@ -12,7 +12,6 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from sagan.config import Config, ConfigError, replace
-from sagan.sampling.grid import image_grid
 from sagan.state import GANState, Player
 from sagan.training.divergence import MUST_BE_FINITE, Diverged
 from sagan.training.feedback import Feedback
@@ -298,21 +297,3 @@ def test_picture_on_disk_is_the_picture(tmp_path, channels):
     assert [p.name for p in (tmp_path / "samples").iterdir()] == ["ema_00000012.png"]
     read = np.asarray(Image.open(tmp_path / "samples" / "ema_00000012.png"))
     np.testing.assert_array_equal(read.reshape(picture.shape), picture)
-
-
-def test_grid_by_hand():
-    images = np.array([1, 2, 3], np.uint8).reshape(3, 1, 1, 1)
-    expected = [[1, 255, 255, 2], [255] * 4, [255] * 4, [3, 255, 255, 255]]
-    assert image_grid(images, 2)[..., 0].tolist() == expected
-
-
-@pytest.mark.parametrize(("n", "columns"), [(1, 4), (4, 4), (6, 4), (9, 3)])
-def test_grid_puts_image_i_in_row_and_column_of_i(n, columns):
-    images = np.random.default_rng(0).integers(0, 256, (n, 5, 7, 3), np.uint8)
-    picture = image_grid(images, columns)
-    across, rows = min(n, columns), -(-n // columns)
-    assert picture.shape == (rows * 7 - 2, across * 9 - 2, 3)
-    for i, image in enumerate(images):
-        y, x = divmod(i, columns)
-        tile = picture[y * 7 : y * 7 + 5, x * 9 : x * 9 + 7]
-        np.testing.assert_array_equal(tile, image)

@@ -21,9 +21,9 @@ from sagan.data import pipeline
 from sagan.evaluation import results, run, scoring
 from sagan.evaluation.protocol import Protocol, protocol_to_json
 from sagan.metrics.features import of_callable
-from sagan.sampling import sampler
+from sagan.sampling import layout, sampler
 from sagan.sampling.attention_maps import AttentionGrid
-from sagan.visualization import ablation, attention_reading, heatmaps, layout
+from sagan.visualization import ablation, attention_reading, heatmaps
 from tests.support import planted
 
 TIMES = layout.enlargement(8, heatmaps.SIDE)
