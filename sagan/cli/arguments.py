@@ -62,7 +62,7 @@ def parse_train(args: Arguments) -> tuple[Config, str]:
       SystemExit: After --help, which lists every field.
     """
     about = "Trains a Self-Attention GAN, or resumes the run in DIR."
-    config, workdir = parse_config(args, "train.py", "--workdir DIR", about)
+    config, workdir = parse_config(args, "sagan train", "--workdir DIR", about)
     if workdir is None:
         raise ConfigError("--workdir DIR is missing: where the run keeps its files")
     return config, workdir
@@ -79,7 +79,7 @@ def parse_config(
     path = overrides.pop(0) if named else None
     wants_help = {"-h", "--help"} & set(overrides)
     if path is None and not wants_help:
-        raise ConfigError("name a config file first, such as configs/digits.py")
+        raise ConfigError("name a recipe or a config file first, such as digits")
     config = Config() if path is None else config_lib.load(path)
     usage = {"prog": f"{command} CONFIG {option}", "description": about}
     return override(config, overrides, **usage), known.value

@@ -1,10 +1,12 @@
 """The commands: arguments to calls."""
 
 import dataclasses
+import difflib
 import json
 import sys
 from pathlib import Path
 
+import sagan
 from sagan import config as config_lib
 from sagan.cli import visualize
 from sagan.cli.arguments import (
@@ -18,13 +20,15 @@ from sagan.cli.arguments import (
     parse_train,
     take_price,
 )
+from sagan.cli.info import info_command
 from sagan.cli.run import run
 from sagan.config.schema import ConfigError
 from sagan.runtime import output, program_cache
+from sagan.runtime.progress import printable
 
 
 def train_command(args: Arguments) -> None:
-    """Trains or resumes a run; see `train.py --help`."""
+    """Trains a config, or resumes the run in the workdir."""
     config, workdir = parse_train(args)
     # imports JAX, which takes seconds, after the check of the arguments
     from sagan.runtime import processes
@@ -51,7 +55,7 @@ def train_command(args: Arguments) -> None:
 
 
 def eval_command(args: Arguments) -> None:
-    """Evaluates checkpoints of a run; see `eval.py --help`."""
+    """Evaluates checkpoints of a run; writes to eval/step_N/ in the workdir."""
     from sagan.evaluation import run
     from sagan.evaluation.protocol import Protocol
 
@@ -65,8 +69,8 @@ def eval_command(args: Arguments) -> None:
         """Repeat evaluations that were made with the same protocol."""
         protocol: Flat[Protocol] = Protocol()
 
-    about = "Evaluates checkpoints; writes to eval/step_N/ in the workdir."
-    options = parse_dataclass(Options, args, prog="eval.py", description=about)
+    about = eval_command.__doc__
+    options = parse_dataclass(Options, args, prog="sagan eval", description=about)
     program_cache.keep_compiled()
     run.evaluate_run(
         options.workdir, options.protocol, steps=options.step, again=options.again
@@ -232,10 +236,13 @@ def plan_command(args: Arguments) -> int:
 # in the order of a user's first days
 COMMANDS = {
     "prepare": prepare_command,
+    "train": train_command,
+    "info": info_command,
     "sample": sample_command,
     "report": visualize.report_command,
     "sheets": visualize.sheets_command,
     "attend": visualize.attend_command,
+    "eval": eval_command,
     "evaluate": evaluate_command,
     "table": table_command,
     "diff": diff_command,
@@ -244,17 +251,21 @@ COMMANDS = {
 
 
 def main() -> None:
-    """The console script `sagan`."""
-    args = sys.argv[1:]
-    if args and args[0] in COMMANDS:
-        sys.exit(run(COMMANDS[args[0]], args[1:]))
-    about = {name: command.__doc__ or "" for name, command in COMMANDS.items()}
-    lines = [f"  {name:<10}{text.splitlines()[0]}" for name, text in about.items()]
-    usage = (
-        "usage: sagan COMMAND ...; `sagan COMMAND --help` lists the options\n"
-        + "\n".join(lines)
-        + "\nTo train: python train.py CONFIG --workdir DIR; to evaluate a run:"
-        " python eval.py --workdir DIR."
-    )
-    print(usage, file=sys.stderr)
-    sys.exit(0 if args and args[0] in ("-h", "--help") else 2)
+    """The console script `sagan`, and `python -m sagan`."""
+    name, *args = sys.argv[1:] or [""]
+    if name in COMMANDS:
+        sys.exit(run(COMMANDS[name], args))
+    if name == "--version":
+        sys.exit(print(f"sagan {sagan.__version__}"))
+    if name and name not in ("-h", "--help"):
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = (
+            f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        )
+        print(f"error: {printable(name)}: no such command; {hint}", file=sys.stderr)
+        sys.exit(2)
+    lines = ["usage: sagan COMMAND ...; `sagan COMMAND --help` lists the options"]
+    for known, command in COMMANDS.items():
+        lines.append(f"  {known:<10}{(command.__doc__ or '').splitlines()[0]}")
+    print(*lines, sep="\n", file=sys.stdout if name else sys.stderr)
+    sys.exit(0 if name else 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import pathlib
 import runpy
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ from sagan.config.fields import fields, replace
 from sagan.config.schema import Config, ConfigError
 from sagan.config.validation import check_config
 
+RECIPES = pathlib.Path(__file__).parents[1] / "recipes"  # a link to configs/
+
 
 def load(
     path: str | pathlib.Path, overrides: Mapping[str, Any] | None = None
@@ -19,7 +22,8 @@ def load(
     """Runs a config file and checks its config.
 
     Args:
-      path: A Python file with a function `config() -> Config`, as in `configs/`.
+      path: A Python file with a function `config() -> Config`, or a shipped recipe:
+        "digits", "table1/attention8", or its path in `configs/`.
       overrides: Values by dotted name, such as {"optim.g_lr": 2e-4}.
 
     Raises:
@@ -40,12 +44,30 @@ def provenance(path: str | pathlib.Path) -> dict[str, str]:
     return dict(_run_file(path).get("PROVENANCE", {}))
 
 
+def recipes() -> list[str]:
+    """Names of the shipped recipes, such as "digits" and "table1/attention8"."""
+    paths = sorted(RECIPES.glob("*.py")) + sorted(RECIPES.glob("*/*.py"))
+    return [str(path.relative_to(RECIPES).with_suffix("")) for path in paths]
+
+
+def find(path: str | pathlib.Path) -> pathlib.Path:
+    """The file of a config: the path itself, else the recipe of this name.
+
+    Raises:
+      ConfigError: There is neither.
+    """
+    if pathlib.Path(path).is_file():
+        return pathlib.Path(path)
+    name, known = str(path).removeprefix("configs/").removesuffix(".py"), recipes()
+    if name in known:
+        return RECIPES / f"{name}.py"
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"recipes: {', '.join(known)}"
+    raise ConfigError(f"{path}: no such config file or recipe; {hint}")
+
+
 def _run_file(path: str | pathlib.Path) -> dict[str, Any]:
-    path = pathlib.Path(path)
-    if not path.is_file():
-        near = sorted(str(p) for p in pathlib.Path("configs").glob("*.py"))
-        known = f"; there are {', '.join(near)}" if near else ""
-        raise ConfigError(f"{path}: no such config file{known}")
+    path = find(path)
     with _naming_file(path):
         names = runpy.run_path(str(path))
     if not callable(names.get("config")):

@@ -30,7 +30,7 @@ def test_no_attention_is_an_empty_list():
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ([], "name a config file first, such as configs/digits.py"),
+        ([], "name a recipe or a config file first, such as digits"),
         (["nope.py", "--workdir", "x"], "nope.py: no such config file"),
         ([DIGITS], "--workdir DIR is missing"),
         ([DIGITS, "--workdir"], "--workdir DIR is missing"),

@@ -1,0 +1,104 @@
+"""The command `info`: what a run is and how far it is, or what can be named."""
+
+import contextlib
+import datetime
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from sagan.cli.arguments import Arguments, Parser
+from sagan.config import differences, loading
+from sagan.config.schema import MAY_CHANGE, Config
+from sagan.runtime.progress import first_few, printable
+
+
+def info_command(args: Arguments) -> None:
+    """Describes a run; without one, lists recipes, data sets, losses and the like."""
+    parser = Parser(info_command)
+    parser.add_argument("workdir", type=Path, nargs="?", metavar="WORKDIR")
+    workdir = parser.parse_args(args).workdir
+    for name, text in _known() if workdir is None else _run(workdir):
+        print(f"{name:<15}{text}")
+
+
+def _known() -> Iterator[tuple[str, str]]:
+    from sagan.augment import AUGMENTATIONS
+    from sagan.blocks import BLOCKS
+    from sagan.data.datasets import DATASETS
+    from sagan.losses import LOSSES
+    from sagan.metrics import METRICS
+    from sagan.metrics.features import FEATURES
+    from sagan.visualization.sheets import SHEETS
+
+    yield "recipes", ", ".join(loading.recipes())
+    yield "data sets", f"{', '.join(DATASETS)}, and those of the TFDS catalogue"
+    tables = {"losses": LOSSES, "blocks": BLOCKS, "augmentations": AUGMENTATIONS}
+    tables |= {"metrics": METRICS, "features": FEATURES, "sheets": SHEETS}
+    for name, table in tables.items():
+        yield name, ", ".join(table)
+
+
+def _run(workdir: Path) -> Iterator[tuple[str, str]]:
+    from sagan.checkpoints.restore import SavedRun
+    from sagan.checkpoints.workdir import has_checkpoint, read_config
+    from sagan.visualization.run_record import read_record
+
+    config = read_config(workdir)
+    data, record = config.data, read_record(workdir, config)
+    classes = f"{data.classes} classes" if data.classes else "unconditional"
+    if record.class_names:
+        classes += f": {first_few(record.class_names)}"
+    yield "recipe", _nearest_recipe(config)
+    yield "data", f"{data.name} {data.path}".strip()
+    yield "images", f"{data.size}x{data.size}x{data.channels}, {classes}"
+    last = record.metrics[-1] if record.metrics else {"step": 0.0}
+    yield "logged", f"step {last['step']:.0f} of {config.run.steps}"
+    if has_checkpoint(workdir):
+        checkpoints = SavedRun(workdir, config).checkpoints
+        yield "checkpoints", ", ".join(map(str, checkpoints.steps()))
+        yield "best", str(checkpoints.best() or "unknown (run.evaluate_every is 0)")
+    else:
+        yield "checkpoints", "none"
+    yield "evaluation", _evaluation(record.results)
+    yield "time", _time(last)
+    for finding in record.findings[-1:]:
+        yield "monitor", printable(f"step {finding['step']}: {finding['message']}")
+
+
+def _nearest_recipe(config: Config) -> str:
+    """A recipe of the same data, if there is one, and the few fields that differ."""
+    ignored = MAY_CHANGE | {"data.classes", "run.seed", "run.init_from"}
+    unlike = {
+        name: {
+            field: values[1]
+            for field, values in differences(loading.load(name), config).items()
+            if field not in ignored
+        }
+        for name in loading.recipes()
+    }
+    name = min(unlike, key=lambda n: ("data.name" in unlike[n], len(unlike[n])))
+    changes = [f"{field} = {value!r}" for field, value in unlike[name].items()]
+    return " with ".join(filter(None, [name, ", ".join(changes)]))
+
+
+def _evaluation(evaluations: Sequence[dict[str, Any]]) -> str:
+    from sagan.evaluation import results
+
+    if not evaluations:
+        return "none that can be read"
+    newest = evaluations[-1]
+    variant, rows = next(reversed(results.by_variant(newest).items()))
+    values = [f"{name} {results.value_text(row)}" for name, row in rows.items()]
+    return printable(f"step {newest['about']['step']} ({variant}): {', '.join(values)}")
+
+
+def _time(line: Mapping[str, float]) -> str:
+    names = ("elapsed_s", "goodput", "unix_s")
+    elapsed, goodput, now = (line.get(f"time/{name}", math.nan) for name in names)
+    with contextlib.suppress(ValueError, OverflowError, OSError):  # a damaged line
+        day = datetime.datetime.fromtimestamp(now).isoformat(" ", "minutes")
+        return f"{tqdm.format_interval(elapsed)}, {goodput:.0%} in steps; until {day}"
+    return "not logged"
