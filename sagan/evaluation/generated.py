@@ -1,14 +1,15 @@
 """The samples of an evaluation, for any weights and batch statistics."""
 
+import collections
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from sagan.config.schema import Config
-from sagan.data.source import Examples
+from sagan.data.source import Examples, Source
 from sagan.evaluation.protocol import Protocol
 from sagan.runtime.progress import bar
 from sagan.sampling import sampler
@@ -60,6 +61,36 @@ def even_labels(count: int, classes: int) -> Int32[np.ndarray, " n"]:
     """Equal numbers of all classes, in a fixed random order."""
     even = np.resize(np.arange(max(classes, 1), dtype=np.int32), count)
     return np.random.default_rng(_ORDER_SEED).permutation(even)
+
+
+def choose_labels(
+    protocol: Protocol,
+    source: Source,
+    reals: Int[np.ndarray, " m"],
+    count: int,
+    classes: int,
+) -> tuple[Int32[np.ndarray, " n"], str, list[str]]:
+    """Labels of `count` samples, their kind, and a note if it was not asked for.
+
+    Args:
+      protocol: Its `labels` is the kind, or auto.
+      source: The split of the reals, whose classes auto counts.
+      reals: Labels of the reals, in random order.
+      count: Number of samples.
+      classes: Number of classes; 0: the kind is none.
+    """
+    kind, notes = protocol.labels if classes else "none", []
+    if kind == "auto":
+        cheap = source.memory or not source.sampled
+        label = source.labels(np.arange(len(source))) if cheap else reals
+        found = collections.Counter(label.tolist())
+        each = [found[k] for k in range(classes)]
+        kind = "real" if 5 * min(each) < 4 * max(each) else "uniform"
+        images = f"{min(each):,} to {max(each):,} images"
+        notes.append(f"labels of the samples: {kind}, as classes have {images}")
+    if kind == "real":
+        return np.resize(reals, count).astype(np.int32), kind, notes
+    return even_labels(count, classes), kind, notes
 
 
 def draw_samples(

@@ -65,8 +65,9 @@ class Protocol(Comparison):
     batch_norm: str = "moving,standing"
     """Batch statistics, separated by commas, or all: moving (the running averages),
     standing (recomputed with these weights), batch (of each generated batch)."""
-    labels: Literal["uniform", "real"] = "uniform"
-    """Labels of the fakes: equal shares of all classes, or those of the reals."""
+    labels: Literal["auto", "uniform", "real"] = "auto"
+    """Labels of the fakes: uniform (equal shares of all classes), real (those of the
+    reals), or auto: real if the smallest class has less than 4/5 of the largest."""
     truncation: float = 0.0
     """Draw latents beyond this again; 0: no truncation."""
     seed: int = 0

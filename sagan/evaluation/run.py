@@ -6,7 +6,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from sagan.checkpoints.restore import SavedRun, config_digest, generator_digest
@@ -153,21 +152,21 @@ def prepare_evaluation(
     scorer = scoring.open_scorer(
         protocol, reals, labelled=classes > 0, features=features
     )
-    if protocol.labels == "real" and classes:
-        labels = np.resize(scorer.reals.label, scorer.samples)
-    else:
-        labels = generated.even_labels(scorer.samples, classes)
+    labels, kind, why = generated.choose_labels(
+        protocol, source, scorer.reals.label, scorer.samples, classes
+    )
     facts = {
         "real split": f"{config.data.name}, {split}",
         **scorer.facts,
-        "labels of the samples": protocol.labels if classes else "none",
+        "labels of the samples": kind,
         "truncation": protocol.truncation,
         "seeds": ", ".join(map(str, protocol.every_seed())),
         "batch of the generator": config.data.batch,
     }
     baseline = functools.cache(lambda: baselines(scorer, labels if classes else None))
     drawn = generated.open_samples(config, protocol, labels)
-    return PreparedEvaluation(scorer, drawn, baseline, facts, [*notes, *scorer.notes])
+    notes = [*notes, *why, *scorer.notes]
+    return PreparedEvaluation(scorer, drawn, baseline, facts, notes)
 
 
 def evaluate_state(

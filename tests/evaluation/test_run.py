@@ -18,7 +18,7 @@ from sagan.checkpoints.manager import Checkpoints
 from sagan.cli import main
 from sagan.config import ConfigError, replace
 from sagan.data import pipeline
-from sagan.data.source import Examples
+from sagan.data.source import Examples, Record
 from sagan.evaluation import (
     baseline,
     generated,
@@ -690,3 +690,50 @@ def test_labels_of_the_reals_can_be_taken(tiny):
     even = generated.even_labels(50, 10)
     assert np.bincount(even).tolist() == 10 * [5]
     assert len(set(even[:10])) < 10  # no batch is one block of classes
+
+
+@pytest.mark.parametrize(
+    ("counts", "kind"), [((100, 80), "uniform"), ((100, 79), "real")]
+)
+def test_labels_are_those_of_the_reals_by_default_if_classes_are_unequal(
+    tiny, counts, kind
+):
+    label = np.repeat(np.arange(2, dtype=np.int32), counts)
+    image = np.zeros((len(label), 8, 8, 1), np.uint8)
+    source = dataclasses.replace(
+        pipeline.open_source(tiny()),
+        records=[Record(b"", int(y)) for y in label],
+        splits=("train",),
+        class_names=("few", "many"),
+        memory=Examples(image, label),
+    )
+    config = replace(tiny(), {"data.classes": 2})
+    found = {}
+    for labels in ("auto", "uniform", "real"):
+        protocol = Protocol(metrics="fid", samples=178, labels=labels)
+        ready = run.prepare_evaluation(
+            config, protocol, source=source, features=features
+        )
+        found[labels] = np.bincount(ready.samples.labels).tolist()
+        assert ready.facts["labels of the samples"] == {"auto": kind}.get(
+            labels, labels
+        )
+        why = f"{kind}, as classes have {min(counts)} to 100 images"
+        assert any(why in note for note in ready.notes) == (labels == "auto")
+    assert found["uniform"] == [89, 89] and found["auto"] == found[kind]
+    assert found["real"] != found["uniform"]
+
+
+def test_baseline_of_unequal_classes_is_that_of_the_labels_of_the_reals(tiny):
+    label = np.repeat(np.arange(2, dtype=np.int32), (180, 20))
+    image = np.random.default_rng(0).integers(100, size=(200, 8, 8, 1), dtype=np.uint8)
+    image[label == 1] += 150
+    reals = scoring.Reals(Examples(image, label), Examples(image, label), None, 2)
+    scorer = scoring.open_scorer(
+        Comparison(metrics="fid", samples=100), reals, labelled=True, features=features
+    )
+    values = [
+        baseline.baselines(scorer, labels)[0]["fd_features"].value
+        for labels in (label[::2], generated.even_labels(100, 2))
+    ]
+    assert 100 * values[0] < values[1]
