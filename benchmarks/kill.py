@@ -259,7 +259,7 @@ def metrics(workdir: Path) -> tuple[list[dict], bool]:
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     torn = bool(lines) and not lines[-1].endswith(b"\n")
     rows = [json.loads(line) for line in lines[: len(lines) - torn]]
-    clocks = ("images_per_s", "time/")
+    clocks = ("images_per_s", "memory/", "time/")
     kept = [{k: v for k, v in r.items() if not k.startswith(clocks)} for r in rows]
     return kept, torn
 

@@ -1,7 +1,6 @@
 """Training: order and cadence."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from sagan.training.feedback import Feedback, Rollback
 from sagan.training.logger import Logger
 from sagan.training.monitor import Monitor, measure_sigma
 from sagan.training.profiling import Profiler
+from sagan.training.progress import Progress
 from sagan.training.start import Started, roll_back, start
 from sagan.training.timing import Clocks
 
@@ -159,7 +159,8 @@ def _steps(
         draw(state, step)
 
     batches = pipeline.batches(config, source, step, *processes.index_and_count())
-    progress = _Progress(config, step, feedback, clocks, report)
+    progress = Progress(config, step, feedback, clocks, report)
+    epochs = config.optim.d_steps * config.data.batch / len(source)  # a step, for D
     saved, running = step, None
     with contextlib.closing(batches), contextlib.closing(progress):
         try:
@@ -174,7 +175,7 @@ def _steps(
                 stop = scalars.pop("stop", 0.0)
                 slow = measure_slowly(state, step)
                 logged = bool(slow) or step % config.run.log_every == 0
-                values = {**scalars, **slow, **rates}
+                values = {**scalars, **slow, **rates, "epoch": step * epochs}
                 rollback = feedback.put(step, values, logged=logged)
                 interrupt.observe(stop)
                 rollback = rollback or progress.show(step, rates)
@@ -252,48 +253,3 @@ def _slow_scalars(
         return values
 
     return measure
-
-
-class _Progress:
-    """The bar on the terminal or, without one, a line at every logged step."""
-
-    def __init__(
-        self,
-        config: Config,
-        step: int,
-        feedback: Feedback,
-        clocks: Clocks,
-        report: Report,
-    ) -> None:
-        self._bar = tqdm(
-            total=config.run.steps, initial=step, disable=None, unit="step"
-        )
-        self._feedback, self._clocks, self._report = feedback, clocks, report
-        self._log_every, self._first = config.run.log_every, step + 1
-
-    def close(self) -> None:
-        self._bar.close()
-
-    def rates(self, step: int, state: GANState) -> dict[str, float]:
-        """What the clocks say since the last logged step, at a logged step."""
-        if step == self._first:
-            seconds = self._clocks.first(step, state)
-            self._report(f"first step: {seconds:.0f} s, compiling included")
-            return {}
-        return {} if step % self._log_every else self._clocks.read(step)
-
-    def show(self, step: int, rates: dict[str, float]) -> Rollback | None:
-        """Shows a step; a logged one with its own losses, which may need a rollback."""
-        # with or without a terminal: all processes must roll back after the same step
-        if rates and (rollback := self._feedback.flush()):
-            return rollback
-        latest = self._feedback.latest
-        values = {k: f"{v:.3f}" for k, v in latest.items() if k.endswith("loss")}
-        if rates:
-            values["images_per_s"] = f"{rates['images_per_s']:.0f}"
-        self._bar.set_postfix(values, refresh=False)
-        self._bar.update()
-        if rates and not sys.stderr.isatty():  # or no longer: see output.py
-            listed = ", ".join(f"{name} {value}" for name, value in values.items())
-            self._report(f"step {step} of {self._bar.total}: {listed}")
-        return None

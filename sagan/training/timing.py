@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +43,15 @@ def peak_tflops(config: Config) -> float:
     kind = jax.devices()[0].device_kind
     found = (PEAK_TFLOPS[name] for name in PEAK_TFLOPS if re.match(name + r"\b", kind))
     return config.run.peak_tflops or next(found, 0.0)
+
+
+def peak_memory() -> int:
+    """Most bytes so far of this machine's fullest device; of the process, on CPUs."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    if peak := max(one.get("peak_bytes_in_use", 0) for one in stats):
+        return peak
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @final
@@ -99,6 +110,7 @@ class Clocks:
 
         Returns:
           images_per_s: Real images a second, all included.
+          memory/peak_gib: See peak_memory.
           time/data_wait_s, time/save_s: Seconds without work for the devices because
             there was no batch, or a checkpoint was saved.
           time/unix_s, time/elapsed_s: Now, and since the run first began.
@@ -116,6 +128,7 @@ class Clocks:
         images = steps * self._config.optim.d_steps * self._config.data.batch
         self._latest = {
             "images_per_s": images / span,
+            "memory/peak_gib": peak_memory() / 2**30,
             "time/data_wait_s": self._spent.get("data_wait", 0.0),
             "time/save_s": self._spent.get("save", 0.0),
             "time/unix_s": time.time(),

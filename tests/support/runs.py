@@ -19,5 +19,5 @@ def train(config, workdir, **options):
 def rows(path):
     """The objects of a .jsonl file, without what differs from run to run."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    clocks = ("images_per_s", "time/")
+    clocks = ("images_per_s", "memory/", "time/")
     return [{k: v for k, v in row.items() if not k.startswith(clocks)} for row in lines]

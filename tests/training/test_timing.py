@@ -1,5 +1,8 @@
+import pathlib
+import re
 import threading
 import time
+import types
 
 import jax
 import pytest
@@ -51,6 +54,7 @@ def first_start(config, now):
 
 def test_rates_and_goodput_are_those_of_a_run_by_hand(tiny, now):
     clocks, row = first_start(tiny(optim__d_steps=2), now)
+    assert row.pop("memory/peak_gib") == pytest.approx(timing.peak_memory() / 2**30)
     assert row == {
         "images_per_s": 10 * 2 * 16 / 20,
         "time/data_wait_s": 2,
@@ -186,3 +190,16 @@ def test_a_trace_that_cannot_be_written_is_told(tiny, tmp_path):
     for step in range(4):
         profiler.at(step, ())
     assert len(said) == 1 and said[0].startswith("run.profile: no trace: ")
+
+
+def test_peak_memory_is_that_of_the_fullest_device_or_of_the_process(monkeypatch):
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():
+        peak = int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
+        assert timing.peak_memory() == pytest.approx(peak, rel=0.05)
+    full = [
+        types.SimpleNamespace(memory_stats=lambda n=n: n)
+        for n in ({"peak_bytes_in_use": 5}, {"peak_bytes_in_use": 7}, {}, None)
+    ]
+    monkeypatch.setattr(timing.jax, "local_devices", lambda: full)
+    assert timing.peak_memory() == 7
