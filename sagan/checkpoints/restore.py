@@ -13,9 +13,11 @@ import numpy as np
 from jaxtyping import Array, Int32, PyTree
 
 from sagan.checkpoints.manager import Checkpoints
-from sagan.checkpoints.workdir import read_config
+from sagan.checkpoints.workdir import changed_data, known_classes, read_config
 from sagan.config.fields import fields
 from sagan.config.schema import MAY_CHANGE, Config, ConfigError
+from sagan.data.pipeline import open_source
+from sagan.data.source import Source, contents_digest
 from sagan.runtime import cache
 from sagan.state import GANState, abstract, generator_variables
 
@@ -176,6 +178,16 @@ def _average(config: Config, weights: str | None) -> int | None:
     if weights not in names:
         raise ConfigError(f"--weights {weights}: there are {', '.join(names)}")
     return names[weights]
+
+
+def open_data(workdir: Path, config: Config) -> tuple[Source, list[str]]:
+    """The training images of a run, and a line if they changed since it began.
+
+    Raises:
+      ConfigError: They cannot be read, or have other classes.
+    """
+    source = open_source(config, known=known_classes(workdir))
+    return source, changed_data(workdir, len(source), contents_digest(source))
 
 
 def config_digest(config: Config) -> str:

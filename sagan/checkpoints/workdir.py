@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
 import json
 import os
@@ -60,25 +61,33 @@ def claim(
     config: Config,
     images: int,
     class_names: Sequence[str],
+    digest: str = "",
 ) -> list[str]:
     """Makes a checked `workdir` the directory of a run of `config` on these data.
+
+    `data.json` has images and classes of the first start from which training began,
+    and images and digest (source.contents_digest) of every start.
 
     Returns:
       Lines for the user.
 
     Raises:
-      ConfigError: The directory cannot be written, or its run's data has other classes.
+      ConfigError: The directory cannot be written.
     """
     workdir = pathlib.Path(workdir)
     _create(workdir)
-    now = {"images": images, "classes": list(class_names)}
-    notes, path = [], workdir / _DATA
+    notes, path, then = [], workdir / _DATA, _read_data(workdir)
+    data = {"images": images, "classes": list(class_names), "starts": []}
     if has_checkpoint(workdir):
-        notes = changed_data(workdir, images, class_names)
+        notes = changed_data(workdir, images, digest)
+        if then is not None:  # without starts, if it is from before 0.2
+            data = {"starts": [{"images": then["images"]}], **then}
+    time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    data["starts"] += [{"time": time, "images": images, "digest": digest}]
     try:
-        if path.exists() and _read_data(workdir) is None:
+        if path.exists() and then is None:
             path.rename(files.beside_damaged(path))
-        files.write_whole(path, json.dumps(now) + "\n")
+        files.write_whole(path, json.dumps(data) + "\n")
         files.write_whole(workdir / _NAME, to_json(config))
     except OSError as error:
         raise ConfigError(f"{workdir}: cannot be written: {error.strerror}") from error
@@ -113,28 +122,20 @@ def has_checkpoint(workdir: pathlib.Path) -> bool:
     return any(path.name.isdecimal() for path in found)
 
 
-def changed_data(
-    workdir: pathlib.Path, images: int, class_names: Sequence[str]
-) -> list[str]:
-    """Lines for the user if the data has changed since the run began.
-
-    Raises:
-      ConfigError: Its classes have changed.
-    """
+def changed_data(workdir: pathlib.Path, images: int, digest: str = "") -> list[str]:
+    """Lines for the user if the data has changed since the run began."""
     then = _read_data(workdir)
     if then is None:
         path = workdir / _DATA
         state = "damaged" if path.exists() else "gone"
         return [f"{path}: is {state}: the data are not compared with those of the run"]
-    if then["classes"] != list(class_names):
-        raise ConfigError(
-            f"{workdir}: the data's classes were {then['classes']} in the run and are"
-            f" {list(class_names)} now"
-        )
+    known = then.get("starts", [{}])[0].get("digest")
+    what = ""
     if then["images"] != images:
-        counts = f"{then['images']} images then, {images} now"
-        return [f"the data changed since the run began: {counts}"]
-    return []
+        what = f"{then['images']} images then, {images} now"
+    elif digest and known and known != digest:
+        what = f"{images} images as then, in files of other names or sizes"
+    return [f"the data changed since the run began: {what}"] if what else []
 
 
 def split_step(text: str) -> tuple[pathlib.Path, int | None]:
@@ -156,23 +157,30 @@ def _with_source_of(run: Config, now: Config) -> Config:
 
 def class_names(workdir: pathlib.Path) -> list[str]:
     """Names of the run's classes by label; empty if they are not known."""
+    return known_classes(workdir) or []
+
+
+def known_classes(workdir: pathlib.Path) -> list[str] | None:
+    """Names of the run's classes by label, perhaps none; None: they are not known."""
     with contextlib.suppress(OSError):
         if then := _read_data(workdir):
             return then["classes"]
-    return []
+    return None
 
 
 def _read_data(workdir: pathlib.Path) -> dict[str, Any] | None:
     """The file about the data that `claim` wrote; None if it is gone or damaged."""
     try:
         then = files.read_json(workdir / _DATA)
-        names, images = then["classes"], then["images"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        names, counts = then["classes"], [then["images"]]
+        starts = then.get("starts", [{"images": 0}])
+        counts += [start["images"] for start in starts] or [None]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, OSError) and error.errno not in files.DAMAGE:
             raise
         return None
     known = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return then if known and isinstance(images, int) else None
+    return then if known and all(isinstance(count, int) for count in counts) else None
 
 
 def read_config(workdir: str | pathlib.Path) -> Config:
@@ -230,9 +238,12 @@ def _refuse_another(workdir: pathlib.Path, run: Config, now: Config) -> None:
     lines += [
         f"  {k}: {old!r} in the run, {new!r} now" for k, (old, new) in changes.items()
     ]
-    lines += [f"Only these may change in a run: {', '.join(sorted(free))}"]
+    lines += [
+        "A new run may begin with the weights of this one, and records where they came"
+        f" from: another --workdir, with --run.init-from {workdir}"
+    ]
     if "run.steps" in changes:
         lines += [
-            "run.steps may not, as optim.decay_start makes the rates depend on it"
+            "run.steps may not change: by optim.decay_start the rates depend on it"
         ]
     raise ConfigError("\n".join(lines))

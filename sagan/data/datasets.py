@@ -149,6 +149,7 @@ def prepared(data: DataConfig, split: str) -> Source:
         class_names=tuple(names),
         sampled=True,
         notes=(f"{place}: label is no ClassLabel, ignored",) if ignored else (),
+        files=tuple(sorted(map(str, pathlib.Path(builder.data_path).iterdir()))),
     )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import grain
@@ -16,6 +16,7 @@ from sagan.data.bucket import local_data
 from sagan.data.datasets import open_split
 from sagan.data.source import Source
 from sagan.data.validation import check_images
+from sagan.runtime.progress import first_few
 
 
 class Batch(NamedTuple):
@@ -25,14 +26,39 @@ class Batch(NamedTuple):
     label: Int32[np.ndarray, "d n"]
 
 
-def open_source(config: Config, split: str | None = None) -> Source:
+def open_source(
+    config: Config, split: str | None = None, *, known: Sequence[str] | None = None
+) -> Source:
     """The checked images of a split, by default data.split; a copy, if in a bucket.
+
+    Args:
+      config: The experiment.
+      split: Name of the split.
+      known: Names of the classes that a run has; None: any will do.
 
     Raises:
       ConfigError: One line for each kind of problem.
     """
     data = local_data(config.data, config.run.local_dir)
-    return check_images(open_split(data, split or data.split))
+    source = open_split(data, split or data.split)
+    if known is not None and list(known) != list(source.class_names):
+        raise ConfigError(
+            f"{source.place}: {_class_changes(known, source.class_names)}"
+        )
+    return check_images(source)
+
+
+def _class_changes(known: Sequence[str], now: Sequence[str]) -> str:
+    changes = []
+    for some, others, ends in (
+        (known, now, ("of the run is gone", "of the run are gone")),
+        (now, known, ("is new", "are new")),
+    ):
+        if names := [repr(name) for name in some if name not in others]:
+            kind = "class" if len(names) == 1 else "classes"
+            end = ends[len(names) > 1]
+            changes.append(f"the {kind} {first_few(names)} {end}")
+    return "; ".join(changes) or "the classes are those of the run in another order"
 
 
 def resolve(config: Config, source: Source) -> Config:

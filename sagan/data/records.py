@@ -215,4 +215,5 @@ def open_set(data: DataConfig, folder: Path, split: str) -> Source:
         notes=tuple(notes),
         known_labels=records.labels,
         pixels=records.pixels if as_stored else None,
+        files=tuple(str(folder / file) for file in sorted(made.files)),
     )

@@ -1,8 +1,11 @@
 """The images and labels of one split: encoded records, decoded examples."""
 
 import dataclasses
+import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple, final
 
 import numpy as np
@@ -97,6 +100,7 @@ class Source:
       waiting: Which images of `memory` are decoded and put there when first needed.
       known_labels: All labels; None if they are in the records only.
       pixels: Reads images by index; None if records must be decoded.
+      files: Paths of the files that hold the records, unless each is a file itself.
     """
 
     data: DataConfig
@@ -113,6 +117,7 @@ class Source:
     pixels: Callable[[Int[np.ndarray, " n"]], UInt8[np.ndarray, "n h w c"]] | None = (
         None
     )
+    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -153,3 +158,18 @@ class Source:
         if self.known_labels is not None:
             return self.known_labels[indices]
         return np.array([self.records[int(i)].label for i in indices], np.int32)
+
+
+def contents_digest(source: Source) -> str:
+    """SHA-256 of the names, in data.path, and sizes of the files with the images.
+
+    Images that are in memory encoded, such as the digits, count themselves.
+    """
+    root, whole = str(Path(source.data.path).expanduser()), hashlib.sha256()
+    for image in source.files or (record.image for record in source.records):
+        if isinstance(image, str):
+            name = image.removeprefix(root).lstrip("./")
+            size = os.stat(image).st_size if os.path.exists(image) else -1
+            image = os.fsencode(name) + b"\0%d" % size
+        whole.update(b"%d\0" % len(image) + image)
+    return whole.hexdigest()

@@ -236,6 +236,9 @@ def _notes(source: Source, findings: Sequence[_Finding]) -> tuple[str, ...]:
         f"{place}: {len(source) - len(broken)} images of {source.classes or 'no'}"
         f" classes{each}, {'in memory' if fits else 'decoded when needed'}"
     ]
+    if len(source.class_names) == 1:
+        only = repr(source.class_names[0])
+        lines.append(f"{place}: a single class, {only}: the run will be unconditional")
     if len(findings) < len(source):
         lines.append(f"{place}: {len(findings)} of {len(source)} images were checked")
     if broken:

@@ -8,10 +8,16 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from sagan.checkpoints.restore import SavedRun, config_digest, generator_digest
-from sagan.checkpoints.workdir import changed_data, read_config
+from sagan.checkpoints.restore import (
+    SavedRun,
+    config_digest,
+    generator_digest,
+    open_data,
+)
+from sagan.checkpoints.workdir import read_config
 from sagan.config.schema import Config, ConfigError
-from sagan.data.pipeline import Source, open_source, resolve
+from sagan.data.pipeline import open_source, resolve
+from sagan.data.source import Source
 from sagan.evaluation import generated, image_sets, scoring
 from sagan.evaluation import results as results_lib
 from sagan.evaluation.baseline import Baseline, baselines
@@ -123,7 +129,7 @@ def prepare_evaluation(
     Args:
       config: The run's config.
       protocol: All choices.
-      workdir: The run's directory, to check that the data still has its classes.
+      workdir: The run's directory, to compare the data with those of the run.
       source: The training images, if they are open already.
       features: Replaces protocol.features: see scoring.open_scorer.
 
@@ -131,12 +137,14 @@ def prepare_evaluation(
       ConfigError: The data or the features are not available, or not for this metric.
     """
     check_protocol(protocol)
-    trained_on = open_source(config) if source is None else source
+    notes = []
+    if source is None and workdir:
+        source, notes = open_data(workdir, config)
+    trained_on = source or open_source(config)
     config = resolve(config, trained_on)
     classes = config.data.classes or 0
     check_labels(protocol, classes)
     names = trained_on.class_names
-    notes = changed_data(workdir, len(trained_on), names) if workdir else []
     split = protocol.split or config.data.split
     source = trained_on
     if split != config.data.split:

@@ -1,5 +1,6 @@
 """The config, the game and the data of a start: built once, then handed on."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sagan.config.schema import Config
@@ -22,12 +23,16 @@ class Experiment(NamedTuple):
     source: Source
 
 
-def open_experiment(config: Config) -> Experiment:
+def open_experiment(config: Config, known: Sequence[str] | None = None) -> Experiment:
     """Opens the data of a config, checked, and builds the rest from both.
+
+    Args:
+      config: The experiment.
+      known: Names of the classes that a run has; None: it is new.
 
     Raises:
       ConfigError: A name is unknown, or the data cannot be trained on.
     """
-    source = open_source(config)
+    source = open_source(config, known=known)
     config = resolve(config, source)
     return Experiment(config, make_game(config), source)

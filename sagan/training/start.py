@@ -12,6 +12,7 @@ from sagan.checkpoints import workdir as workdir_lib
 from sagan.checkpoints.manager import Checkpoints
 from sagan.config.schema import Config
 from sagan.config.validation import check_batch, check_config
+from sagan.data.source import contents_digest
 from sagan.runtime import devices, processes
 from sagan.runtime.progress import Report
 from sagan.state import (
@@ -29,6 +30,8 @@ from sagan.training.feedback import Rollback
 from sagan.training.monitor import Monitor
 
 FEW_IMAGES = 10_000  # a fifth of CIFAR-10, whose FID falls by a third: arXiv:2006.10738
+
+_HANDFUL = 10
 
 
 class Started(NamedTuple):
@@ -50,21 +53,24 @@ def start(config: Config, workdir: Path, report: Report) -> Started:
     check_config(config)
     check_names(config)  # before the data, which may take minutes to check
     check_batch(config, len(jax.devices()))
-    main = processes.is_main()
+    main, known = processes.is_main(), None
     if main:
         config = workdir_lib.check_workdir(workdir, config)
-        if not workdir_lib.has_checkpoint(workdir):
+        if workdir_lib.has_checkpoint(workdir):
+            known = workdir_lib.known_classes(workdir)
+        else:
             config = warm_start.check_source(config, workdir)
     config = processes.shared_config(config)
     devices.connect()  # before the data, which may take minutes on one machine
-    experiment = open_experiment(config)
+    experiment = open_experiment(config, processes.broadcast_json(known))
     config, game, source = experiment
     for note in source.notes:
         report(note)
     processes.check_same_data(len(source), source.class_names)
     checkpoints = None
     if main:
-        for note in workdir_lib.claim(workdir, config, len(source), source.class_names):
+        contents = len(source), source.class_names, contents_digest(source)
+        for note in workdir_lib.claim(workdir, config, *contents):
             report(note)
         every = config.run.checkpoint_every
         checkpoints = Checkpoints(
@@ -95,7 +101,9 @@ def _advice(config: Config, images: int) -> Iterator[str]:
     """Names what helps with few images, and what freezes D at random weights."""
     reg, start = config.reg, config.run.init_from
     helped = config.augment.policy or reg.lecam or reg.consistency_real or reg.r1
-    if images < FEW_IMAGES and not (helped or reg.consistency_fake or start):
+    if images < _HANDFUL:
+        yield f"only {images} images: that tries the program, but trains no generator"
+    elif images < FEW_IMAGES and not (helped or reg.consistency_fake or start):
         yield (
             f"only {images:,} images: D may memorise them. Below {FEW_IMAGES:,},"
             " --augment.policy color,translation usually helps (docs/training.md)"

@@ -11,9 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from sagan.checkpoints.restore import OpenedRun, labels_to_draw
+from sagan.checkpoints.restore import OpenedRun, labels_to_draw, open_data
 from sagan.config.schema import ConfigError
-from sagan.data.pipeline import open_source
 from sagan.runtime.progress import printable
 from sagan.sampling.attention_maps import (
     AttentionGrid,
@@ -108,7 +107,7 @@ def make_explorer(
         return Explorer(player, [], [], note)
     conditional, images = bool(opened.config.data.classes), []
     try:
-        for read in _read(opened, player, class_names, seed, n):
+        for read in _read(opened, player, seed, n):
             known = read.label < len(class_names)
             label = printable(class_names[read.label]) if known else str(read.label)
             packed = [pack_layer(read.layers[k], grid) for k, grid in grids.items()]
@@ -125,14 +124,12 @@ def make_explorer(
 
 
 def _read(
-    opened: OpenedRun, player: str, class_names: Sequence[str], seed: int, n: int
+    opened: OpenedRun, player: str, seed: int, n: int
 ) -> Iterator[ImageAttention]:
     if player == "g":
         labels = labels_to_draw(opened.config, n, None)
         return read_generator(opened, labels, seed=seed)
-    source = open_source(opened.config)
-    if class_names and list(class_names) != list(source.class_names):
-        raise ConfigError("the data's classes have changed")
+    source, _ = open_data(opened.workdir, opened.config)
     chosen = np.linspace(0, len(source) - 1, min(n, len(source))).astype(int)
     return read_discriminator(opened, source.examples(chosen))
 

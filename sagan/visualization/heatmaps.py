@@ -13,9 +13,8 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
-from sagan.checkpoints.restore import OpenedRun
+from sagan.checkpoints.restore import OpenedRun, open_data
 from sagan.config.schema import Config, ConfigError
-from sagan.data.pipeline import open_source
 from sagan.data.source import Examples
 from sagan.runtime.files import make_folder, write_arrays, write_whole
 from sagan.runtime.progress import Report
@@ -95,9 +94,9 @@ def _read(
 ) -> Iterator[attention_reading.ImageAttention]:
     if player == "g":
         return attention_reading.read_generator(opened, labels, seed=seed)
-    source, classes = open_source(opened.config), opened.config.data.classes or 0
+    source, _ = open_data(opened.workdir, opened.config)
     examples = attention_reading.choose_real_images(
-        source, labels, seed=seed, classes=classes
+        source, labels, seed=seed, classes=opened.config.data.classes or 0
     )
     return attention_reading.read_discriminator(opened, examples)
 

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from sagan.checkpoints.restore import OpenedRun
-from sagan.checkpoints.workdir import changed_data
-from sagan.data.pipeline import open_source, resolve
+from sagan.checkpoints.restore import OpenedRun, open_data
+from sagan.data.pipeline import resolve
 from sagan.data.source import Examples
 from sagan.evaluation import image_sets, scoring
 from sagan.metrics.features import FeatureNetwork, FeatureRequest, open_features
@@ -153,9 +152,8 @@ def find_nearest(
 
 
 def _open_training(opened: OpenedRun, classes: Classes) -> _Training:
-    source = open_source(opened.config)
+    source, notes = open_data(opened.workdir, opened.config)
     config = resolve(opened.config, source)
-    notes = changed_data(opened.workdir, len(source), source.class_names)
     examples = image_sets.of_source(source, image_sets.TRAINING)
     _, test = image_sets.for_features(config, source, examples, source)
     if len(examples.label) < len(source):

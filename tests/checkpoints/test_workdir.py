@@ -15,9 +15,9 @@ def other(**values):
     return replace(MINE, {k.replace("__", "."): v for k, v in values.items()})
 
 
-def claim(workdir, config, images=10, class_names=("a", "b")):
+def claim(workdir, config, images=10, class_names=("a", "b"), digest=""):
     check_workdir(workdir, config)
-    return workdir_lib.claim(workdir, config, images, class_names)
+    return workdir_lib.claim(workdir, config, images, class_names, digest)
 
 
 def trained(workdir, config=MINE):
@@ -68,13 +68,34 @@ def test_check_takes_the_classes_of_the_run(tmp_path):
     assert check_workdir(tmp_path, MINE).data.classes == 7
 
 
-def test_changed_data_are_told_and_other_classes_refused(tmp_path):
-    trained(tmp_path)
-    assert claim(tmp_path, MINE, images=11) == [
-        "the data changed since the run began: 10 images then, 11 now"
+def test_changed_data_are_told_at_each_start_against_the_first(tmp_path):
+    claim(tmp_path, MINE, images=9, digest="tried")  # and nothing was trained
+    claim(tmp_path, MINE, digest="then")
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    changed = "the data changed since the run began: "
+    more = [changed + "10 images then, 11 now"]
+    assert claim(tmp_path, MINE, images=11, digest="more") == more
+    assert claim(tmp_path, MINE, images=11, digest="more") == more
+    other = "10 images as then, in files of other names or sizes"
+    assert claim(tmp_path, MINE, digest="other") == [changed + other]
+    assert claim(tmp_path, MINE, digest="then") == []
+    data = json.loads((tmp_path / "data.json").read_text())
+    assert (data["images"], data["classes"]) == (10, ["a", "b"])
+    starts = [(start["images"], start["digest"]) for start in data["starts"]]
+    assert starts == [
+        *[(10, "then"), (11, "more"), (11, "more"), (10, "other"), (10, "then")]
     ]
-    with pytest.raises(ConfigError, match=r"\['a', 'b'\] in the run.*\['a', 'c'\] now"):
-        claim(tmp_path, MINE, class_names=("a", "c"))
+    assert all(start["time"].endswith("+00:00") for start in data["starts"])
+
+
+def test_data_of_an_earlier_version_are_the_first_start(tmp_path):
+    trained(tmp_path)
+    (tmp_path / "data.json").write_text('{"images": 10, "classes": ["a", "b"]}\n')
+    assert claim(tmp_path, MINE, digest="now") == []
+    (told,) = claim(tmp_path, MINE, images=11, digest="now")
+    assert "10 images then, 11 now" in told
+    starts = json.loads((tmp_path / "data.json").read_text())["starts"]
+    assert [start["images"] for start in starts] == [10, 10, 11]
 
 
 def test_one_process_trains_in_a_workdir(tmp_path):
@@ -128,8 +149,8 @@ def test_another_config_is_refused_field_by_field(tmp_path):
         "  data.size: 16 in the run, 32 now",
         "  optim.g_lr: 0.0001 in the run, 0.0002 now",
     ]
-    assert "run.keep" in lines[3] and "may change" in lines[3]
-    assert len(lines) == 4
+    assert lines[3].endswith(f"another --workdir, with --run.init-from {tmp_path}")
+    assert len(lines) == 4 and "run.keep" not in str(error.value)
     assert read_config(tmp_path) == MINE
 
 
@@ -266,6 +287,8 @@ def test_config_of_an_older_version_gets_the_defaults(tmp_path):
     [
         *["{", "[]", "null", "[" * 100_000, '{"images": 1}'],
         '{"images": "a", "classes": [1]}',
+        '{"images": 1, "classes": [], "starts": []}',
+        '{"images": 1, "classes": [], "starts": [3]}',
     ],
 )
 def test_damage_that_silences_the_comparison_of_the_data_is_told(tmp_path, text):

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import pathlib
+import shutil
 import threading
 
 import jax
@@ -8,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sagan.config import ConfigError, DataConfig
+from sagan.config import ConfigError, DataConfig, replace
 from sagan.data import pipeline, validation
 from sagan.data.datasets import DATASETS, open_split
 from sagan.data.idx import FAMILIES
 from sagan.data.images import decode
 from sagan.data.pipeline import batches, open_source, resolve
 from sagan.data.pixels import to_float
-from sagan.data.source import Record
+from sagan.data.source import Record, contents_digest
 from tests.support.batches import take
 from tests.support.folders import error, errors, make, noise, two_classes, write
 from tests.support.idx import write_all
@@ -637,3 +638,49 @@ def test_resolve_takes_a_single_class_for_none(tmp_path):
 def test_folder_of_a_single_image_is_refused(tmp_path):
     write(tmp_path / "0.png")
     assert "holds a single image" in error(make(path=str(tmp_path)))
+
+
+def test_classes_that_a_run_has_and_the_data_lack_are_named(tmp_path):
+    two_classes(tmp_path)
+    config = make(path=str(tmp_path), classes=3)
+    there = [path.name for path in sorted(tmp_path.iterdir())]
+    source = open_source(replace(config, {"data.classes": 2}), known=there)
+    assert list(source.class_names) == there
+    for known, told in (
+        ([*there, "Flags"], "the class 'Flags' of the run is gone"),
+        (
+            [there[0], "x", "y"],
+            f"the classes 'x', 'y' of the run are gone; the class '{there[1]}' is new",
+        ),
+        (there[1:], f"the class '{there[0]}' is new"),
+        (there[::-1], "the classes are those of the run in another order"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            open_source(config, known=known)
+        assert str(error.value) == f"data.path = '{tmp_path}': {told}"
+
+
+def test_a_single_class_is_told(tmp_path):
+    one, _ = sorted(two_classes(tmp_path).iterdir())
+    other = tmp_path / "other"
+    other.mkdir()
+    one.rename(other / "cats")
+    notes = open_source(make(path=str(other))).notes
+    assert any("a single class, 'cats': the run will be uncond" in n for n in notes)
+
+
+def test_digest_of_the_contents_depends_on_names_and_sizes_alone(tmp_path, monkeypatch):
+    root = two_classes(tmp_path / "a")
+
+    def digest(path):
+        return contents_digest(open_source(make(path=str(path))))
+
+    before, files = digest(root), sorted(root.glob("*/*"))
+    shutil.copytree(root, tmp_path / "b")
+    monkeypatch.chdir(root)
+    assert digest(tmp_path / "b") == digest(".") == before
+    with files[0].open("ab") as file:
+        file.write(b"x")
+    larger = digest(root)
+    files[0].rename(files[0].with_stem("another"))
+    assert len({before, larger, digest(root)}) == 3

@@ -14,12 +14,15 @@ import pytest
 from PIL import Image
 
 from sagan.checkpoints import serialization
+from sagan.checkpoints.restore import open_data
+from sagan.checkpoints.workdir import claim
 from sagan.config import ConfigError, from_json
 from sagan.data import pipeline, validation
 from sagan.runtime.signals import Stopped
 from sagan.training import parallel
 from sagan.training.divergence import Diverged
 from sagan.training.start import _advice
+from tests.support.folders import two_classes
 from tests.support.runs import rows, train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -102,8 +105,24 @@ def test_few_images_are_mentioned_with_what_helps(tiny):
     (line,) = _advice(tiny(), 500)
     assert "500 images" in line
     assert "--augment.policy color,translation" in line
+    (line,) = _advice(tiny(augment__policy="cutout"), 2)
+    assert "only 2 images" in line
     assert not [*_advice(tiny(), 10_000)]
     assert not [*_advice(tiny(augment__policy="cutout"), 500)]
+
+
+def test_a_class_of_the_run_that_vanished_is_named(tiny, tmp_path):
+    root, workdir = two_classes(tmp_path / "data"), tmp_path / "run"
+    folder = {"data__name": "folder", "data__path": str(root)}
+    config = tiny(data__classes=3, **folder)
+    claim(workdir, config, 9, ["Flags", "cat", "dog"])
+    (workdir / "checkpoints" / "1").mkdir(parents=True)
+    for resumed in (config, tiny(data__classes=None, **folder)):
+        with pytest.raises(ConfigError) as error:
+            train(resumed, workdir)
+        assert str(error.value).endswith(": the class 'Flags' of the run is gone")
+    with pytest.raises(ConfigError, match="'Flags' of the run is gone"):
+        open_data(workdir, config)
 
 
 def test_sigterm_saves_and_the_same_call_resumes(unbroken, tiny, tmp_path):
@@ -163,7 +182,7 @@ def test_another_config_in_the_workdir_is_refused_field_by_field(unbroken, tiny)
         train(other, workdir)
     assert "optim.g_lr: 0.0001 in the run, 1.0 now" in str(error.value)
     assert "data.batch: 16 in the run, 32 now" in str(error.value)
-    assert "run.steps" in str(error.value)  # named among those that may change
+    assert f"--run.init-from {workdir}" in str(error.value)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_good_checkpoint(

@@ -10,6 +10,7 @@ from PIL import Image
 
 from sagan.checkpoints.restore import OpenedRun, SavedRun, open_run
 from sagan.config import ConfigError, replace
+from sagan.data.pipeline import open_source
 from sagan.evaluation import results
 from sagan.sampling import attention_maps
 from sagan.sampling.attention_maps import AttentionGrid, LayerAttention
@@ -358,7 +359,7 @@ def test_a_report_shows_both_networks_of_a_checkpoint(written):
 def test_every_image_has_its_own_attention(written, opened, player, number):
     groups = dict(zip("gd", data_of(written[2]), strict=True))
     images = groups[player]["images"]
-    source = explorer.open_source(opened.config)
+    source = open_source(opened.config)
     real = source.labels(np.linspace(0, len(source) - 1, 6).astype(int))
     label = number if player == "g" else real[number]
     found = pages.unpack_beta(images[number]["layers"][0])
@@ -372,7 +373,7 @@ def test_a_report_shows_what_the_reader_reads(finished_run, opened, tmp_path):
     text = (tmp_path / "a.html").read_text()
     d = opened.state.d
     variables = {"params": d.params, **d.stats}
-    source = explorer.open_source(opened.config)
+    source = open_source(opened.config)
     images, labels = source.examples(np.linspace(0, len(source) - 1, 6).astype(int))
     reader = attention_maps.make_reader(opened.config, "d")
     _, reads = reader(variables, attention_maps.to_float(images)[3], labels[3])

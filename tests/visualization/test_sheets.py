@@ -19,11 +19,10 @@ from sagan.data import pipeline
 from sagan.evaluation import image_sets
 from sagan.layers import SNTable
 from sagan.metrics.features import of_callable
-from sagan.sampling import sampler
+from sagan.sampling import layout, sampler
 from sagan.visualization import (
     checkpoint_images,
     interpolation,
-    layout,
     nearest_neighbours,
 )
 from sagan.visualization import sheets as sheets_lib
