@@ -29,6 +29,8 @@ from sagan.data.source import Source
 from sagan.data.validation import check_images
 from sagan.runtime.progress import Report, first_few, printable
 
+_RETRIES = 5  # of a download: 6 s; TFDS's 10 take minutes where there is no network
+
 
 class Prepared(NamedTuple):
     """A written data set: its data.name, its data.path, and the sizes of its splits."""
@@ -184,18 +186,29 @@ def _catalogue(name: str, root: pathlib.Path) -> Prepared:
 def _one_line(name: str) -> Iterator[None]:
     """Turns errors that a user can fix into ConfigErrors."""
     import requests
+    from tensorflow_datasets.core.download import download_manager, downloader, util
     from tensorflow_datasets.core.registered import DatasetNotFoundError
 
+    downloader.MAX_RETRIES = _RETRIES
     try:
         yield
-    except requests.exceptions.ConnectionError as error:
-        raise ConfigError(f"{name}: cannot be downloaded: {error}") from error
+    except (requests.exceptions.RequestException, util.DownloadError) as error:
+        why = _joined(error)
+        raise ConfigError(f"{name}: cannot be downloaded: {why}") from error
+    except download_manager.NonMatchingChecksumError as error:
+        why = _joined(error).partition(" To debug")[0]
+        raise ConfigError(f"{name}: {why}; delete that file and try again") from error
     except DatasetNotFoundError:
         raise
     except ValueError as error:  # an invalid name, config or version
         raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
     except AssertionError as error:  # names files that must be downloaded by hand
-        raise ConfigError(f"{name}: {error}") from error
+        raise ConfigError(f"{name}: {_joined(error)}") from error
+
+
+def _joined(error: Exception) -> str:
+    """The message as one line."""
+    return " ".join(str(error).split())
 
 
 def _prepared(builder: Any, root: pathlib.Path) -> Prepared:

@@ -7,8 +7,13 @@ import pytest
 import requests
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core.download import downloader
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+from tensorflow_datasets.core.download.util import DownloadError
+from urllib3.util.retry import Retry
 
 from sagan.config import Config, ConfigError, DataConfig
+from sagan.data import prepare as prepare_lib
 from sagan.data import validation
 from sagan.data.pipeline import batches, open_source, resolve
 from sagan.data.prepare import prepare
@@ -256,7 +261,15 @@ def test_catalogue_is_prepared_as_array_record(tensorflow, tmp_path, monkeypatch
     ("outcome", "said"),
     [
         (requests.exceptions.ConnectionError("no route"), "cannot be downloaded: no r"),
-        (AssertionError("manual_dir should contain two files"), "two files"),
+        (DownloadError("Failed to get url u. HTTP code: 404."), "be downloaded: .*404"),
+        (AssertionError("manual_dir should\ncontain two files"), "d contain two files"),
+        (
+            NonMatchingChecksumError(
+                "Artifact u, downloaded to f:\n* Expected: 1\n"
+                "* Got: 2\nTo debug, see: u"
+            ),
+            "to f: . Expected: 1 . Got: 2; delete that",
+        ),
     ],
 )
 def test_catalogue_failures_that_a_user_can_mend_are_one_error(
@@ -264,8 +277,19 @@ def test_catalogue_failures_that_a_user_can_mend_are_one_error(
 ):
     tensorflow(types.SimpleNamespace())
     fake_builder(monkeypatch, outcome)
-    with pytest.raises(ConfigError, match=f"cifar10: .*{said}"):
+    with pytest.raises(ConfigError, match=f"cifar10: .*{said}") as caught:
         prepare("cifar10", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_a_download_ends_within_seconds(tmp_path, monkeypatch):
+    tries = []
+    monkeypatch.setattr(Retry, "sleep", lambda self, response=None: tries.append(self))
+    with pytest.raises(ConfigError, match="cifar10: cannot be downloaded"):
+        with prepare_lib._one_line("cifar10"):
+            with downloader._open_with_requests("http://127.0.0.1:9/x"):
+                pass
+    assert sum(retry.get_backoff_time() for retry in tries) < 8 and tries
 
 
 def test_catalogue_prepared_as_something_else_before_is_refused(
