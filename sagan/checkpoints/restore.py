@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +14,15 @@ import numpy as np
 from jaxtyping import Array, Int32, PyTree
 
 from sagan.checkpoints.manager import Checkpoints
-from sagan.checkpoints.workdir import changed_data, known_classes, read_config
-from sagan.config.fields import fields
+from sagan.checkpoints.workdir import (
+    absolute,
+    changed_data,
+    known_classes,
+    read_config,
+)
+from sagan.config.fields import fields, replace
 from sagan.config.schema import MAY_CHANGE, Config, ConfigError
+from sagan.config.validation import check_config
 from sagan.data.pipeline import open_source
 from sagan.data.source import Source, contents_digest
 from sagan.runtime import cache
@@ -131,8 +138,29 @@ class OpenedRun(NamedTuple):
         return f"step {self.step} ({self.weights})"
 
 
+def open_saved(workdir: Path, data_path: str = "") -> SavedRun:
+    """A run, for a command that may read its data, from data_path if it is given.
+
+    Data in a bucket are copied to the folder of the training, if it is on this machine,
+    else to the cache directory.
+
+    Raises:
+      ConfigError: There is no such run, or data_path is no path.
+    """
+    config = read_config(workdir)
+    values = {"data.path": absolute(data_path)} if data_path else {}
+    if not os.access(os.path.expanduser(config.run.local_dir), os.W_OK):
+        values["run.local_dir"] = ""
+    config = replace(config, values)
+    check_config(config)
+    return SavedRun(workdir, config)
+
+
 def open_run(
-    workdir: Path, step: int | None = None, weights: str | None = None
+    workdir: Path,
+    step: int | None = None,
+    weights: str | None = None,
+    data_path: str = "",
 ) -> OpenedRun:
     """Opens a checkpoint of a run, which may be going on.
 
@@ -141,11 +169,12 @@ def open_run(
       step: The checkpoint's step; None: the newest good one.
       weights: "raw", "ema" (the first average) or the decay of an average; None: the
         first average if there is one.
+      data_path: Where the run's data are now; empty: where they were.
 
     Raises:
       ConfigError: There is no such run, checkpoint or average.
     """
-    saved = SavedRun(workdir, read_config(workdir))
+    saved = open_saved(workdir, data_path)
     average = _average(saved.config, weights)
     state, step = saved.load(step)
     return OpenedRun(saved, state, step, average)

@@ -66,7 +66,8 @@ def claim(
     """Makes a checked `workdir` the directory of a run of `config` on these data.
 
     `data.json` has images and classes of the first start from which training began,
-    and images and digest (source.contents_digest) of every start.
+    and images and digest (source.contents_digest) of every start. Paths in
+    `config.json` are absolute, as later commands may be called from anywhere.
 
     Returns:
       Lines for the user.
@@ -82,6 +83,8 @@ def claim(
         notes = changed_data(workdir, images, digest)
         if then is not None:  # without starts, if it is from before 0.2
             data = {"starts": [{"images": then["images"]}], **then}
+    places = {"data.path": config.data.path, "run.local_dir": config.run.local_dir}
+    config = replace(config, {name: absolute(path) for name, path in places.items()})
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     data["starts"] += [{"time": time, "images": images, "digest": digest}]
     try:
@@ -136,6 +139,13 @@ def changed_data(workdir: pathlib.Path, images: int, digest: str = "") -> list[s
     elif digest and known and known != digest:
         what = f"{images} images as then, in files of other names or sizes"
     return [f"the data changed since the run began: {what}"] if what else []
+
+
+def absolute(path: str) -> str:
+    """The same path from any folder; none at all, or with a scheme, stays."""
+    return (
+        os.path.abspath(os.path.expanduser(path)) if path and is_local(path) else path
+    )
 
 
 def split_step(text: str) -> tuple[pathlib.Path, int | None]:

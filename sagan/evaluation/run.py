@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from sagan.checkpoints.restore import (
-    SavedRun,
     config_digest,
     generator_digest,
     open_data,
+    open_saved,
 )
-from sagan.checkpoints.workdir import read_config
 from sagan.config.schema import Config, ConfigError
 from sagan.data.pipeline import open_source, resolve
 from sagan.data.source import Source
@@ -60,6 +59,7 @@ def evaluate_run(
     *,
     steps: str = "latest",
     again: bool = False,
+    data_path: str = "",
     features: Function | None = None,
     report: Report = print,
 ) -> list[results_lib.Result]:
@@ -72,6 +72,7 @@ def evaluate_run(
       protocol: All choices.
       steps: "latest", "best", "all", or the step of a checkpoint.
       again: Compute existing results again too.
+      data_path: Where the run's data are now; empty: where they were.
       features: Replaces protocol.features: see scoring.open_scorer.
       report: Takes the lines for the user.
 
@@ -79,11 +80,11 @@ def evaluate_run(
       ConfigError: There is no such run or checkpoint, or a metric is not defined.
     """
     check_protocol(protocol)
-    config = read_config(workdir)
+    saved = open_saved(workdir, data_path)
+    config = saved.config
     evaluated_weights(protocol, config)
     if config.data.classes is not None:
         check_labels(protocol, config.data.classes)
-    saved = SavedRun(workdir, config)
     chosen = saved.steps(steps)
     ready = prepare_evaluation(config, protocol, workdir, features=features)
     results = []

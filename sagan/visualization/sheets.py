@@ -105,6 +105,7 @@ def write_sheets(
     only: Sequence[str] | None = None,
     step: int | None = None,
     weights: str | None = None,
+    data_path: str = "",
     seed: int = 0,
     classes: Classes = None,
     out: Path | None = None,
@@ -113,7 +114,7 @@ def write_sheets(
     """Writes a PNG for each sheet, and a JSON file beside those with numbers.
 
     By default all sheets that can be drawn, of a few classes, into a folder of the
-    workdir; see restore.open_run for step and weights.
+    workdir; see restore.open_run for step, weights and data_path.
 
     Raises:
       ConfigError: There is no such run, checkpoint, sheet or class, or a sheet of
@@ -122,7 +123,7 @@ def write_sheets(
     for name in only or ():
         if name not in SHEETS:
             raise ConfigError(f"--only {name}: unknown; there are {', '.join(SHEETS)}")
-    opened = open_run(workdir, step, weights)
+    opened = open_run(workdir, step, weights, data_path)
     labels_to_draw(opened.config, 0, classes)
     folder = out or workdir / "sheets" / f"step_{opened.step}"
     for name in only or SHEETS:

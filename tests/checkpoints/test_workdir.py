@@ -158,7 +158,22 @@ def test_fields_that_may_change_are_updated(tmp_path):
     trained(tmp_path)
     longer = other(run__steps=7, run__log_every=2, data__path="elsewhere")
     claim(tmp_path, longer)
-    assert read_config(tmp_path) == longer
+    stored = replace(longer, {"data.path": os.path.abspath("elsewhere")})
+    assert read_config(tmp_path) == stored
+
+
+@pytest.mark.parametrize(
+    ("path", "stored"),
+    [("", ""), ("gs://b/data", "gs://b/data"), ("~/data", "/home/x/data")]
+    + [("../data/", "/data"), ("/a/b", "/a/b")],
+)
+def test_paths_are_stored_absolute(tmp_path, monkeypatch, path, stored):
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.chdir("/tmp")
+    claim(tmp_path, other(data__path=path, run__local_dir=path.partition("gs:")[0]))
+    config = read_config(tmp_path)
+    assert config.data.path == stored
+    assert config.run.local_dir in ("", stored)
 
 
 def test_length_of_a_run_with_decay_may_not_change(tmp_path):

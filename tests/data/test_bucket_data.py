@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sagan.checkpoints.restore import open_data, open_saved
+from sagan.checkpoints.workdir import claim
 from sagan.config import Config, ConfigError, replace
 from sagan.data.bucket import local_data
 from sagan.data.pipeline import open_source
-from sagan.runtime import buckets, transfers
+from sagan.data.source import contents_digest
+from sagan.runtime import buckets, cache, transfers
 from tests.support.bucket import put
 
 
@@ -86,6 +89,27 @@ def test_of_several_sets_in_a_bucket_the_named_one_is_copied(url, tmp_path, fetc
     assert data.path == str(copied)
     content = (copied / "mine/1.0.0/features.json").read_bytes()
     assert content == b"mine/1.0.0/features.json"
+
+
+def test_a_command_on_another_machine_reads_the_data_from_its_own_cache(
+    images, url, tmp_path, fetched
+):
+    put(images, url)
+    config, workdir = make_config(url, tmp_path), tmp_path / "run"
+    config = replace(config, {"g.attention": (), "d.attention": ()})
+    source = open_source(config)
+    claim(workdir, config, 6, source.class_names, contents_digest(source))
+    pixels(open_saved(workdir).config)
+    assert len(fetched) == 6  # once, where the run was trained
+    (tmp_path / "local").rename(tmp_path / "elsewhere")
+    source, _ = open_data(workdir, open_saved(workdir).config)
+    assert len(fetched) == 12 and not (tmp_path / "local").exists()
+    assert source.data.path.startswith(str(cache.folder()))
+    moved = open_saved(workdir, str(images))
+    source, notes = open_data(workdir, moved.config)
+    assert source.data.path == str(images) and notes == []
+    with pytest.raises(ConfigError, match="data.path = 's3:"):
+        open_saved(workdir, "s3://b/data")
 
 
 def test_a_bucket_without_data_is_one_line(url, tmp_path):
