@@ -1,13 +1,9 @@
 """The command `info`: what a run is and how far it is, or what can be named."""
 
-import contextlib
-import datetime
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from sagan.cli.arguments import Arguments, Parser
 from sagan.config import differences, loading
@@ -44,7 +40,7 @@ def _known() -> Iterator[tuple[str, str]]:
 def _run(workdir: Path) -> Iterator[tuple[str, str]]:
     from sagan.checkpoints.restore import SavedRun
     from sagan.checkpoints.workdir import has_checkpoint, read_config
-    from sagan.visualization.run_record import read_record
+    from sagan.visualization.run_record import read_record, run_times
 
     config = read_config(workdir)
     data, record = config.data, read_record(workdir, config)
@@ -63,7 +59,10 @@ def _run(workdir: Path) -> Iterator[tuple[str, str]]:
     else:
         yield "checkpoints", "none"
     yield "evaluation", _evaluation(record.results)
-    yield "time", _time(last)
+    goodput = f"{last.get('time/goodput', math.nan):.0%} in steps"
+    times = run_times(record)
+    words = f"{times['duration']}, {goodput}; until {times['date']}" if times else ""
+    yield "time", words or "not logged"
     for finding in record.findings[-1:]:
         yield "monitor", printable(f"step {finding['step']}: {finding['message']}")
 
@@ -93,12 +92,3 @@ def _evaluation(evaluations: Sequence[dict[str, Any]]) -> str:
     variant, rows = next(reversed(results.by_variant(newest).items()))
     values = [f"{name} {results.value_text(row)}" for name, row in rows.items()]
     return printable(f"step {newest['about']['step']} ({variant}): {', '.join(values)}")
-
-
-def _time(line: Mapping[str, float]) -> str:
-    names = ("elapsed_s", "goodput", "unix_s")
-    elapsed, goodput, now = (line.get(f"time/{name}", math.nan) for name in names)
-    with contextlib.suppress(ValueError, OverflowError, OSError):  # a damaged line
-        day = datetime.datetime.fromtimestamp(now).isoformat(" ", "minutes")
-        return f"{tqdm.format_interval(elapsed)}, {goodput:.0%} in steps; until {day}"
-    return "not logged"

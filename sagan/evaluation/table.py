@@ -67,12 +67,9 @@ def compare_runs(
     full = {plain[n]: n for n in known}
     metrics = ",".join(full.get(n.strip(), n) for n in metrics.split(","))
     names = choose_names("metrics", metrics, known)
-    lower = tuple(name for name, metric in METRICS.items() if metric.distance)
     baselines = {n: row for one in found for n, row in one.rows.items() if _REAL in row}
     return {
-        "better": {
-            n: "lower" if plain[n].startswith(lower) else "higher" for n in names
-        },
+        "better": {n: "lower" if arrow(n) == "↓" else "higher" for n in names},
         "rows": [_row(group, unlike, names) for group in groups.values()],
         _REAL: {
             n: {k: v for k, v in baselines[n].items() if k.startswith(_REAL)}
@@ -86,7 +83,7 @@ def compare_runs(
 def render_table(table: Mapping[str, Any]) -> str:
     """The table of compare_runs as Markdown."""
     better, protocol = table["better"], table["protocol"]
-    head = [f"{name} {'↓' if better[name] == 'lower' else '↑'}" for name in better]
+    head = [f"{name} {arrow(name)}" for name in better]
     lines = [["run", "weights", "seeds", "step", *head]]
     for row in table["rows"]:
         steps = sorted({run["step"] for run in row["runs"]})
@@ -170,6 +167,12 @@ def _row(
             values[n] = {**over_seeds(have), "each": each}
     about = {"name": name, "recipe": recipe, "weights": group[0].variant}
     return {**about, "runs": runs, "values": values}
+
+
+def arrow(name: str) -> str:
+    """Whether a metric is better if it is lower or higher: ↓ or ↑."""
+    lower = tuple(name for name, metric in METRICS.items() if metric.distance)
+    return "↓" if name.replace("fd", "fid", 1).startswith(lower) else "↑"
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sagan.checkpoints.restore import OpenedRun, open_run
+import numpy as np
+
+from sagan.checkpoints.restore import OpenedRun, open_data, open_run
 from sagan.config.schema import ConfigError
 from sagan.runtime.files import make_folder, write_whole
+from sagan.sampling.grid import class_titles, image_grid
+from sagan.sampling.sampler import fixed_inputs
 from sagan.visualization import run_record
-from sagan.visualization.embedded import embed
+from sagan.visualization.embedded import EmbeddedPicture, embed
 from sagan.visualization.explorer import make_explorer
 from sagan.visualization.report_page import ReportedRun, ShownSheet, render_page
 from sagan.visualization.sheets import SHEETS
@@ -15,6 +19,7 @@ from sagan.visualization.sheets import SHEETS
 MOST_BYTES = 10_000_000  # of the file; the parts below leave room for curves and text
 _EXPLORERS = {"g": 3_600_000, "d": 2_400_000}
 _GRIDS, _SHEETS = 1_500_000, 1_500_000
+_LOOKED_AT = 2000  # training images, for those of each class
 
 
 def report(
@@ -76,7 +81,9 @@ def gather_run(
 ) -> ReportedRun:
     """Everything that the page shows of a run, in a share of the page's bytes."""
     record = run_record.read_record(opened.workdir, opened.config, name)
-    grids = run_record.sample_grids(opened.workdir, int(share * _GRIDS))
+    most = int(share * _GRIDS / 2)
+    grids = run_record.sample_grids(opened.workdir, most)
+    grids[1:1] = _draw_reals(opened, record.class_names, most)
     explorers = [
         make_explorer(
             opened, player, record.class_names, seed=seed, budget=int(share * budget)
@@ -85,6 +92,26 @@ def gather_run(
     ]
     sheets = _draw_sheets(opened, seed, int(share * _SHEETS))
     return ReportedRun(opened, seed, record, grids, explorers, sheets)
+
+
+def _draw_reals(
+    opened: OpenedRun, class_names: Sequence[str], most: int
+) -> list[EmbeddedPicture]:
+    """A grid of training images like those of the samples; none if there are none."""
+    _, y = fixed_inputs(opened.config)
+    try:
+        source, _ = open_data(opened.workdir, opened.config)
+        some = np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(int)
+        labels = source.labels(some)
+        chosen = [
+            some[labels == k][: np.sum(y == k)] if opened.config.data.classes else some
+            for k in np.unique(y)
+        ]
+        image, label = source.examples(np.concatenate(chosen)[: len(y)])
+    except (ConfigError, OSError):  # the explorer of D says why
+        return []
+    titles = class_titles(opened.config.data.classes, class_names)
+    return [embed(image_grid(image, label, titles), "training images", most)]
 
 
 def _draw_sheets(opened: OpenedRun, seed: int, budget: int) -> list[ShownSheet]:

@@ -15,18 +15,18 @@ from sagan.config import fields as config_fields
 from sagan.config import to_json
 from sagan.config.schema import Config
 from sagan.evaluation import results
+from sagan.evaluation.table import arrow
 from sagan.runtime.progress import printable
 from sagan.sampling.attention_maps import attention_layers
-from sagan.sampling.layout import enlargement
 from sagan.state import count
 from sagan.visualization import explorer, svg
 from sagan.visualization.curves import make_plots
 from sagan.visualization.embedded import EmbeddedPicture
 from sagan.visualization.explorer import Explorer
-from sagan.visualization.run_record import RunRecord
+from sagan.visualization.run_record import RunRecord, run_times
 
 _HERE = Path(__file__).parent
-_SHOWN_PIXELS = 40  # of one image of a grid of samples, at least
+_HEADLINE = 5  # numbers above the table of an evaluation
 Table = list[list[str]]
 
 
@@ -113,12 +113,10 @@ def _sample_grids(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
     """The grids of samples; those of the same kind of weights side by side."""
     shown = []
     for run in runs:
-        times = enlargement(run.opened.config.data.size, _SHOWN_PIXELS)
         prefix = f"{run.name}: " if len(runs) > 1 else ""
         for kind, grid in enumerate(run.grids):
-            size = {"width": grid.width * times, "height": grid.height * times}
-            facts = {"uri": grid.uri, "caption": f"{prefix}{grid.caption}"}
-            shown.append({**facts, **size, "pixels": times > 1, "kind": kind})
+            caption = f"{prefix}{grid.caption}"
+            shown.append({**grid._asdict(), "caption": caption, "kind": kind})
     return sorted(shown, key=lambda one: one["kind"])
 
 
@@ -138,6 +136,8 @@ def _facts(run: ReportedRun) -> dict[str, str]:
         "weights": opened.weights,
         "attention": "; ".join(layers) or "none",
         "parameters": f"G {_rounded(state.g)}; D {_rounded(state.d)}",
+        **run_times(run.record),
+        "sagan": results.versions()["sagan"],
     }
 
 
@@ -156,6 +156,7 @@ class _Evaluation(NamedTuple):
     """A part of the section: a table with remarks, or how to evaluate."""
 
     title: str = ""
+    headline: Sequence[tuple[str, str]] = ()
     table: Table | None = None
     line: str = ""
     notes: Sequence[str] = ()
@@ -181,8 +182,16 @@ def _evaluations(runs: Sequence[ReportedRun]) -> list[_Evaluation]:
             " images, with as many images as the last column says."
         )
         notes, table = list(map(str, result["notes"])), results.result_table(result)
-        parts.append(_Evaluation(title, table, line, notes))
+        parts.append(_Evaluation(title, _headline(result), table, line, notes))
     return parts
+
+
+def _headline(result: results.Result) -> list[tuple[str, str]]:
+    """A few metrics, with the direction that is better, and values; of one variant."""
+    variants = list(results.by_variant(result).values())
+    rows = {k: v for k, v in (variants or [{}])[-1].items() if "_std" not in k}
+    shown = list(rows.items())[:_HEADLINE]
+    return [(f"{k} {arrow(k)}", results.value_text(v)) for k, v in shown]
 
 
 def _comparison(runs: Sequence[ReportedRun]) -> _Evaluation:
@@ -203,7 +212,7 @@ def _comparison(runs: Sequence[ReportedRun]) -> _Evaluation:
         table.append([metric, *("" if v is None else f"{v:.4g}" for v in values)])
     same = len({newest[name]["protocol_sha256"] for name in last}) < 2
     line = "" if same else "The protocols differ: these numbers are not comparable."
-    return _Evaluation("All runs", table, line)
+    return _Evaluation("All runs", table=table, line=line)
 
 
 def _configs(runs: Sequence[ReportedRun]) -> list[tuple[str, Table]]:

@@ -4,9 +4,12 @@ Unreadable files are left out or become a note; only a missing run is an error.
 """
 
 import contextlib
+import datetime
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 from sagan.checkpoints.workdir import class_names
 from sagan.config.schema import Config
@@ -64,6 +67,16 @@ def read_record(workdir: Path, config: Config, name: str = "") -> RunRecord:
         class_names=tuple(names) if len(names) == config.data.classes else (),
         notes=notes,
     )
+
+
+def run_times(record: RunRecord) -> dict[str, str]:
+    """Duration of a run with its pauses, and the day and time of its newest line."""
+    last = record.metrics[-1] if record.metrics else {}
+    with contextlib.suppress(KeyError, ValueError, OverflowError, OSError):  # damaged
+        until = datetime.datetime.fromtimestamp(last["time/unix_s"])
+        duration = tqdm.format_interval(last["time/elapsed_s"])
+        return {"duration": duration, "date": until.isoformat(" ", "minutes")}
+    return {}
 
 
 def _lines(path: Path) -> list[Row]:

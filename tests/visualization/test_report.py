@@ -8,13 +8,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sagan
+from sagan.checkpoints import restore
 from sagan.checkpoints.restore import OpenedRun, SavedRun, open_run
 from sagan.config import ConfigError, replace
 from sagan.data.pipeline import open_source
 from sagan.evaluation import results
 from sagan.sampling import attention_maps
 from sagan.sampling.attention_maps import AttentionGrid, LayerAttention
-from sagan.visualization import curves, embedded, explorer, report, run_record, svg
+from sagan.visualization import (
+    curves,
+    embedded,
+    explorer,
+    report,
+    report_page,
+    run_record,
+    svg,
+)
 from sagan.visualization.explorer import Explorer
 from sagan.visualization.report_page import render_page
 from tests.support import pages
@@ -291,6 +301,51 @@ def test_an_evaluation_is_its_table_with_its_notes(tmp_path):
     text = render_page([evaluated(pages.run(tmp_path), 12.5)])
     assert "<td>12.5</td><td>12.5</td>" in text and "note of planted" in text
     assert "Step 7, 99 samples" in text and "eval.py" not in text
+
+
+def test_the_first_numbers_are_shown_and_the_table_folded(tmp_path):
+    run = evaluated(pages.run(tmp_path), 12.5)
+    (result,) = run.record.results
+    more = ["kid", "is", "is_std", "precision", "recall", "accuracy"]
+    result["results"] += [
+        {**result["results"][1], "metric": name, "value": float(i)}
+        for i, name in enumerate(more)
+    ]
+    text = render_page([run])
+    headline = text[text.index("facts headline") : text.index("<summary>All metrics")]
+    shown = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", headline)
+    assert shown == [
+        *[("fid ↓", "12.5"), ("kid ↓", "0"), ("is ↑", "1")],
+        *[("precision ↑", "3"), ("recall ↑", "4")],
+    ]
+    folded = text[text.index("<summary>All metrics") :].partition("</details>")[0]
+    assert "accuracy" in folded and "note of planted" in folded
+
+
+def test_facts_have_the_times_and_the_version(tmp_path):
+    row = {"step": 7.0, "time/unix_s": 1.8e9, "time/elapsed_s": 3700.0}
+    facts = dict(report_page._facts(pages.run(tmp_path, metrics=[row])))
+    assert facts["duration"] == "1:01:40" and facts["date"].startswith("2027-01-1")
+    assert facts["sagan"] == sagan.__version__
+    assert "date" not in report_page._facts(
+        pages.run(tmp_path, metrics=[{"step": 7.0}])
+    )
+
+
+def test_training_images_stand_beside_the_samples_class_by_class(opened, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        report, "image_grid", lambda *given: drawn.append(given) or given[0][0]
+    )
+    (picture,) = report._draw_reals(opened, list("0123456789"), 10**6)
+    ((image, label, titles),) = drawn
+    assert picture.caption == "training images" and titles[3] == "class 3"
+    assert label.tolist() == sorted([*range(10)] * 8) and image.shape == (80, 8, 8, 1)
+    source, _ = restore.open_data(opened.workdir, opened.config)
+    every = source.examples(np.arange(len(source)))
+    for one, k in zip(image[::8], label[::8], strict=True):
+        same = (every.image == one).all(axis=(1, 2, 3))
+        assert k in every.label[same]
 
 
 def test_several_runs_are_compared(tmp_path):
