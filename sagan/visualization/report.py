@@ -8,6 +8,7 @@ import numpy as np
 from sagan.checkpoints.restore import OpenedRun, open_data, open_run
 from sagan.config.schema import ConfigError
 from sagan.runtime.files import make_folder, write_whole
+from sagan.runtime.progress import bar
 from sagan.sampling.grid import class_titles, image_grid
 from sagan.sampling.sampler import fixed_inputs
 from sagan.visualization import run_record
@@ -88,7 +89,7 @@ def gather_run(
         make_explorer(
             opened, player, record.class_names, seed=seed, budget=int(share * budget)
         )
-        for player, budget in _EXPLORERS.items()
+        for player, budget in bar(_EXPLORERS.items(), f"{name}: attention")
     ]
     sheets = _draw_sheets(opened, seed, int(share * _SHEETS))
     return ReportedRun(opened, seed, record, grids, explorers, sheets)
@@ -117,7 +118,7 @@ def _draw_reals(
 def _draw_sheets(opened: OpenedRun, seed: int, budget: int) -> list[ShownSheet]:
     """Every sheet, or a note why it cannot be drawn."""
     shown = []
-    for name, make_sheet in SHEETS.items():
+    for name, make_sheet in bar(SHEETS.items(), f"{opened.workdir.name}: sheets"):
         try:
             sheet = make_sheet(opened, seed=seed, classes=None)
         except (ConfigError, OSError) as error:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from sagan.checkpoints.restore import OpenedRun, labels_to_draw, open_run
 from sagan.config.schema import ConfigError
 from sagan.runtime.files import file_name, make_folder, write_whole
-from sagan.runtime.progress import Report
+from sagan.runtime.progress import Report, bar
 from sagan.sampling.grid import png
 from sagan.sampling.layout import Panel, Sheet
 from sagan.visualization import checkpoint_images as drawing
@@ -109,7 +110,7 @@ def write_sheets(
     seed: int = 0,
     classes: Classes = None,
     out: Path | None = None,
-    report: Report = print,
+    report: Report = tqdm.write,
 ) -> None:
     """Writes a PNG for each sheet, and a JSON file beside those with numbers.
 
@@ -126,7 +127,7 @@ def write_sheets(
     opened = open_run(workdir, step, weights, data_path)
     labels_to_draw(opened.config, 0, classes)
     folder = out or workdir / "sheets" / f"step_{opened.step}"
-    for name in only or SHEETS:
+    for name in bar(only or SHEETS, "sheets"):
         try:
             sheet = SHEETS[name](opened, seed=seed, classes=classes)
         except (ConfigError, OSError) as error:
