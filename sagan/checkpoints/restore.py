@@ -1,6 +1,7 @@
 """Opens saved runs for sampling, evaluation and visualization."""
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
@@ -17,6 +18,7 @@ from sagan.checkpoints.manager import Checkpoints
 from sagan.checkpoints.workdir import (
     absolute,
     changed_data,
+    class_names,
     known_classes,
     read_config,
 )
@@ -26,6 +28,7 @@ from sagan.config.validation import check_config
 from sagan.data.pipeline import open_source
 from sagan.data.source import Source, contents_digest
 from sagan.runtime import cache
+from sagan.runtime.progress import first_few
 from sagan.state import GANState, abstract, generator_variables
 
 
@@ -64,14 +67,14 @@ class SavedRun:
             raise ConfigError(f"{self.workdir}: has no checkpoint yet")
         return restored
 
-    def steps(self, which: str) -> list[int]:
-        """The steps that "latest", "best", "all" or a step as text stand for.
+    def steps(self, which: str, *, several: bool = True) -> list[int]:
+        """The steps that "latest", "best", a step as text or, if several, "all" name.
 
         Raises:
           ConfigError: There is no such checkpoint.
         """
         steps = self.checkpoints.steps()
-        if which == "all":
+        if which == "all" and several:
             return steps
         if which == "latest":
             return steps[-1:]
@@ -85,7 +88,7 @@ class SavedRun:
             return [best]
         if not which.isdecimal() or int(which) not in steps:
             raise ConfigError(
-                f"--step {which}: must be latest, best, all, or one of"
+                f"--step {which}: must be latest, best, {'all, ' * several}or one of"
                 f" {', '.join(map(str, steps))}"
             )
         return [int(which)]
@@ -158,7 +161,7 @@ def open_saved(workdir: Path, data_path: str = "") -> SavedRun:
 
 def open_run(
     workdir: Path,
-    step: int | None = None,
+    step: int | str | None = None,
     weights: str | None = None,
     data_path: str = "",
 ) -> OpenedRun:
@@ -166,9 +169,9 @@ def open_run(
 
     Args:
       workdir: The run's directory.
-      step: The checkpoint's step; None: the newest good one.
-      weights: "raw", "ema" (the first average) or the decay of an average; None: the
-        first average if there is one.
+      step: The checkpoint's step, or "best"; "latest" or None: the newest good one.
+      weights: "raw", "ema" (the first average) or the decay of an average; None or
+        empty: the first average if there is one.
       data_path: Where the run's data are now; empty: where they were.
 
     Raises:
@@ -176,6 +179,10 @@ def open_run(
     """
     saved = open_saved(workdir, data_path)
     average = _average(saved.config, weights)
+    if isinstance(step, str) and step.isdecimal():
+        step = int(step)
+    elif isinstance(step, str):  # the newest may be damaged, and load finds a good one
+        step = None if step == "latest" else saved.steps(step, several=False)[0]
     state, step = saved.load(step)
     return OpenedRun(saved, state, step, average)
 
@@ -198,9 +205,25 @@ def labels_to_draw(
     return np.resize(chosen, n)
 
 
+def find_labels(workdir: Path, classes: Sequence[str]) -> list[int] | None:
+    """Labels of a run's classes, each given by its name or label; None: none given.
+
+    Raises:
+      ConfigError: There is no class of this name.
+    """
+    names, found = class_names(workdir), []
+    for text in classes:
+        if text not in names and not text.isdecimal():
+            near = difflib.get_close_matches(text, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else first_few(names) or "labels"
+            raise ConfigError(f"--classes {text}: no such class; {hint}")
+        found.append(names.index(text) if text in names else int(text))
+    return found or None
+
+
 def _average(config: Config, weights: str | None) -> int | None:
     decays = config.ema.decays
-    if weights is None:
+    if not weights:
         return 0 if decays else None
     names = {"raw": None} | ({"ema": 0} if decays else {})
     names |= {str(decay): i for i, decay in enumerate(decays)}

@@ -1,23 +1,22 @@
 """From command lines to configs and options.
 
-The fields of a config or a protocol are options by themselves: tyro takes them, with
-their help, from the dataclass. All other options are argparse's. Either way a mistake
-is a ConfigError of one line.
+Every command's options are the fields of a dataclass, from which tyro takes them with
+their help. A mistake is a ConfigError of one line.
 """
 
-import argparse
 import contextlib
+import dataclasses
+import functools
 import io
-import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from sagan import config as config_lib
-from sagan.config.fields import field_type
+from sagan.cli.spelling import grouped, option_types, spell
 from sagan.config.schema import Config, ConfigError
 from sagan.config.validation import is_bucket, is_local
 
@@ -25,7 +24,13 @@ Arguments = Sequence[str]
 Command = Callable[[Arguments], int | None]
 T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff]
-
+ConfigFields = Annotated[Config, tyro.conf.arg(name="")]
+Workdir = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="WORKDIR")]]
+Workdirs = tyro.conf.Positional[
+    Annotated[tuple[Path, ...], tyro.conf.arg(metavar="WORKDIR")]
+]
+OPTIONS: dict[str, Callable[[], Any]] = {}  # of each command, by name
+_LEAST = {"n": 1, "batch": 1, "seed": 0}
 
 _LOCAL = ("--out", "--fake", "--real", "--data-dir", "--path")  # never in a bucket
 
@@ -54,65 +59,96 @@ def check_paths(args: Arguments) -> None:
             )
 
 
-def parse_train(args: Arguments) -> tuple[Config, str]:
-    """The config and the workdir from the arguments of train.py.
+@dataclasses.dataclass(frozen=True)
+class CheckpointOptions:
+    """Options of the commands that draw from a checkpoint of a run."""
+
+    workdir: Workdir
+    """Workdir of the run; also as --workdir."""
+    step: str = "latest"
+    """Checkpoint: latest, best, or a number."""
+    weights: str = ""
+    """raw, ema, or the decay of one average. Empty: ema if there is one."""
+    seed: int = 0
+    """Seed of the latents."""
+    classes: tuple[str, ...] = ()
+    """Names or labels of the classes to draw. Empty: all, or a few of them."""
+    out: Path | None = None
+    """Where to write. None: into the workdir."""
+
+
+def command(
+    options: Callable[[], type[T]],
+) -> Callable[[Callable[[T], int | None]], Command]:
+    """Makes NAME_command(options) take arguments; its docstring is the help.
+
+    `options` returns the dataclass of the options: it may import what takes seconds.
+    """
+
+    def decorate(function: Callable[[T], int | None]) -> Command:
+        name = function.__name__.removesuffix("_command")
+        OPTIONS[name] = options
+
+        @functools.wraps(function)
+        def act(args: Arguments) -> int | None:
+            about = function.__doc__ or ""
+            return function(parse(options(), args, f"sagan {name}", about))
+
+        return act
+
+    return decorate
+
+
+def parse(kind: type[T], args: Arguments, prog: str, about: str = "") -> T:
+    """The options of a command. If they hold a config, its file or recipe comes first.
 
     Raises:
       ConfigError: An argument is missing, unknown or of the wrong type.
-      SystemExit: After --help, which lists every field.
+      SystemExit: After --help.
     """
-    about = "Trains a Self-Attention GAN, or resumes the run in DIR."
-    config, workdir = parse_config(args, "sagan train", "--workdir DIR", about)
-    if workdir is None:
-        raise ConfigError("--workdir DIR is missing: where the run keeps its files")
-    return config, workdir
+    known = option_types(kind)
+    runs = next((name for name in ("workdir", "workdirs") if name in known), "")
+    if "run.steps" in known:
+        return _parse_with_config(kind, args, known, prog, about)
+    marks = (tyro.conf.FlagCreatePairsOff,)
+    args = spell(args, known, runs)
+    options = parse_dataclass(kind, args, prog=prog, description=about, config=marks)
+    if getattr(options, runs or "n", None) == ():
+        raise ConfigError(f"a workdir is missing; see `{prog} --help`")
+    for name, least in _LEAST.items():
+        value = getattr(options, name, None)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name} {value}: must be at least {least}")
+    return options
 
 
-def parse_config(
-    args: Arguments, command: str, option: str, about: str
-) -> tuple[Config, str | None]:
-    """A config file with overrides, and the value of one more option."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(option.split()[0], dest="value", nargs="?")
-    known, overrides = parser.parse_known_args(list(args))
-    named = overrides and not overrides[0].startswith("-")
-    path = overrides.pop(0) if named else None
-    wants_help = {"-h", "--help"} & set(overrides)
-    if path is None and not wants_help:
+def _parse_with_config(
+    kind: Any, args: Arguments, known: dict[str, Any], prog: str, about: str
+) -> Any:
+    """Options with a config: its file comes first, the workdir second or by option."""
+    (_, first), *groups = grouped(args)
+    places = ["CONFIG", "WORKDIR"] if "workdir" in known else ["CONFIG"]
+    for option, values in groups:  # --workdir DIR CONFIG
+        if option == "--workdir" and len(values) > 1 and not first:
+            first.append(values.pop())
+    if len(first) > len(places):
+        raise ConfigError(f"{first[-1]}: unexpected; options begin with --")
+    rest = [arg for option, values in groups for arg in (option, *values)]
+    if len(first) > 1:
+        rest += ["--workdir", first[1]]
+    wants_help = not {"-h", "--help"}.isdisjoint(rest)
+    if not first and not wants_help:
         raise ConfigError("name a recipe or a config file first, such as digits")
-    config = Config() if path is None else config_lib.load(path)
-    usage = {"prog": f"{command} CONFIG {option}", "description": about}
-    return override(config, overrides, **usage), known.value
-
-
-def take_price(args: Arguments) -> tuple[list[str], float | None]:
-    """The arguments without --price, and its value.
-
-    Raises:
-      ConfigError: It is not a number of 0 or more.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--price", nargs="?", const="")
-    known, others = parser.parse_known_args(list(args))
-    if known.price is None:
-        return others, None
-    with contextlib.suppress(ValueError):
-        if 0 <= (price := float(known.price)) < math.inf:
-            return others, price
-    raise ConfigError(
-        f"--price {known.price}: must be the price of a chip for an hour, such as 1.2"
-    )
-
-
-def override(config: Config, args: Arguments, **usage: str) -> Config:
-    """A checked copy with fields set by arguments, `--section.field VALUE`."""
-    for arg in args:
-        name = arg[2:].partition("=")[0]
-        if arg.startswith("--") and name != "help":
-            field_type(re.sub(r"\.no[-_]", ".", name).replace("-", "_"))
-    config = parse_dataclass(Config, args, default=config, **usage)
-    config_lib.check_config(config)
-    return config
+    start = config_lib.load(first[0]) if first else Config()
+    usage = {"prog": " ".join([prog, *places]), "description": about}
+    if rest[-1:] == ["--workdir"]:
+        rest.pop()
+    args = spell(rest, known, "")
+    options = parse_dataclass(kind, args, default=kind(config=start), **usage)
+    config_lib.check_config(options.config)
+    if "workdir" in known and not options.workdir:
+        raise ConfigError("--workdir DIR is missing: where the run keeps its files")
+    return options
 
 
 def parse_dataclass(kind: type[T], args: Arguments, **options: Any) -> T:
@@ -144,55 +180,3 @@ def message_in(box: str) -> str:
     ends = [i for i in rules if i > start] + [len(lines)]
     said = " ".join(line for line in lines[start : ends[0]] if line[0] not in "╭╰")
     return re.sub(r"\s+", " ", said) or "the command line cannot be read"
-
-
-class Parser(argparse.ArgumentParser):
-    """The parser of `sagan NAME`, for the function NAME_command and its docstring."""
-
-    def __init__(self, command: Command):
-        name = command.__name__.removesuffix("_command")
-        super().__init__(f"sagan {name}", description=command.__doc__)
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see `{self.prog} --help`")
-
-
-def checkpoint_parser(command: Command, *, classes: str | None, out: str) -> Parser:
-    """A parser with the options of commands that draw from a checkpoint.
-
-    Args:
-      command: The function of the command.
-      classes: Help of --classes. None: the command has no such option and takes
-        several runs, as `workdirs`.
-      out: Help of --out.
-    """
-    parser = Parser(command)
-    workdir: Any = {"help": "workdir of the run", "metavar": "DIR"}
-    if classes is None:
-        workdir |= {"help": "workdirs of one or more runs", "nargs": "+"}
-        workdir |= {"dest": "workdirs"}
-    else:
-        parser.add_argument("--classes", type=at_least(0), nargs="+", help=classes)
-    parser.add_argument("--workdir", type=Path, required=True, **workdir)
-    parser.add_argument(
-        "--seed", type=at_least(0), default=0, help="seed of the latents (0)"
-    )
-    parser.add_argument("--step", type=int, help="checkpoint (default: the newest)")
-    parser.add_argument(
-        "--weights",
-        help="raw, ema, or the decay of one average (default: ema if there is one)",
-    )
-    parser.add_argument("--out", type=Path, help=out)
-    return parser
-
-
-def at_least(smallest: int) -> Callable[[str], int]:
-    """A type for argparse: integers from `smallest` on."""
-
-    def parse_integer(text: str) -> int:
-        value = int(text)
-        if value < smallest:
-            raise argparse.ArgumentTypeError(f"{text} is less than {smallest}")
-        return value
-
-    return parse_integer

@@ -1,21 +1,33 @@
 """The command `info`: what a run is and how far it is, or what can be named."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from sagan.cli.arguments import Arguments, Parser
+import tyro
+
+from sagan.cli.arguments import command
 from sagan.config import differences, loading
 from sagan.config.schema import MAY_CHANGE, Config
 from sagan.runtime.progress import first_few, printable
 
 
-def info_command(args: Arguments) -> None:
+@dataclasses.dataclass(frozen=True)
+class InfoOptions:
+    """Options of `sagan info`."""
+
+    workdir: tyro.conf.Positional[
+        Annotated[Path | None, tyro.conf.arg(metavar="WORKDIR")]
+    ] = None
+    """Workdir of a run."""
+
+
+@command(lambda: InfoOptions)
+def info_command(options: InfoOptions) -> None:
     """Describes a run; without one, lists recipes, data sets, losses and the like."""
-    parser = Parser(info_command)
-    parser.add_argument("workdir", type=Path, nargs="?", metavar="WORKDIR")
-    workdir = parser.parse_args(args).workdir
+    workdir = options.workdir
     for name, text in _known() if workdir is None else _run(workdir):
         print(f"{name:<15}{text}")
 

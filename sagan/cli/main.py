@@ -1,35 +1,45 @@
 """The commands: arguments to calls."""
 
+import contextlib
 import dataclasses
 import difflib
-import json
+import math
 import sys
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
 
 import sagan
 from sagan import config as config_lib
 from sagan.cli import visualize
 from sagan.cli.arguments import (
-    Arguments,
-    Flat,
-    Parser,
-    at_least,
-    checkpoint_parser,
-    parse_config,
-    parse_dataclass,
-    parse_train,
-    take_price,
+    OPTIONS,
+    CheckpointOptions,
+    ConfigFields,
+    command,
 )
+from sagan.cli.evaluate import eval_command, evaluate_command, table_command
 from sagan.cli.info import info_command
 from sagan.cli.run import run
-from sagan.config.schema import ConfigError
+from sagan.config.schema import Config, ConfigError
 from sagan.runtime import output, program_cache
 from sagan.runtime.progress import printable
 
 
-def train_command(args: Arguments) -> None:
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Options of `sagan train`."""
+
+    workdir: str = ""
+    """Where the run keeps its files; also as the second argument. May be gs://..."""
+    config: ConfigFields = Config()
+
+
+@command(lambda: TrainOptions)
+def train_command(options: TrainOptions) -> None:
     """Trains a config, or resumes the run in the workdir."""
-    config, workdir = parse_train(args)
+    config, workdir = options.config, options.workdir
     # imports JAX, which takes seconds, after the check of the arguments
     from sagan.runtime import processes
     from sagan.runtime.transfers import local_folder
@@ -54,97 +64,31 @@ def train_command(args: Arguments) -> None:
     loop.train(config, workdir, evaluate=evaluate)
 
 
-def eval_command(args: Arguments) -> None:
-    """Evaluates checkpoints of a run; writes to eval/step_N/ in the workdir."""
-    from sagan.evaluation import run
-    from sagan.evaluation.protocol import Protocol
+@dataclasses.dataclass(frozen=True)
+class PrepareOptions:
+    """Options of `sagan prepare`."""
 
-    @dataclasses.dataclass(frozen=True)
-    class Options:
-        workdir: Path
-        """Workdir of the run."""
-        step: str = "latest"
-        """Checkpoint: latest, best, all, or a number."""
-        again: bool = False
-        """Repeat evaluations that were made with the same protocol."""
-        protocol: Flat[Protocol] = Protocol()
-
-    about = eval_command.__doc__
-    options = parse_dataclass(Options, args, prog="sagan eval", description=about)
-    program_cache.keep_compiled()
-    run.evaluate_run(
-        options.workdir, options.protocol, steps=options.step, again=options.again
-    )
-
-
-def evaluate_command(args: Arguments) -> None:
-    """Compares generated images with real ones, from any folders or .npz files."""
-    from sagan.evaluation import image_folders
-    from sagan.evaluation.protocol import Comparison
-
-    @dataclasses.dataclass(frozen=True)
-    class Options:
-        fake: Path
-        """Generated images: a folder or an .npz file."""
-        real: str
-        """Real ones: the same, or NAME[:SPLIT], such as digits or cifar10:test."""
-        data_path: str = ""
-        """Location of the data set, like data.path in a config."""
-        out: Path = Path("evaluation")
-        """Folder for results.json and card.md."""
-        protocol: Flat[Comparison] = Comparison()
-
-    about = evaluate_command.__doc__
-    options = parse_dataclass(Options, args, prog="sagan evaluate", description=about)
-    program_cache.keep_compiled()
-    image_folders.compare(
-        options.fake,
-        options.real,
-        options.protocol,
-        data_path=options.data_path,
-        out=options.out,
-    )
+    name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
+    """digits, a folder of images, or a name in the TFDS catalogue."""
+    data_dir: Path
+    """Folder for prepared data sets; also as --out."""
+    path: str | None = None
+    """Folder of images, if the name is `folder`."""
+    size: int | None = None
+    """Height and width. None: images as they are."""
+    format: str | None = None
+    """raw (the default, and the fastest to read), png or jpeg; with --size."""
+    channels: Literal[1, 3] = 3
+    """1: grey, 3: colour."""
+    skip_broken: bool = False
+    """As in training."""
+    allow_small: bool = False
+    """As in training."""
 
 
-def table_command(args: Arguments) -> None:
-    """Prints one table of evaluated runs; runs that differ in run.seed share a row."""
-    parser = Parser(table_command)
-    parser.add_argument("workdirs", type=Path, nargs="+", metavar="RUN", help="workdir")
-    for name, default, text in (
-        ("step", "latest", "latest, best, or the step of an evaluation"),
-        ("metrics", "all", "columns, such as is_single,fid,ifid"),
-        ("weights", "", "as in eval.py; empty: ema if there is one"),
-        ("batch-norm", "moving", "as in eval.py"),
-    ):
-        parser.add_argument(f"--{name}", default=default, help=f"{text} ({default!r})")
-    parser.add_argument("--json", action="store_true", help="JSON, not Markdown")
-    options = vars(parser.parse_args(args))
-    from sagan.evaluation.table import compare_runs, render_table
-
-    as_json = options.pop("json")
-    table = compare_runs(**options)
-    print(json.dumps(table, indent=1) if as_json else render_table(table))
-
-
-def prepare_command(args: Arguments) -> None:
+@command(lambda: PrepareOptions)
+def prepare_command(options: PrepareOptions) -> None:
     """Crops and resizes a data set once, and writes it in a few large files."""
-    parser = Parser(prepare_command)
-    parser.add_argument(
-        "name", help="digits, a folder of images, or a name in the TFDS catalogue"
-    )
-    parser.add_argument(
-        "--data-dir", type=Path, required=True, help="folder for prepared data sets"
-    )
-    parser.add_argument("--path", help="folder of images, if the name is `folder`")
-    parser.add_argument(
-        "--size", type=int, help="height and width (default: images as they are)"
-    )
-    formats = "raw (the default, and the fastest to read), png or jpeg"
-    parser.add_argument("--format", help=f"{formats}; with --size")
-    parser.add_argument("--channels", type=int, default=3, choices=(1, 3))
-    for name in ("skip-broken", "allow-small"):
-        parser.add_argument(f"--{name}", action="store_true", help="as in training")
-    options = parser.parse_args(args)
     from sagan.data.prepare import prepare
 
     names = ("channels", "skip_broken", "allow_small")
@@ -166,38 +110,46 @@ def prepare_command(args: Arguments) -> None:
     )
 
 
-def sample_command(args: Arguments) -> None:
-    """Writes samples of a checkpoint, as PNG files or one .npz file."""
-    parser = checkpoint_parser(
-        sample_command,
-        classes="labels to draw, in equal shares (default: all)",
-        out="folder for PNG files, or FILE.npz (default: WORKDIR/samples/step_N)",
-    )
-    parser.add_argument(
-        "--n", type=at_least(1), default=64, help="number of images (64)"
-    )
-    parser.add_argument(
-        "--truncation",
-        type=float,
-        default=0.0,
-        help="redraw latents larger than this, such as 0.5 (0: no truncation)",
-    )
-    parser.add_argument(
-        "--batch", type=at_least(1), default=64, help="images at a time (64)"
-    )
-    options = parser.parse_args(args)
+@dataclasses.dataclass(frozen=True)
+class SampleOptions(CheckpointOptions):
+    """Options of `sagan sample`."""
+
+    n: int = 64
+    """Number of images."""
+    truncation: float = 0.0
+    """Redraw latents larger than this, such as 0.5; 0: no truncation."""
+    batch: int = 64
+    """Images at a time."""
+    out: Path | None = None
+    """Folder for PNG files, FILE.npz, or FILE.png or .jpg: one image, or a grid of
+    several. None: WORKDIR/samples/step_N."""
+
+
+@command(lambda: SampleOptions)
+def sample_command(options: SampleOptions) -> None:
+    """Writes samples of a checkpoint: PNG files, one picture, or one .npz file."""
+    from sagan.checkpoints.restore import find_labels
     from sagan.sampling.export import export
 
     program_cache.keep_compiled()
-    print(export(**vars(options)))
+    choices: dict[str, Any] = dict(vars(options))
+    choices["classes"] = find_labels(options.workdir, options.classes)
+    print(export(**choices))
 
 
-def diff_command(args: Arguments) -> None:
+@dataclasses.dataclass(frozen=True)
+class DiffOptions:
+    """Options of `sagan diff`."""
+
+    a: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="CONFIG")]]
+    """A recipe or a config file."""
+    b: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="CONFIG")]]
+    """Another."""
+
+
+@command(lambda: DiffOptions)
+def diff_command(options: DiffOptions) -> None:
     """Prints the fields in which two configs differ, and the source of each value."""
-    parser = Parser(diff_command)
-    parser.add_argument("a", type=Path, metavar="CONFIG")
-    parser.add_argument("b", type=Path, metavar="CONFIG")
-    options = parser.parse_args(args)
     print(config_diff(options.a, options.b))
 
 
@@ -216,21 +168,55 @@ def config_diff(a: Path, b: Path) -> str:
     return "\n".join(lines)
 
 
-def plan_command(args: Arguments) -> int:
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """Options of `sagan plan`."""
+
+    topology: str = ""
+    """Hardware, such as v5e:2x4, gpu:8x80GiB or cpu."""
+    price: str | None = None
+    """Price of a chip for an hour, such as 1.2."""
+    config: ConfigFields = Config()
+
+
+@command(lambda: PlanOptions)
+def plan_command(options: PlanOptions) -> int:
     """Estimates memory, FLOPs and time of a step for hardware you don't have."""
     from sagan.planning import topology
 
-    about = "Estimates a step for other hardware; exit code 1: it does not fit."
-    args, price = take_price(args)
-    options = "--topology NAME [--price PER_CHIP_HOUR]"
-    config, name = parse_config(args, "sagan plan", options, about)
-    if name is None:
+    price = _price(options.price)
+    if not options.topology:
         raise ConfigError(f"--topology is missing: such as {topology.EXAMPLES}")
-    machine = topology.parse(name)
+    machine = topology.parse(options.topology)
     topology.set_environment(machine)  # before the first import of JAX
     from sagan.planning.plan import plan
 
-    return int(plan(config, machine, price=price) is False)
+    return int(plan(options.config, machine, price=price) is False)
+
+
+def _price(text: str | None) -> float | None:
+    with contextlib.suppress(ValueError):
+        if text is None or 0 <= float(text) < math.inf:
+            return None if text is None else float(text)
+    raise ConfigError(
+        f"--price {text}: must be the price of a chip for an hour, such as 1.2"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CompletionOptions:
+    """Options of `sagan completion`."""
+
+    shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]
+    """The shell."""
+
+
+@command(lambda: CompletionOptions)
+def completion_command(options: CompletionOptions) -> None:
+    """Prints a script with which a shell completes commands and options."""
+    kinds = {name: tyro.conf.configure()(OPTIONS[name]()) for name in COMMANDS}
+    args = ["--tyro-print-completion", options.shell]
+    tyro.extras.subcommand_cli_from_dict(kinds, prog="sagan", args=args)
 
 
 # in the order of a user's first days
@@ -247,6 +233,7 @@ COMMANDS = {
     "table": table_command,
     "diff": diff_command,
     "plan": plan_command,
+    "completion": completion_command,
 }
 
 
@@ -265,7 +252,7 @@ def main() -> None:
         print(f"error: {printable(name)}: no such command; {hint}", file=sys.stderr)
         sys.exit(2)
     lines = ["usage: sagan COMMAND ...; `sagan COMMAND --help` lists the options"]
-    for known, command in COMMANDS.items():
-        lines.append(f"  {known:<10}{(command.__doc__ or '').splitlines()[0]}")
+    for known, act in COMMANDS.items():
+        lines.append(f"  {known:<11}{(act.__doc__ or '').splitlines()[0]}")
     print(*lines, sep="\n", file=sys.stdout if name else sys.stderr)
     sys.exit(0 if name else 2)

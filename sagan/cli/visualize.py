@@ -1,48 +1,38 @@
 """The commands that draw: attend, sheets, report."""
 
-import argparse
+import dataclasses
 import re
+from pathlib import Path
+from typing import Any, Literal
 
-from sagan.cli.arguments import Arguments, at_least, checkpoint_parser
+from sagan.cli.arguments import CheckpointOptions, Workdirs, command
 from sagan.config.schema import ConfigError
 from sagan.runtime import program_cache
 
 
-def attend_command(args: Arguments) -> None:
+@dataclasses.dataclass(frozen=True)
+class AttendOptions(CheckpointOptions):
+    """Options of `sagan attend`."""
+
+    n: int = 8
+    """Number of images."""
+    queries: tuple[str, ...] = ("auto",)
+    """Query pixels, each as ROW,COLUMN from the top left. auto: for each image and
+    layer four whose attention differs."""
+    layers: tuple[str, ...] = ()
+    """Layers, such as attention32. Empty: all."""
+    real: bool = False
+    """Also draw the discriminator's layers, in real images."""
+    whole: bool = False
+    """Write all of beta to maps.npz."""
+    ablate: Literal["gamma=0"] | None = None
+    """Also draw and evaluate with each attention layer switched off."""
+
+
+@command(lambda: AttendOptions)
+def attend_command(options: AttendOptions) -> None:
     """Draws attention maps of query pixels, in generated or real images."""
-    parser = checkpoint_parser(
-        attend_command,
-        classes="labels to draw, in equal shares (default: all)",
-        out="folder (default: WORKDIR/attend/step_N)",
-    )
-    parser.add_argument("--n", type=at_least(1), default=8, help="number of images (8)")
-    parser.add_argument(
-        "--queries",
-        type=_pixel,
-        nargs="+",
-        default=["auto"],
-        metavar="Y,X",
-        help="query pixels, as row,column from the top left; auto: for each image and"
-        " layer four whose attention differs (default)",
-    )
-    parser.add_argument(
-        "--layers", nargs="+", help="layers, such as attention32 (default: all)"
-    )
-    parser.add_argument(
-        "--real",
-        action="store_true",
-        help="also draw the discriminator's layers, in real images",
-    )
-    parser.add_argument(
-        "--whole", action="store_true", help="write all of beta to maps.npz"
-    )
-    parser.add_argument(
-        "--ablate",
-        choices=["gamma=0"],
-        help="also draw and evaluate with each attention layer switched off",
-    )
-    options = parser.parse_args(args)
-    from sagan.checkpoints.restore import labels_to_draw, open_run
+    from sagan.checkpoints.restore import find_labels, labels_to_draw, open_run
     from sagan.checkpoints.workdir import read_config
     from sagan.visualization import ablation, attention_reading, heatmaps
 
@@ -51,11 +41,12 @@ def attend_command(args: Arguments) -> None:
     grids = heatmaps.choose_layers(config, options.layers, real=options.real)
     if options.ablate and "g" not in grids:
         raise ConfigError("--ablate gamma=0: the generator has no such attention layer")
-    if "auto" in options.queries and len(options.queries) > 1:
-        raise ConfigError("--queries auto: must be alone, or pixels only")
-    queries = None if "auto" in options.queries else options.queries
+    queries = None
+    if options.queries != ("auto",):
+        queries = list(map(_pixel, options.queries))
     attention_reading.check_pixels(config.data.size, queries or ())
-    labels = labels_to_draw(config, options.n, options.classes)
+    classes = find_labels(options.workdir, options.classes)
+    labels = labels_to_draw(config, options.n, classes)
     opened = open_run(options.workdir, options.step, options.weights)
     out = options.out or options.workdir / "attend" / f"step_{opened.step}"
     common = {"seed": options.seed, "out": out}
@@ -65,45 +56,55 @@ def attend_command(args: Arguments) -> None:
         ablation.ablate(opened, labels, list(grids["g"]), **common)
 
 
-def sheets_command(args: Arguments) -> None:
+@dataclasses.dataclass(frozen=True)
+class SheetsOptions(CheckpointOptions):
+    """Options of `sagan sheets`."""
+
+    only: tuple[str, ...] = ()
+    """Some of classes, interpolation, truncation, neighbours and progress. Empty: all
+    that the run allows."""
+
+
+@command(lambda: SheetsOptions)
+def sheets_command(options: SheetsOptions) -> None:
     """Draws sheets of images: classes, interpolation, truncation, neighbours."""
-    parser = checkpoint_parser(
-        sheets_command,
-        classes="labels to draw, such as 3 8 (default: a few of all)",
-        out="folder (default: WORKDIR/sheets/step_N)",
-    )
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        metavar="NAME",
-        help="sheets among classes, interpolation, truncation, neighbours, progress"
-        " (default: all that the run allows)",
-    )
-    options = parser.parse_args(args)
+    from sagan.checkpoints.restore import find_labels
     from sagan.visualization.sheets import write_sheets
 
     program_cache.keep_compiled()
-    write_sheets(**vars(options))
+    choices: dict[str, Any] = dict(vars(options))
+    choices["classes"] = find_labels(options.workdir, options.classes)
+    write_sheets(**choices)
 
 
-def report_command(args: Arguments) -> None:
+@dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """Options of `sagan report`."""
+
+    workdirs: Workdirs
+    """Workdirs of one or more runs; also as --workdir."""
+    step: str = "latest"
+    """Checkpoint: latest, best, or a number."""
+    weights: str = ""
+    """raw, ema, or the decay of one average. Empty: ema if there is one."""
+    seed: int = 0
+    """Seed of the latents."""
+    out: Path | None = None
+    """File. None: report.html, in the workdir of a single run."""
+
+
+@command(lambda: ReportOptions)
+def report_command(options: ReportOptions) -> None:
     """Writes an HTML page about one or more runs."""
-    parser = checkpoint_parser(
-        report_command,
-        classes=None,
-        out="file (default: report.html, in the workdir of a single run)",
-    )
-    options = parser.parse_args(args)
     from sagan.visualization.report import report
 
     program_cache.keep_compiled()
     print(report(**vars(options)))
 
 
-def _pixel(text: str) -> tuple[int, int] | str:
-    if text == "auto":
-        return text
+def _pixel(text: str) -> tuple[int, int]:
     if not re.fullmatch(r"\d{1,6},\d{1,6}", text):
-        raise argparse.ArgumentTypeError(f"{text}: must be auto or ROW,COLUMN")
+        allowed = "auto or ROW,COLUMN" if text != "auto" else "alone, or pixels only"
+        raise ConfigError(f"--queries {text}: must be {allowed}")
     y, x = map(int, text.split(","))
     return y, x

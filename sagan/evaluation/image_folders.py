@@ -13,6 +13,7 @@ from sagan.evaluation.image_sets import ImageSet
 from sagan.evaluation.protocol import Comparison, check_labels, check_protocol
 from sagan.evaluation.scoring import Function
 from sagan.runtime import cache
+from sagan.runtime.files import make_folder
 from sagan.runtime.progress import Report, bar
 
 _CHUNK = 1024  # images between two steps of the bar
@@ -40,6 +41,7 @@ def compare(
     fakes = image_sets.with_labels_of(fakes, named)
     labelled = fakes.labelled and reals.classes > 0
     check_labels(protocol, reals.classes if labelled else 0)
+    make_folder(out)
     scorer = scoring.open_scorer(
         protocol,
         reals,

@@ -254,6 +254,17 @@ def make_folder(folder: Path) -> None:
         raise ConfigError(f"--out {folder}: cannot be written: no permission")
 
 
+def make_place(out: Path, *, is_file: bool) -> None:
+    """Creates the folder of a command's --out, or that of a file, before it draws.
+
+    Raises:
+      ConfigError: The folder or file cannot be written.
+    """
+    if is_file and out.is_dir():
+        raise ConfigError(f"--out {out}: is a folder; must be a file")
+    make_folder(out.parent if is_file else out)
+
+
 def file_name(text: str) -> str:
     """Any text as a file name that cannot lead out of its folder.
 

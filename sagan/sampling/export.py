@@ -9,9 +9,11 @@ from tqdm import tqdm
 from sagan.checkpoints.restore import labels_to_draw, open_run
 from sagan.checkpoints.workdir import class_names, read_config
 from sagan.config.schema import ConfigError
-from sagan.runtime.files import make_folder, naming_file, write_arrays
+from sagan.runtime.files import make_place, naming_file, write_arrays, write_whole
 from sagan.sampling import sampler
 from sagan.sampling.grid import class_titles, image_grid, png
+
+_PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 def export(
@@ -21,7 +23,7 @@ def export(
     classes: Sequence[int] | None,
     seed: int,
     truncation: float,
-    step: int | None,
+    step: int | str | None,
     weights: str | None,
     batch: int,
     out: Path | None,
@@ -29,7 +31,8 @@ def export(
     """Writes n images of a checkpoint and a grid; returns a line that says where.
 
     PNGs are named by number and label, with all of them in `grid.png`; an .npz file
-    holds `image` [n h w c] uint8 and `label` [n] int32.
+    holds `image` [n h w c] uint8 and `label` [n] int32; a .png or .jpg file is the
+    grid, or a single image as it is.
 
     By default all classes are drawn, into a folder of the workdir. See sampler.samples
     for truncation and batch, restore.open_run for step and weights.
@@ -41,6 +44,8 @@ def export(
         raise ConfigError(f"--truncation {truncation}: must be 0 or more")
     labels = labels_to_draw(read_config(workdir), n, classes)
     opened = open_run(workdir, step, weights)
+    out = out or workdir / "samples" / f"step_{opened.step}"
+    make_place(out, is_file=out.suffix == ".npz" or out.suffix in _PICTURES)
     pieces = sampler.samples(
         opened.config,
         opened.variables,
@@ -51,7 +56,6 @@ def export(
     )
     steps = -(-n // min(batch, n))
     images = list(tqdm(pieces, total=steps, disable=None, unit="batch"))
-    out = out or workdir / "samples" / f"step_{opened.step}"
     titles = class_titles(opened.config.data.classes, class_names(workdir))
     _write(out, np.concatenate(images), labels, titles)
     return f"{n} images of {opened.words}: {out}"
@@ -63,10 +67,13 @@ def _write(
     if out.suffix == ".npz":
         write_arrays(out, {"image": images, "label": labels}, compressed=True)
         return
-    make_folder(out)
+    grid = image_grid(images[:400], labels[:400], titles)
+    if format := _PICTURES.get(out.suffix):
+        write_whole(out, png(images[0] if len(images) == 1 else grid, format))
+        return
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         _save(out / f"{i:06d}_class{label}.png", image)
-    _save(out / "grid.png", image_grid(images[:400], labels[:400], titles))
+    _save(out / "grid.png", grid)
 
 
 def _save(path: Path, image: np.ndarray) -> None:

@@ -68,8 +68,8 @@ def to_pillow(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def png(image: UInt8[np.ndarray, "h w c"]) -> bytes:
-    """The image encoded as PNG, in grey if it has one channel."""
+def png(image: UInt8[np.ndarray, "h w c"], format: str = "PNG") -> bytes:
+    """The image encoded as PNG or in another format, in grey if it has one channel."""
     encoded = io.BytesIO()
-    to_pillow(image).save(encoded, "PNG")
+    to_pillow(image).save(encoded, format, quality=95)
     return encoded.getvalue()

@@ -7,7 +7,7 @@ import numpy as np
 
 from sagan.checkpoints.restore import OpenedRun, open_data, open_run
 from sagan.config.schema import ConfigError
-from sagan.runtime.files import make_folder, write_whole
+from sagan.runtime.files import make_place, write_whole
 from sagan.runtime.progress import bar
 from sagan.sampling.grid import class_titles, image_grid
 from sagan.sampling.sampler import fixed_inputs
@@ -27,7 +27,7 @@ def report(
     workdirs: Sequence[Path],
     *,
     out: Path | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
     weights: str | None = None,
     seed: int = 0,
 ) -> str:
@@ -43,9 +43,7 @@ def report(
     workdirs = list(dict.fromkeys(workdirs))
     folder = workdirs[0] if len(workdirs) == 1 else Path()
     out = out or folder / "report.html"
-    if out.is_dir():
-        raise ConfigError(f"--out {out}: is a folder; must be a file")
-    make_folder(out.parent)
+    make_place(out, is_file=True)
     opened = [open_run(workdir, step, weights) for workdir in workdirs]
     names = [workdir.resolve().name for workdir in workdirs]
     if len(set(names)) < len(names):

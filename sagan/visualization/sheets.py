@@ -104,7 +104,7 @@ def write_sheets(
     *,
     workdir: Path,
     only: Sequence[str] | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
     weights: str | None = None,
     data_path: str = "",
     seed: int = 0,
@@ -127,6 +127,7 @@ def write_sheets(
     opened = open_run(workdir, step, weights, data_path)
     labels_to_draw(opened.config, 0, classes)
     folder = out or workdir / "sheets" / f"step_{opened.step}"
+    make_folder(folder)
     for name in bar(only or SHEETS, "sheets"):
         try:
             sheet = SHEETS[name](opened, seed=seed, classes=classes)
@@ -143,7 +144,6 @@ def write_sheets(
 
 def _write_sheet(folder: Path, name: str, sheet: Sheet) -> Path:
     """Writes NAME.png, and NAME.json if there are numbers; returns the PNG's path."""
-    make_folder(folder)
     path = folder / file_name(f"{name}.png")
     write_whole(path, png(sheet.picture))
     if sheet.numbers is not None:

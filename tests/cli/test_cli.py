@@ -11,10 +11,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = str(ROOT / "configs" / "digits.py")
 
 
+def parse_train(args):
+    options = arguments.parse(main.TrainOptions, args, "sagan train")
+    return options.config, options.workdir
+
+
 def test_overrides_reach_the_config():
     args = [DIGITS, "--workdir", "runs/a", "--optim.g-lr", "1e-3", "--g.attention"]
     args += ["8", "16", "--data.flip", "--data.classes", "0", "--optim.d_steps=2"]
-    config, workdir = arguments.parse_train(args)
+    config, workdir = parse_train(args)
     assert (config.optim.g_lr, config.g.attention) == (1e-3, (8, 16))
     assert config.data.flip and config.data.classes == 0
     assert config.optim.d_steps == 2
@@ -23,7 +28,7 @@ def test_overrides_reach_the_config():
 
 
 def test_no_attention_is_an_empty_list():
-    config, _ = arguments.parse_train([DIGITS, "--workdir", "a", "--g.attention"])
+    config, _ = parse_train([DIGITS, "--workdir", "a", "--g.attention"])
     assert config.g.attention == ()
 
 
@@ -34,8 +39,14 @@ def test_no_attention_is_an_empty_list():
         (["nope.py", "--workdir", "x"], "nope.py: no such config file"),
         ([DIGITS], "--workdir DIR is missing"),
         ([DIGITS, "--workdir"], "--workdir DIR is missing"),
-        ([DIGITS, "--workdir", "x", "--optim.g-lrr", "1"], "did you mean optim.g_lr"),
-        ([DIGITS, "--workdir", "x", "--lr", "1"], "lr: no such field"),
+        (
+            [DIGITS, "--workdir", "x", "--optim.g-lrr", "1"],
+            "--optim.g-lrr: no such option; did you mean --optim.g-lr?",
+        ),
+        (
+            [DIGITS, "--workdir", "x", "--lr", "1"],
+            "--lr: no such option; --help lists every option",
+        ),
         ([DIGITS, "--workdir", "x", "--optim.g-lr", "abc"], "'abc'"),
         ([DIGITS, "--workdir", "x", "--optim.g-lr", "-1"], "optim.g_lr = -1.0"),
         ([DIGITS, "--workdir", "x", "--data.channels", "2"], "data.channels"),
@@ -52,7 +63,7 @@ def test_no_attention_is_an_empty_list():
 )
 def test_a_mistake_is_one_line(args, said):
     with pytest.raises(ConfigError) as error:
-        arguments.parse_train(args)
+        parse_train(args)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -86,7 +97,7 @@ def test_a_path_elsewhere_is_refused_before_anything_is_written(
 
 def test_help_lists_every_field(capsys):
     with pytest.raises(SystemExit) as stop:
-        arguments.parse_train([DIGITS, "--help"])
+        parse_train([DIGITS, "--help"])
     assert stop.value.code == 0
     told = capsys.readouterr().out
     assert "--optim.g-lr" in told and "Adam's learning rate of the generator" in told

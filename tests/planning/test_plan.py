@@ -209,13 +209,15 @@ ENTRY %main (z: (s32[])) -> (s32[]) {
 @pytest.mark.parametrize("name", ["v5e:1x1", "v5e:2x4", "gpu:80GiB"])
 @pytest.mark.parametrize("preset", ["imagenet128.py", "official_feat32.py"])
 def test_every_saving_is_a_config_that_works(preset, name):
-    config, machine = load(ROOT / "configs" / preset), topology.parse(name)
+    path = ROOT / "configs" / preset
+    config, machine = load(path), topology.parse(name)
     given = savings(config, machine)
     fields = [next(iter(one.values)) for one in given]
     assert fields[:3] == ["model.attention_chunks", "model.remat", "model.dtype"]
     assert fields[3:] == ["optim.accumulate", "data.batch"]
     for one in given:
-        changed = arguments.override(config, one.arguments.split())
+        args = [str(path), *one.arguments.split()]
+        changed = arguments.parse(main.PlanOptions, args, "sagan plan").config
         assert changed == replace(config, one.values) != config
         check_config(changed)
         check_batch(changed, machine.devices)
