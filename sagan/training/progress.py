@@ -41,6 +41,7 @@ class Progress:
         """
         self._feedback, self._clocks, self._report = feedback, clocks, report
         self._log_every, self._first = config.run.log_every, step + 1
+        self._rate: dict[str, str] = {}  # as of the last logged step
         self._key = f"first_step_{_program(config)}"
         before = cache.read_arrays(self._key).get("seconds")
         known = "" if before is None else f" ({before:.0f} s the last time here)"
@@ -92,7 +93,8 @@ class Progress:
         latest = self._feedback.latest
         values = {k: f"{v:.3f}" for k, v in latest.items() if k.endswith("loss")}
         if rates:
-            values["images_per_s"] = f"{rates['images_per_s']:.0f}"
+            self._rate = {"images_per_s": f"{rates['images_per_s']:.0f}"}
+        values |= self._rate
         self._bar.set_postfix(values, refresh=False)
         self._bar.update()
         if rates and not sys.stderr.isatty():  # or no longer: see output.py

@@ -85,3 +85,6 @@ def test_on_a_terminal_a_clock_runs_while_the_step_is_compiled(begin, monkeypatc
     progress.rates(1, ())
     assert "compiling, 2 s" in terminal.getvalue()
     assert not progress._ticking.is_alive()
+    progress.show(2, progress.rates(2, ()))
+    progress.show(3, progress.rates(3, ()))
+    assert "images_per_s=64" in progress._bar.postfix
