@@ -1,8 +1,9 @@
 """Your own images at 64x64: a folder, with a sub-folder for each class or without.
 
 python train.py configs/folder.py --workdir runs/mine --data.path path/to/images
-Smaller or larger: --data.size 128 --g.attention 64 --d.attention 64. Grey images:
---data.channels 1. Out of memory: --optim.accumulate 4 --g.bn_group 16.
+Smaller or larger: --data.size 128; with attention at half the size, as here: also
+--g.attention 64 --d.attention 64. Grey images: --data.channels 1. Out of memory:
+--optim.accumulate 4 --g.bn_group 16.
 Cost: see the README's table; on a CPU start with --g.width 16 --d.width 16.
 """
 

@@ -17,6 +17,8 @@ import tyro
 
 from sagan import config as config_lib
 from sagan.cli.spelling import grouped, option_types, spell
+from sagan.config import loading
+from sagan.config.architecture import fit_attention
 from sagan.config.schema import Config, ConfigError
 from sagan.config.validation import is_bucket, is_local
 
@@ -139,12 +141,14 @@ def _parse_with_config(
     wants_help = not {"-h", "--help"}.isdisjoint(rest)
     if not first and not wants_help:
         raise ConfigError("name a recipe or a config file first, such as digits")
-    start = config_lib.load(first[0]) if first else Config()
+    start = loading.read(first[0]) if first else Config()
     usage = {"prog": " ".join([prog, *places]), "description": about}
     if rest[-1:] == ["--workdir"]:
         rest.pop()
     args = spell(rest, known, "")
     options = parse_dataclass(kind, args, default=kind(config=start), **usage)
+    given = {option.partition("=")[0][2:].replace("-", "_") for option, _ in groups}
+    options = dataclasses.replace(options, config=fit_attention(options.config, given))
     config_lib.check_config(options.config)
     if "workdir" in known and not options.workdir:
         raise ConfigError("--workdir DIR is missing: where the run keeps its files")

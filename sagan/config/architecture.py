@@ -1,8 +1,11 @@
 """The blocks of both networks: resolutions and channels."""
 
+import dataclasses
+import math
+from collections.abc import Collection
 from typing import NamedTuple
 
-from sagan.config.schema import Config, ConfigError
+from sagan.config.schema import Config, ConfigError, GeneratorConfig
 
 
 class Block(NamedTuple):
@@ -94,15 +97,52 @@ def discriminator_blocks(config: Config) -> tuple[Block, ...]:
     )
 
 
+def fit_attention(config: Config, named: Collection[str] = ()) -> Config:
+    """A copy with attention at a quarter of the size, if the default has no place.
+
+    The default is official: 32, a quarter of 128. It stays wherever blocks of both
+    networks end at 32. `named` has the fields that the user has set.
+    """
+    size, official = config.data.size, GeneratorConfig.attention
+    try:
+        plain = {
+            player: dataclasses.replace(getattr(config, player), attention=())
+            for player in "gd"
+        }
+        bare = dataclasses.replace(config, **plain)
+        blocks = {"g": generator_blocks(bare), "d": discriminator_blocks(bare)}
+    except ConfigError:  # check_config names it
+        return config
+    ends = {p: [b.resolution for b in blocks[p] if b.resampled] for p in blocks}
+    if all(set(official) <= {*there} for there in ends.values()):
+        return config
+    middle = _nearest(ends["g"], size / 4)
+    changes = {
+        player: dataclasses.replace(net, attention=(_nearest(ends[player], middle),))
+        for player, net in (("g", config.g), ("d", config.d))
+        if net.attention == official and f"{player}.attention" not in named
+    }
+    return dataclasses.replace(config, **changes)
+
+
+def _nearest(resolutions: Collection[int], wanted: float | int) -> int:
+    """The resolution with the smallest ratio to another; of two, the larger."""
+    return min(resolutions, key=lambda r: (abs(math.log2(r / wanted)), -r))
+
+
 def _check_slots(player: str, config: Config, occurring: list[int]) -> None:
     net = config.g if player == "g" else config.d
     chunks = config.model.attention_chunks
     for resolution in net.attention:
         if resolution not in occurring:
             known = ", ".join(map(str, sorted(set(occurring))))
+            near = {
+                _nearest(occurring, r) if r > 0 else occurring[0] for r in net.attention
+            }
             raise ConfigError(
                 f"{player}.attention = {resolution}: no block ends at this resolution;"
-                f" there are {known}"
+                f" there are {known}: try --{player}.attention"
+                f" {' '.join(map(str, sorted(near)))}"
             )
         if net.block == "attention" and chunks > 1 and resolution**2 % chunks:
             raise ConfigError(

@@ -9,6 +9,7 @@ import runpy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sagan.config.architecture import fit_attention
 from sagan.config.fields import fields, replace
 from sagan.config.schema import Config, ConfigError
 from sagan.config.validation import check_config
@@ -29,14 +30,22 @@ def load(
     Raises:
       ConfigError: The file, a field or a value is wrong.
     """
+    values = {
+        name.replace("-", "_"): value for name, value in (overrides or {}).items()
+    }
+    config = fit_attention(replace(read(path), values), named=values)
+    check_config(config)
+    return config
+
+
+def read(path: str | pathlib.Path) -> Config:
+    """The config of a file as it is, its values not yet checked."""
     names = _run_file(path)
     with _naming_file(path):
         config = names["config"]()
     if not isinstance(config, Config):
         raise ConfigError(f"{path}: config() must return a sagan.config.Config")
-    config = replace(config, {**fields(config), **(overrides or {})})
-    check_config(config)
-    return config
+    return replace(config, fields(config))
 
 
 def provenance(path: str | pathlib.Path) -> dict[str, str]:

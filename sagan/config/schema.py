@@ -50,7 +50,8 @@ class GeneratorConfig:
     multipliers: tuple[int, ...] = ()
     """Channels / `width` of the linear layer and of each block. Empty: official."""
     attention: tuple[int, ...] = (32,)
-    """Resolutions after whose block an extra `block` is inserted."""
+    """Resolutions after whose block an extra `block` is inserted. If no block ends at
+    the default: about data.size / 4, which is official."""
     block: str = "attention"
     """The inserted block: attention, residual or none (sagan.blocks.BLOCKS)."""
     sn: bool = True
@@ -78,7 +79,7 @@ class DiscriminatorConfig:
     down: int | None = None
     """Number of blocks, from the first, that halve the size; None: down to the base."""
     attention: tuple[int, ...] = (32,)
-    """Resolutions after whose first block an extra `block` is inserted."""
+    """Resolutions after whose first block an extra `block` is inserted, as for G."""
     block: str = "attention"
     """The inserted block: attention, residual or none (sagan.blocks.BLOCKS)."""
     sn: bool = True

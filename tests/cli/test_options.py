@@ -12,6 +12,7 @@ from sagan.checkpoints.workdir import claim
 from sagan.cli import arguments, main
 from sagan.cli.spelling import option_types
 from sagan.config import ConfigError
+from sagan.config.loading import recipes
 from sagan.sampling import sampler
 
 BOTH = ["--fake", "a", "--real", "b"]
@@ -83,6 +84,27 @@ def test_a_number_of_steps_may_be_in_scientific_notation():
     ).config
     assert (config.run.steps, config.optim.g_lr) == (100_000, 1e-4)
     assert (config.data.path, config.g.attention) == ("p", (8, 16))
+
+
+@pytest.mark.parametrize("size", [16, 32, 48, 96, 160])
+@pytest.mark.parametrize("recipe", recipes())
+def test_every_recipe_has_any_size_or_names_the_flags_that_work(recipe, size):
+    args = [recipe, "a", "--data.size", size, "--g.multipliers", "--d.multipliers"]
+    args += ["--model.attention-chunks", 0]  # fixed for imagenet256's own size
+    try:
+        parse("train", *args)
+    except ConfigError as error:
+        flags = re.findall(r"try (--.*)", str(error))
+        args += " ".join(flags).split()
+        assert flags
+        parse("train", *args)
+
+
+def test_attention_on_the_command_line_is_named():
+    args = ["folder", "a", "--data.size", 48]
+    assert parse("train", *args).config.g.attention == (12,)
+    assert parse("train", *args, "--g.attention", 24).config.d.attention == (12,)
+    assert refused("train", *args, "--g.attention", 32).endswith("--g.attention 24")
 
 
 @pytest.mark.parametrize(

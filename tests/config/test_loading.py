@@ -56,6 +56,29 @@ def test_a_wrong_file_is_one_line(tmp_path, text, said):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("size", "g", "d"),
+    [
+        *[(8, 8, 4), (16, 8, 8), (28, 14, 14), (32, 8, 8), (48, 12, 12), (96, 24, 24)],
+        *[(64, 32, 32), (128, 32, 32), (256, 32, 32)],  # the official layer has a place
+    ],
+)
+def test_attention_that_is_not_named_fits_any_size(size, g, d):
+    config = config_lib.load("folder", {"data.size": size})
+    assert (config.g.attention, config.d.attention) == ((g,), (d,))
+
+
+def test_attention_that_is_named_stays():
+    changes = {"data.size": 48, "d.attention": (6,)}
+    assert config_lib.load("folder", changes).d.attention == (6,)
+    with pytest.raises(
+        ConfigError, match="^g.attention = 32: .* try --g.attention 24$"
+    ):
+        config_lib.load("folder", {"data.size": 48, "g.attention": (32,)})
+    row = config_lib.load("table1/no_attention", {"data.size": 48})
+    assert row.g.attention == row.d.attention == ()
+
+
 def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"nope\.py: no such config file"):
         config_lib.load(tmp_path / "nope.py")
