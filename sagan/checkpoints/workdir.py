@@ -82,7 +82,7 @@ def claim(
     if has_checkpoint(workdir):
         notes = changed_data(workdir, images, digest)
         if then is not None:  # without starts, if it is from before 0.2
-            data = {"starts": [{"images": then["images"]}], **then}
+            data = {**then, "starts": then.get("starts", [{"images": then["images"]}])}
     places = {"data.path": config.data.path, "run.local_dir": config.run.local_dir}
     config = replace(config, {name: absolute(path) for name, path in places.items()})
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

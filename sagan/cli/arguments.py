@@ -31,15 +31,18 @@ Workdir = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="WORKDIR")]
 Workdirs = tyro.conf.Positional[
     Annotated[tuple[Path, ...], tyro.conf.arg(metavar="WORKDIR")]
 ]
+_NOW = "Where the run's data are now. Empty: where it was trained on them."
+DataPath = Annotated[str, tyro.conf.arg(aliases=("--data.path",), help=_NOW)]
 OPTIONS: dict[str, Callable[[], Any]] = {}  # of each command, by name
 _LEAST = {"n": 1, "batch": 1, "seed": 0}
 
 _LOCAL = ("--out", "--fake", "--real", "--data-dir", "--path")  # never in a bucket
+_OF_CONFIG = ("--data.", "--run.", "--data-path", "--data_path")  # checked with it
 
 
 def may_be_bucket(option: str, value: str) -> bool:
     """Whether an argument, after an option, may be a run in a bucket."""
-    return is_bucket(value) and option not in _LOCAL
+    return is_bucket(value) and not option.startswith(_LOCAL + _OF_CONFIG)
 
 
 def check_paths(args: Arguments) -> None:
@@ -53,7 +56,7 @@ def check_paths(args: Arguments) -> None:
         option, _, value = (
             arg.partition("=") if arg.startswith("--") else (option, "", arg)
         )
-        of_config = option.startswith(("--data.", "--run."))  # checked with the config
+        of_config = option.startswith(_OF_CONFIG)
         if not (is_local(value) or may_be_bucket(option, value) or of_config):
             named = f"{option} {value}" if option.startswith("--") else value
             raise ConfigError(

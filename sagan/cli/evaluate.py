@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sagan.cli.arguments import Flat, Workdir, Workdirs, command
+from sagan.cli.arguments import DataPath, Flat, Workdir, Workdirs, command
 from sagan.runtime import program_cache
 
 
@@ -20,6 +20,7 @@ def _eval_options() -> Any:
         """Checkpoint: latest, best, all, or a number."""
         again: bool = False
         """Repeat evaluations that were made with the same protocol."""
+        data_path: DataPath = ""
         protocol: Flat[Protocol] = Protocol()
 
     return Options
@@ -31,9 +32,8 @@ def eval_command(options: Any) -> None:
     from sagan.evaluation import run
 
     program_cache.keep_compiled()
-    run.evaluate_run(
-        options.workdir, options.protocol, steps=options.step, again=options.again
-    )
+    choices = {"again": options.again, "data_path": options.data_path}
+    run.evaluate_run(options.workdir, options.protocol, steps=options.step, **choices)
 
 
 def _evaluate_options() -> Any:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from sagan.cli.arguments import CheckpointOptions, Workdirs, command
+from sagan.cli.arguments import CheckpointOptions, DataPath, Workdirs, command
 from sagan.config.schema import ConfigError
 from sagan.runtime import program_cache
 
@@ -27,6 +27,7 @@ class AttendOptions(CheckpointOptions):
     """Write all of beta to maps.npz."""
     ablate: Literal["gamma=0"] | None = None
     """Also draw and evaluate with each attention layer switched off."""
+    data_path: DataPath = ""
 
 
 @command(lambda: AttendOptions)
@@ -47,7 +48,7 @@ def attend_command(options: AttendOptions) -> None:
     attention_reading.check_pixels(config.data.size, queries or ())
     classes = find_labels(options.workdir, options.classes)
     labels = labels_to_draw(config, options.n, classes)
-    opened = open_run(options.workdir, options.step, options.weights)
+    opened = open_run(options.workdir, options.step, options.weights, options.data_path)
     out = options.out or options.workdir / "attend" / f"step_{opened.step}"
     common = {"seed": options.seed, "out": out}
     choices = {"queries": queries, "whole": options.whole}
@@ -63,6 +64,7 @@ class SheetsOptions(CheckpointOptions):
     only: tuple[str, ...] = ()
     """Some of classes, interpolation, truncation, neighbours and progress. Empty: all
     that the run allows."""
+    data_path: DataPath = ""
 
 
 @command(lambda: SheetsOptions)
@@ -89,6 +91,7 @@ class ReportOptions:
     """raw, ema, or the decay of one average. Empty: ema if there is one."""
     seed: int = 0
     """Seed of the latents."""
+    data_path: DataPath = ""
     out: Path | None = None
     """File. None: report.html, in the workdir of a single run."""
 

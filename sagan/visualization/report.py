@@ -29,12 +29,13 @@ def report(
     out: Path | None = None,
     step: int | str | None = None,
     weights: str | None = None,
+    data_path: str = "",
     seed: int = 0,
 ) -> str:
     """Writes report.html, one self-contained file; returns a line that says where.
 
     By default it lies in the workdir of a single run, else in the current folder; see
-    restore.open_run for step and weights.
+    restore.open_run for step, weights and data_path.
 
     Raises:
       ConfigError: There is no such run, checkpoint or average, or the page would be
@@ -44,7 +45,7 @@ def report(
     folder = workdirs[0] if len(workdirs) == 1 else Path()
     out = out or folder / "report.html"
     make_place(out, is_file=True)
-    opened = [open_run(workdir, step, weights) for workdir in workdirs]
+    opened = [open_run(workdir, step, weights, data_path) for workdir in workdirs]
     names = [workdir.resolve().name for workdir in workdirs]
     if len(set(names)) < len(names):
         names = [str(workdir) for workdir in workdirs]

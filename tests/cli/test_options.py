@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sagan.checkpoints import restore
 from sagan.checkpoints.manager import Checkpoints
 from sagan.checkpoints.restore import find_labels, open_run
 from sagan.checkpoints.workdir import claim
@@ -13,6 +14,7 @@ from sagan.cli import arguments, main
 from sagan.cli.spelling import option_types
 from sagan.config import ConfigError
 from sagan.config.loading import recipes
+from sagan.evaluation import run as evaluation
 from sagan.sampling import sampler
 
 BOTH = ["--fake", "a", "--real", "b"]
@@ -223,3 +225,18 @@ def test_an_out_that_cannot_be_written_is_refused_before_drawing(
     out = str(tmp_path / "file" / "x.npz")
     assert main.run(main.COMMANDS[name], [*args, "--out", out]) == 2
     assert "is not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["eval", "sheets", "attend", "report"])
+def test_commands_that_read_data_take_where_they_are_now(
+    name, finished_run, monkeypatch, capsys
+):
+    def open_saved(workdir, data_path=""):
+        raise ConfigError(f"{workdir.name} reads {data_path}")
+
+    monkeypatch.setattr(restore, "open_saved", open_saved)
+    monkeypatch.setattr(evaluation, "open_saved", open_saved)
+    for option in ("--data.path", "--data-path"):
+        args = [str(finished_run), option, "gs://b/moved"]
+        assert main.run(main.COMMANDS[name], args) == 2
+        assert capsys.readouterr().err == "error: run reads gs://b/moved\n"
