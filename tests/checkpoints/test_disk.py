@@ -124,7 +124,7 @@ def test_checkpoint_of_a_full_disk_is_told_in_one_line(mount, capfd, room):
 
 @pytest.mark.slow
 def test_a_run_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(mount, tmp_path):
-    folder = mount("4m")
+    folder = mount("6m")
 
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     env |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
@@ -133,7 +133,7 @@ def test_a_run_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(mount, tmp
         args = ["train.py", "configs/digits.py", "--workdir", str(workdir)]
         args += ["--g.width", "8", "--d.width", "8", "--data.batch", "8"]
         args += ["--run.steps", "60", "--run.checkpoint-every", "5"]
-        args += ["--run.log-every", "1", "--run.sample-every", "10"]
+        args += ["--run.log-every", "1", "--run.sample-every", "20"]
         return subprocess.run(
             [sys.executable, *args, "--run.keep", "2"],
             cwd=ROOT,
@@ -148,7 +148,7 @@ def test_a_run_on_a_full_disk_stops_in_one_line_and_goes_on_with_room(mount, tmp
         assert "No space left on device" in run.stderr
         assert len(run.stderr.splitlines()) == 1, run.stderr
 
-    (folder / "filler").write_bytes(bytes(1_500_000))
+    (folder / "filler").write_bytes(bytes(3_500_000))
     check_failed(train(folder / "run"))
     (folder / "filler").unlink()
     left = [path.name for path in (folder / "run" / "checkpoints").iterdir()]
