@@ -96,11 +96,11 @@ def _nearest_recipe(config: Config) -> str:
 
 
 def _evaluation(evaluations: Sequence[dict[str, Any]]) -> str:
-    from sagan.evaluation import results
+    from sagan.evaluation import results, table
 
     if not evaluations:
         return "none that can be read"
     newest = evaluations[-1]
-    variant, rows = next(reversed(results.by_variant(newest).items()))
-    values = [f"{name} {results.value_text(row)}" for name, row in rows.items()]
+    variant = list(results.by_variant(newest))[-1]
+    values = map(" ".join, table.headline(newest))
     return printable(f"step {newest['about']['step']} ({variant}): {', '.join(values)}")

@@ -18,6 +18,7 @@ from sagan.metrics import METRICS
 
 _FIRST = ("is", "is_single", "fid", "ifid")  # arXiv:1805.08318, table 2
 _MOST_FIELDS = 4  # in the name of a row
+_HEADLINE = 5  # metrics
 _REAL = "baseline"
 
 
@@ -173,6 +174,14 @@ def arrow(name: str) -> str:
     """Whether a metric is better if it is lower or higher: ↓ or ↑."""
     lower = tuple(name for name, metric in METRICS.items() if metric.distance)
     return "↓" if name.replace("fd", "fid", 1).startswith(lower) else "↑"
+
+
+def headline(result: results_lib.Result) -> list[tuple[str, str]]:
+    """A few metrics of an evaluation's last variant, with arrows, and their values."""
+    variants = list(results_lib.by_variant(result).values())
+    rows = {k: v for k, v in (variants or [{}])[-1].items() if "_std" not in k}
+    shown = list(rows.items())[:_HEADLINE]
+    return [(f"{k} {arrow(k)}", results_lib.value_text(v)) for k, v in shown]
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sagan.config import fields as config_fields
 from sagan.config import to_json
 from sagan.config.schema import Config
 from sagan.evaluation import results
-from sagan.evaluation.table import arrow
+from sagan.evaluation.table import headline
 from sagan.runtime.progress import printable
 from sagan.sampling.attention_maps import attention_layers
 from sagan.state import count
@@ -26,7 +26,6 @@ from sagan.visualization.explorer import Explorer
 from sagan.visualization.run_record import RunRecord, run_times
 
 _HERE = Path(__file__).parent
-_HEADLINE = 5  # numbers above the table of an evaluation
 Table = list[list[str]]
 
 
@@ -182,16 +181,8 @@ def _evaluations(runs: Sequence[ReportedRun]) -> list[_Evaluation]:
             " images, with as many images as the last column says."
         )
         notes, table = list(map(str, result["notes"])), results.result_table(result)
-        parts.append(_Evaluation(title, _headline(result), table, line, notes))
+        parts.append(_Evaluation(title, headline(result), table, line, notes))
     return parts
-
-
-def _headline(result: results.Result) -> list[tuple[str, str]]:
-    """A few metrics, with the direction that is better, and values; of one variant."""
-    variants = list(results.by_variant(result).values())
-    rows = {k: v for k, v in (variants or [{}])[-1].items() if "_std" not in k}
-    shown = list(rows.items())[:_HEADLINE]
-    return [(f"{k} {arrow(k)}", results.value_text(v)) for k, v in shown]
 
 
 def _comparison(runs: Sequence[ReportedRun]) -> _Evaluation:

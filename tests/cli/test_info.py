@@ -55,7 +55,7 @@ def test_info_of_a_run_shows_the_newest_evaluation(run_of, capsys):
         path = run_of / "eval" / f"step_{step}" / "results.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(result))
-    assert "evaluation     step 2 (raw): fid 3.25\n" in told(capsys, run_of)
+    assert "evaluation     step 2 (raw): fid ↓ 3.25\n" in told(capsys, run_of)
 
 
 @pytest.mark.parametrize("line", ['{"step": 1e99}', '{"step": 3, "time/unix_s": 1e99}'])
