@@ -232,14 +232,18 @@ def _average(config: Config, weights: str | None) -> int | None:
     return names[weights]
 
 
-def open_data(workdir: Path, config: Config) -> tuple[Source, list[str]]:
-    """The training images of a run, and a line if they changed since it began.
+def open_data(workdir: Path, config: Config) -> Source:
+    """The training images of a run.
 
     Raises:
       ConfigError: They cannot be read, or have other classes.
     """
-    source = open_source(config, known=known_classes(workdir))
-    return source, changed_data(workdir, len(source), contents_digest(source))
+    return open_source(config, known=known_classes(workdir))
+
+
+def data_notes(workdir: Path, source: Source) -> list[str]:
+    """A line for the user if a run's training images changed since it began."""
+    return changed_data(workdir, len(source), contents_digest(source))
 
 
 def config_digest(config: Config) -> str:

@@ -31,7 +31,7 @@ Workdir = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="WORKDIR")]
 Workdirs = tyro.conf.Positional[
     Annotated[tuple[Path, ...], tyro.conf.arg(metavar="WORKDIR")]
 ]
-_NOW = "Where the run's data are now. Empty: where it was trained on them."
+_NOW = "Where the run's data are now. Empty: where they were during training."
 DataPath = Annotated[str, tyro.conf.arg(aliases=("--data.path",), help=_NOW)]
 OPTIONS: dict[str, Callable[[], Any]] = {}  # of each command, by name
 _LEAST = {"n": 1, "batch": 1, "seed": 0}
@@ -64,22 +64,34 @@ def check_paths(args: Arguments) -> None:
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckpointOptions:
-    """Options of the commands that draw from a checkpoint of a run."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrawingOptions:
+    """Options of the commands that draw from checkpoints."""
 
-    workdir: Workdir
-    """Workdir of the run; also as --workdir."""
     step: str = "latest"
     """Checkpoint: latest, best, or a number."""
     weights: str = ""
     """raw, ema, or the decay of one average. Empty: ema if there is one."""
     seed: int = 0
     """Seed of the latents."""
-    classes: tuple[str, ...] = ()
-    """Names or labels of the classes to draw. Empty: all, or a few of them."""
     out: Path | None = None
     """Where to write. None: into the workdir."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions(DrawingOptions):
+    """Options of the commands that draw from a checkpoint of one run."""
+
+    workdir: Workdir
+    """Workdir of the run; also as --workdir."""
+    classes: tuple[str, ...] = ()
+    """Names or labels of the classes to draw. Empty: all, or a few of them."""
+
+    def with_labels(self) -> dict[str, Any]:
+        """All options by name; the classes by label, None for an empty `classes`."""
+        from sagan.checkpoints.restore import find_labels
+
+        return vars(self) | {"classes": find_labels(self.workdir, self.classes)}
 
 
 def command(
@@ -118,7 +130,7 @@ def parse(kind: type[T], args: Arguments, prog: str, about: str = "") -> T:
     marks = (tyro.conf.FlagCreatePairsOff,)
     args = spell(args, known, runs)
     options = parse_dataclass(kind, args, prog=prog, description=about, config=marks)
-    if getattr(options, runs or "n", None) == ():
+    if runs and getattr(options, runs) == ():
         raise ConfigError(f"a workdir is missing; see `{prog} --help`")
     for name, least in _LEAST.items():
         value = getattr(options, name, None)

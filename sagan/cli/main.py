@@ -6,7 +6,7 @@ import difflib
 import math
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -110,7 +110,7 @@ def prepare_command(options: PrepareOptions) -> None:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleOptions(CheckpointOptions):
     """Options of `sagan sample`."""
 
@@ -128,13 +128,10 @@ class SampleOptions(CheckpointOptions):
 @command(lambda: SampleOptions)
 def sample_command(options: SampleOptions) -> None:
     """Writes samples of a checkpoint: PNG files, one picture, or one .npz file."""
-    from sagan.checkpoints.restore import find_labels
     from sagan.sampling.export import export
 
     program_cache.keep_compiled()
-    choices: dict[str, Any] = dict(vars(options))
-    choices["classes"] = find_labels(options.workdir, options.classes)
-    print(export(**choices))
+    print(export(**options.with_labels()))
 
 
 @dataclasses.dataclass(frozen=True)

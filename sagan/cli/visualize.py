@@ -3,14 +3,20 @@
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from sagan.cli.arguments import CheckpointOptions, DataPath, Workdirs, command
+from sagan.cli.arguments import (
+    CheckpointOptions,
+    DataPath,
+    DrawingOptions,
+    Workdirs,
+    command,
+)
 from sagan.config.schema import ConfigError
 from sagan.runtime import program_cache
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AttendOptions(CheckpointOptions):
     """Options of `sagan attend`."""
 
@@ -33,7 +39,7 @@ class AttendOptions(CheckpointOptions):
 @command(lambda: AttendOptions)
 def attend_command(options: AttendOptions) -> None:
     """Draws attention maps of query pixels, in generated or real images."""
-    from sagan.checkpoints.restore import find_labels, labels_to_draw, open_run
+    from sagan.checkpoints.restore import labels_to_draw, open_run
     from sagan.checkpoints.workdir import read_config
     from sagan.visualization import ablation, attention_reading, heatmaps
 
@@ -46,8 +52,7 @@ def attend_command(options: AttendOptions) -> None:
     if options.queries != ("auto",):
         queries = list(map(_pixel, options.queries))
     attention_reading.check_pixels(config.data.size, queries or ())
-    classes = find_labels(options.workdir, options.classes)
-    labels = labels_to_draw(config, options.n, classes)
+    labels = labels_to_draw(config, options.n, options.with_labels()["classes"])
     opened = open_run(options.workdir, options.step, options.weights, options.data_path)
     out = options.out or options.workdir / "attend" / f"step_{opened.step}"
     common = {"seed": options.seed, "out": out}
@@ -57,7 +62,7 @@ def attend_command(options: AttendOptions) -> None:
         ablation.ablate(opened, labels, list(grids["g"]), **common)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SheetsOptions(CheckpointOptions):
     """Options of `sagan sheets`."""
 
@@ -70,27 +75,18 @@ class SheetsOptions(CheckpointOptions):
 @command(lambda: SheetsOptions)
 def sheets_command(options: SheetsOptions) -> None:
     """Draws sheets of images: classes, interpolation, truncation, neighbours."""
-    from sagan.checkpoints.restore import find_labels
     from sagan.visualization.sheets import write_sheets
 
     program_cache.keep_compiled()
-    choices: dict[str, Any] = dict(vars(options))
-    choices["classes"] = find_labels(options.workdir, options.classes)
-    write_sheets(**choices)
+    write_sheets(**options.with_labels())
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportOptions(DrawingOptions):
     """Options of `sagan report`."""
 
     workdirs: Workdirs
     """Workdirs of one or more runs; also as --workdir."""
-    step: str = "latest"
-    """Checkpoint: latest, best, or a number."""
-    weights: str = ""
-    """raw, ema, or the decay of one average. Empty: ema if there is one."""
-    seed: int = 0
-    """Seed of the latents."""
     data_path: DataPath = ""
     out: Path | None = None
     """File. None: report.html, in the workdir of a single run."""

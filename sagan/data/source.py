@@ -1,5 +1,6 @@
 """The images and labels of one split: encoded records, decoded examples."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -169,7 +170,9 @@ def contents_digest(source: Source) -> str:
     for image in source.files or (record.image for record in source.records):
         if isinstance(image, str):
             name = image.removeprefix(root).lstrip("./")
-            size = os.stat(image).st_size if os.path.exists(image) else -1
+            size = -1
+            with contextlib.suppress(OSError):
+                size = os.stat(image).st_size
             image = os.fsencode(name) + b"\0%d" % size
         whole.update(b"%d\0" % len(image) + image)
     return whole.hexdigest()

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from sagan.checkpoints.restore import (
     config_digest,
+    data_notes,
     generator_digest,
     open_data,
     open_saved,
@@ -138,10 +139,10 @@ def prepare_evaluation(
       ConfigError: The data or the features are not available, or not for this metric.
     """
     check_protocol(protocol)
-    notes = []
-    if source is None and workdir:
-        source, notes = open_data(workdir, config)
-    trained_on = source or open_source(config)
+    notes, trained_on = [], source
+    if trained_on is None:
+        trained_on = open_data(workdir, config) if workdir else open_source(config)
+        notes = data_notes(workdir, trained_on) if workdir else []
     config = resolve(config, trained_on)
     classes = config.data.classes or 0
     check_labels(protocol, classes)

@@ -29,31 +29,29 @@ def image_grid(
       labels: Their classes.
       names: Names of the classes; empty: there are none.
     """
-    n = len(images)
-    classes = [int(k) for k in labels] if names else []
+    n, classes = len(images), [int(k) for k in labels] if names else []
     shown = sorted(set(classes))
-    in_rows = 0 < 2 * len(shown) <= n
-    if in_rows:
+    beside: list[str] = []
+    if 0 < 2 * len(shown) <= n:
         rows = [np.flatnonzero(np.array(classes) == k)[:_MOST] for k in shown]
+        beside = [names[k] for k in shown]
     else:
-        columns = math.isqrt(max(n, 1) - 1) + 1
-        rows = [np.arange(i, min(i + columns, n)) for i in range(0, n, columns)]
+        side = math.isqrt(max(n, 1) - 1) + 1
+        rows = [np.arange(i, min(i + side, n)) for i in range(0, n, side)]
     columns = max(map(len, rows))
     tiles = np.full((len(rows), columns, *images.shape[1:]), 255, np.uint8)
-    captions = [[""] * columns for _ in rows]
     for i, row in enumerate(rows):
         tiles[i, : len(row)] = images[row]
-        if shown:
-            captions[i][: len(row)] = [shorten(names[classes[j]], 10) for j in row]
-    if in_rows:
-        panel = Panel("", tiles, rows=[names[k] for k in shown])
-    else:
-        panel = Panel("", tiles, captions=captions if shown else ())
+    below: list[list[str]] = []
+    if shown and not beside:
+        below = [[shorten(names[classes[j]], 10) for j in row] for row in rows]
+        below[-1] += [""] * (columns - len(below[-1]))
+    panel = Panel("", tiles, rows=beside, captions=below)
     return Sheet([panel], "").picture
 
 
 def class_titles(classes: int | None, names: Sequence[str]) -> list[str]:
-    """What to call the classes in a picture; empty if there are none.
+    """The titles of the classes in a picture; empty if there are none.
 
     Args:
       classes: Their number.

@@ -129,7 +129,7 @@ def _train_from(
 
 
 class _Watch(NamedTuple):
-    """What looks at each step from outside."""
+    """The observers of every step."""
 
     interrupt: Interrupt
     clocks: Clocks
@@ -151,10 +151,8 @@ def _steps(
     config, source = experiment.config, experiment.source
     if step >= config.run.steps:
         return state, step
-    draw, measure_slowly = (
-        _pictures(config, source, logger),
-        _slow_scalars(config, source),
-    )
+    draw = _pictures(config, source, logger)
+    measure_slowly = _slow_scalars(config, source)
     if step == 0:
         draw(state, step)
 

@@ -1,7 +1,6 @@
-"""What a run shows while it trains: a bar on a terminal, else lines."""
+"""The progress of training: a bar on a terminal, lines elsewhere."""
 
 import hashlib
-import json
 import sys
 import threading
 import time
@@ -11,8 +10,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from sagan.config.fields import fields
-from sagan.config.schema import MAY_CHANGE, Config
+from sagan.checkpoints.restore import config_digest
+from sagan.config.schema import Config
 from sagan.runtime import cache
 from sagan.runtime.progress import Report
 from sagan.training.feedback import Feedback, Rollback
@@ -76,7 +75,7 @@ class Progress:
             self._bar.set_description()
 
     def rates(self, step: int, state: Any) -> dict[str, float]:
-        """What the clocks say since the last logged step, at a logged step."""
+        """Clocks.read at a logged step; empty at any other, and at the first."""
         if step == self._first:
             seconds = self._clocks.first(step, state)
             self._end_ticking()
@@ -105,7 +104,6 @@ class Progress:
 
 def _program(config: Config) -> str:
     """A digest of what the compiled step depends on."""
-    chosen = {k: v for k, v in fields(config).items() if k not in MAY_CHANGE}
-    devices = [jax.device_count(), jax.devices()[0].device_kind, jax.__version__]
-    text = json.dumps([chosen, config.run.parallel, devices], default=repr)
+    devices = jax.device_count(), jax.devices()[0].device_kind, jax.__version__
+    text = repr((config_digest(config), config.run.parallel, devices))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

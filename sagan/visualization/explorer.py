@@ -129,7 +129,7 @@ def _read(
     if player == "g":
         labels = labels_to_draw(opened.config, n, None)
         return read_generator(opened, labels, seed=seed)
-    source, _ = open_data(opened.workdir, opened.config)
+    source = open_data(opened.workdir, opened.config)
     chosen = np.linspace(0, len(source) - 1, min(n, len(source))).astype(int)
     return read_discriminator(opened, source.examples(chosen))
 

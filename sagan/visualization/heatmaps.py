@@ -94,7 +94,7 @@ def _read(
 ) -> Iterator[attention_reading.ImageAttention]:
     if player == "g":
         return attention_reading.read_generator(opened, labels, seed=seed)
-    source, _ = open_data(opened.workdir, opened.config)
+    source = open_data(opened.workdir, opened.config)
     examples = attention_reading.choose_real_images(
         source, labels, seed=seed, classes=opened.config.data.classes or 0
     )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from sagan.checkpoints.restore import OpenedRun, open_data
+from sagan.checkpoints.restore import OpenedRun, data_notes, open_data
 from sagan.data.pipeline import resolve
 from sagan.data.source import Examples
 from sagan.evaluation import image_sets, scoring
@@ -152,7 +152,8 @@ def find_nearest(
 
 
 def _open_training(opened: OpenedRun, classes: Classes) -> _Training:
-    source, notes = open_data(opened.workdir, opened.config)
+    source = open_data(opened.workdir, opened.config)
+    notes = data_notes(opened.workdir, source)
     config = resolve(opened.config, source)
     examples = image_sets.of_source(source, image_sets.TRAINING)
     _, test = image_sets.for_features(config, source, examples, source)

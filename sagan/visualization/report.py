@@ -100,7 +100,7 @@ def _draw_reals(
     """A grid of training images like those of the samples; none if there are none."""
     _, y = fixed_inputs(opened.config)
     try:
-        source, _ = open_data(opened.workdir, opened.config)
+        source = open_data(opened.workdir, opened.config)
         some = np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(int)
         labels = source.labels(some)
         chosen = [

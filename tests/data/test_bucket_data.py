@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sagan.checkpoints.restore import open_data, open_saved
+from sagan.checkpoints.restore import data_notes, open_data, open_saved
 from sagan.checkpoints.workdir import claim
 from sagan.config import Config, ConfigError, replace
 from sagan.data.bucket import local_data
@@ -102,11 +102,12 @@ def test_a_command_on_another_machine_reads_the_data_from_its_own_cache(
     pixels(open_saved(workdir).config)
     assert len(fetched) == 6  # once, where the run was trained
     (tmp_path / "local").rename(tmp_path / "elsewhere")
-    source, _ = open_data(workdir, open_saved(workdir).config)
+    source = open_data(workdir, open_saved(workdir).config)
     assert len(fetched) == 12 and not (tmp_path / "local").exists()
     assert source.data.path.startswith(str(cache.folder()))
     moved = open_saved(workdir, str(images))
-    source, notes = open_data(workdir, moved.config)
+    source = open_data(workdir, moved.config)
+    notes = data_notes(workdir, source)
     assert source.data.path == str(images) and notes == []
     with pytest.raises(ConfigError, match="data.path = 's3:"):
         open_saved(workdir, "s3://b/data")

@@ -341,7 +341,7 @@ def test_training_images_stand_beside_the_samples_class_by_class(opened, monkeyp
     ((image, label, titles),) = drawn
     assert picture.caption == "training images" and titles[3] == "class 3"
     assert label.tolist() == sorted([*range(10)] * 8) and image.shape == (80, 8, 8, 1)
-    source, _ = restore.open_data(opened.workdir, opened.config)
+    source = restore.open_data(opened.workdir, opened.config)
     every = source.examples(np.arange(len(source)))
     for one, k in zip(image[::8], label[::8], strict=True):
         same = (every.image == one).all(axis=(1, 2, 3))
