@@ -80,9 +80,9 @@ class TableOptions:
     metrics: str = "all"
     """Columns, such as is_single,fid,ifid."""
     weights: str = ""
-    """As in eval.py; empty: ema if there is one."""
+    """As in `sagan eval`; empty: ema if there is one."""
     batch_norm: str = "moving"
-    """As in eval.py."""
+    """As in `sagan eval`."""
     json: bool = False
     """JSON, not Markdown."""
 

@@ -200,7 +200,7 @@ class RunConfig:
     evaluate_every: int = 0
     """Steps between evaluations, which decide the best checkpoint; 0: none."""
     evaluate_samples: int | None = None
-    """Samples in these evaluations; None: eval.py's default."""
+    """Samples in these evaluations; None: the default of `sagan eval`."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
     wandb: bool = False

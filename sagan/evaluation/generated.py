@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -81,12 +82,14 @@ def choose_labels(
     """
     kind, notes = protocol.labels if classes else "none", []
     if kind == "auto":
-        cheap = source.memory or not source.sampled
-        label = source.labels(np.arange(len(source))) if cheap else reals
+        known = source.memory or source.known_labels is not None or not source.sampled
+        label = source.labels(np.arange(len(source))) if known else reals
         found = collections.Counter(label.tolist())
-        each = [found[k] for k in range(classes)]
-        kind = "real" if 5 * min(each) < 4 * max(each) else "uniform"
-        images = f"{min(each):,} to {max(each):,} images"
+        least, most = (op(found[k] for k in range(classes)) for op in (min, max))
+        sigmas = 0 if known else 3  # chance alone makes counts of some reals unequal
+        low, high = least + sigmas * math.sqrt(least), most - sigmas * math.sqrt(most)
+        kind = "real" if 5 * low < 4 * high else "uniform"
+        images = f"{least:,} to {most:,} images" + ("" if known else " of those read")
         notes.append(f"labels of the samples: {kind}, as classes have {images}")
     if kind == "real":
         return np.resize(reals, count).astype(np.int32), kind, notes

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import sagan
 from sagan.evaluation.baseline import Baseline
 from sagan.runtime import files
 
@@ -19,18 +20,16 @@ RESULTS, CARD, PLOT = "results.json", "card.md", "metrics.png"
 PER_CLASS_SHOWN = 10
 _OWN = "own_sha256"  # key of the digest of all the rest
 _MOST_BYTES = 2**28  # 16 MB are not enough for 20,000 classes
-_PACKAGES = ("sagan", "jax", "jaxlib", "flax", "numpy", "scipy")
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy")
 
 
 def versions() -> dict[str, str]:
     """Versions of the packages that computed the numbers, and the device."""
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
     devices = sorted({device.device_kind for device in jax.devices()})
-    return {
-        **packages,
-        "python": platform.python_version(),
-        "device": ", ".join(devices),
-    }
+    own = {"sagan": sagan.__version__}  # which may be on the path, not installed
+    machine = {"python": platform.python_version(), "device": ", ".join(devices)}
+    return own | packages | machine
 
 
 def new_result(protocol: Mapping[str, Any], about: Mapping[str, Any]) -> Result:

@@ -272,6 +272,14 @@ def while_training(
             batch_norm="moving",
         )
         ready = prepare_evaluation(config, protocol, source=source, features=features)
+        before = results_lib.read_results(workdir / "eval")[0]
+        name = "labels of the samples"
+        kinds = {str(result["protocol"].get(name)) for result in before}
+        for other in kinds - {ready.facts[name]}:
+            report(
+                f"run.evaluate_every: {name} were {other} and are {ready.facts[name]}:"
+                " the best checkpoint is chosen among both"
+            )
 
         def measure(state: GANState) -> dict[str, float]:
             if int(state.step) % config.run.evaluate_every:

@@ -108,8 +108,8 @@ def _read(workdir: Path, step: str, weights: str, modes: str) -> list[_Evaluated
     results, _ = results_lib.read_results(workdir / "eval")
     if not results:
         raise ConfigError(
-            f"{workdir}: has no evaluation that can be read; to evaluate it: python"
-            f" eval.py --workdir {workdir}"
+            f"{workdir}: has no evaluation that can be read; to evaluate it: sagan eval"
+            f" {workdir}"
         )
     by_step = {str(result["about"]["step"]): result for result in results}
     at = [*by_step][-1] if step == "latest" else step

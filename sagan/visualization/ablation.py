@@ -86,8 +86,7 @@ def ablate(
     if (before := results_lib.read_complete_result(path)) is None:
         report(
             f"no metrics: {opened.workdir} has no evaluation of step {opened.step}; to"
-            f" evaluate it: python eval.py --workdir {opened.workdir} --step"
-            f" {opened.step}"
+            f" evaluate it: sagan eval {opened.workdir} --step {opened.step}"
         )
         return
     try:

@@ -170,7 +170,7 @@ def _evaluations(runs: Sequence[ReportedRun]) -> list[_Evaluation]:
     for run in runs:
         title = run.name if len(runs) > 1 else ""
         if not run.record.results:
-            command = f"python eval.py --workdir {shlex.quote(str(run.opened.workdir))}"
+            command = f"sagan eval {shlex.quote(str(run.opened.workdir))}"
             line = "This run has not been evaluated yet. To evaluate it:"
             parts.append(_Evaluation(title, line=line, command=command))
             continue

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import importlib.metadata
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sagan
 from sagan.checkpoints import restore
 from sagan.checkpoints.manager import Checkpoints
 from sagan.cli import main
@@ -350,6 +352,13 @@ def test_while_training_the_distance_decides(tiny, tmp_path, monkeypatch):
     }
     assert values == {"metric": rows["fd_classifier"], **rows}
     assert {"accuracy_classifier", "kid_classifier", "is_classifier"} <= set(rows)
+    told = []
+    run.while_training(tmp_path / "run", report=told.append)(open_experiment(config))
+    assert told == []
+    result["protocol"]["labels of the samples"] = "real"  # chosen by another version
+    results.write_result(tmp_path / "run" / "eval" / "step_2", result)
+    run.while_training(tmp_path / "run", report=told.append)(open_experiment(config))
+    assert "labels of the samples were real and are uniform" in told[0]
     too_many = replace(config, {"run.evaluate_samples": 2000})
     with pytest.raises(ConfigError, match="--samples 2000"):  # before the first step
         start(open_experiment(too_many))
@@ -677,6 +686,16 @@ def test_a_table_has_a_column_for_each_variant():
     assert "| 3 | 9 ± 0 |" in results.render_card(result)
 
 
+def test_versions_are_those_of_a_package_that_is_not_installed(monkeypatch):
+    def version(name):
+        if name == "sagan":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert results.versions()["sagan"] == sagan.__version__
+
+
 def test_metrics_have_one_interface(images):
     for name, metric in METRICS.items():
         assert {"labelled", "paired", "logits", "featured"} <= set(dir(metric)), name
@@ -722,6 +741,30 @@ def test_labels_are_those_of_the_reals_by_default_if_classes_are_unequal(
         assert any(why in note for note in ready.notes) == (labels == "auto")
     assert found["uniform"] == [89, 89] and found["auto"] == found[kind]
     assert found["real"] != found["uniform"]
+
+
+@pytest.mark.parametrize(
+    ("reals", "known", "kind"),
+    [
+        ((52, 40), None, "uniform"),  # by chance
+        ((90, 10), None, "real"),
+        ((52, 40), (90, 10), "real"),
+        ((90, 10), (50, 45), "uniform"),
+    ],
+)
+def test_labels_of_a_large_set_are_counted_if_known_and_else_guessed(
+    tiny, reals, known, kind
+):
+    source = dataclasses.replace(
+        pipeline.open_source(tiny()),
+        memory=None,
+        sampled=True,
+        known_labels=known and np.repeat(np.arange(2, dtype=np.int32), known),
+        records=[Record(b"", 0)] * sum(known or reals),
+    )
+    reals = np.repeat(np.arange(2), reals)
+    chosen = generated.choose_labels(Protocol(), source, reals, 8, 2)
+    assert chosen[1] == kind
 
 
 def test_baseline_of_unequal_classes_is_that_of_the_labels_of_the_reals(tiny):

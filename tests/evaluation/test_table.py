@@ -205,7 +205,7 @@ def test_a_mistake_is_one_line(plant, tmp_path, tiny, monkeypatch):
     old = plant("old", {"fd_classifier": 1.0})
     for said, workdirs, options in (
         ("nope: holds no run", [run, bare / "nope"], {}),
-        ("bare: has no evaluation that can be read; to evaluate it", [bare], {}),
+        ("that can be read; to evaluate it: sagan eval", [bare], {}),
         ("--metrics x: unknown; there are fd_classif", [run], {"metrics": "fid,x"}),
         ("a and few: cannot be compared, because their evaluations differ in samples;",
          [run, few], {}),

@@ -215,7 +215,7 @@ def test_ablation_draws_and_says_that_there_is_no_evaluation(workdir, capsys, tm
     code, said, _ = attend_by(capsys, workdir, *options)
     assert code == 0
     missing = f"no metrics: {workdir} has no evaluation of step 7; to evaluate it: "
-    assert f"{missing}python eval.py" in said
+    assert f"{missing}sagan eval {workdir} --step 7\n" in said
     assert not (out / "ablation.json").exists()
     with Image.open(out / "ablation.png") as picture:
         left = 10 + layout._width("without attention8") + layout._SPACE

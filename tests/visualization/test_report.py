@@ -276,7 +276,7 @@ def test_a_bare_run_says_what_is_missing_and_how_to_get_it(tmp_path):
     text = render_page([run])
     assert "There are no pictures in samples/ yet" in text
     assert "Nothing is logged in metrics.jsonl yet" in text
-    assert f"python eval.py --workdir &#39;{tmp_path}/a b&#39;" in text
+    assert f"sagan eval &#39;{tmp_path}/a b&#39;" in text
     assert "no attention layer" in text and data_of(text) == []
 
 
@@ -300,7 +300,7 @@ def evaluated(run, value, protocol="p"):
 def test_an_evaluation_is_its_table_with_its_notes(tmp_path):
     text = render_page([evaluated(pages.run(tmp_path), 12.5)])
     assert "<td>12.5</td><td>12.5</td>" in text and "note of planted" in text
-    assert "Step 7, 99 samples" in text and "eval.py" not in text
+    assert "Step 7, 99 samples" in text and "sagan eval" not in text
 
 
 def test_the_first_numbers_are_shown_and_the_table_folded(tmp_path):
