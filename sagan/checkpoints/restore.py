@@ -209,16 +209,20 @@ def find_labels(workdir: Path, classes: Sequence[str]) -> list[int] | None:
     """Labels of a run's classes, each given by its name or label; None: none given.
 
     Raises:
-      ConfigError: There is no class of this name.
+      ConfigError: There is no such run, or no class of this name.
     """
-    names, found = class_names(workdir), []
+    config, names = read_config(workdir), class_names(workdir)
+    why = f"no such class; there are {first_few(names)}"
+    if not names:
+        why = "the run's classes have no names: give labels"
+    if config.data.classes == 0:
+        why = "the run is unconditional"
     for text in classes:
         if text not in names and not text.isdecimal():
-            near = difflib.get_close_matches(text, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else first_few(names) or "labels"
-            raise ConfigError(f"--classes {text}: no such class; {hint}")
-        found.append(names.index(text) if text in names else int(text))
-    return found or None
+            if near := difflib.get_close_matches(text, names, n=1):
+                why = f"no such class; did you mean {near[0]}?"
+            raise ConfigError(f"--classes {text}: {why}")
+    return [names.index(t) if t in names else int(t) for t in classes] or None
 
 
 def _average(config: Config, weights: str | None) -> int | None:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple, final
 
 import numpy as np
@@ -162,12 +161,16 @@ class Source:
 
 
 def contents_digest(source: Source) -> str:
-    """SHA-256 of the names, in data.path, and sizes of the files with the images.
+    """SHA-256 of the names, in their common folder, and sizes of the image files.
 
     Images that are in memory encoded, such as the digits, count themselves.
     """
-    root, whole = str(Path(source.data.path).expanduser()), hashlib.sha256()
-    for image in source.files or (record.image for record in source.records):
+    images = source.files or [record.image for record in source.records]
+    paths = [image for image in images if isinstance(image, str)]
+    root, whole = "", hashlib.sha256()
+    if paths:  # all lie between these two
+        root = os.path.commonpath([os.path.dirname(f(paths)) for f in (min, max)])
+    for image in images:
         if isinstance(image, str):
             name = image.removeprefix(root).lstrip("./")
             size = -1

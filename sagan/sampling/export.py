@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from sagan.checkpoints.restore import labels_to_draw, open_run
@@ -14,6 +15,7 @@ from sagan.sampling import sampler
 from sagan.sampling.grid import class_titles, image_grid, png
 
 _PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_MOST = 400  # images in a grid
 
 
 def export(
@@ -38,14 +40,26 @@ def export(
     for truncation and batch, restore.open_run for step and weights.
 
     Raises:
-      ConfigError: There is no such run, checkpoint, class or average.
+      ConfigError: There is no such run, checkpoint, class or average, or `out` is a
+        file of another kind.
     """
     if truncation < 0:
         raise ConfigError(f"--truncation {truncation}: must be 0 or more")
+    suffix = out.suffix.lower() if out else ""
+    allowed = (".npz", *_PICTURES)
+    if suffix in Image.registered_extensions().keys() - allowed:
+        raise ConfigError(
+            f"--out {out}: must be a folder, or end in {', '.join(allowed)}"
+        )
+    if suffix in _PICTURES and n > _MOST:
+        raise ConfigError(
+            f"--n {n}: a picture shows {_MOST} images at most; a folder or an .npz file"
+            " takes any number"
+        )
     labels = labels_to_draw(read_config(workdir), n, classes)
     opened = open_run(workdir, step, weights)
     out = out or workdir / "samples" / f"step_{opened.step}"
-    make_place(out, is_file=out.suffix == ".npz" or out.suffix in _PICTURES)
+    make_place(out, is_file=suffix in allowed)
     pieces = sampler.samples(
         opened.config,
         opened.variables,
@@ -64,11 +78,12 @@ def export(
 def _write(
     out: Path, images: np.ndarray, labels: np.ndarray, titles: Sequence[str]
 ) -> None:
-    if out.suffix == ".npz":
+    suffix = out.suffix.lower()
+    if suffix == ".npz":
         write_arrays(out, {"image": images, "label": labels}, compressed=True)
         return
-    grid = image_grid(images[:400], labels[:400], titles)
-    if format := _PICTURES.get(out.suffix):
+    grid = image_grid(images[:_MOST], labels[:_MOST], titles)
+    if format := _PICTURES.get(suffix):
         write_whole(out, png(images[0] if len(images) == 1 else grid, format))
         return
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):

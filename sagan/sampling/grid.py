@@ -11,7 +11,7 @@ from PIL import Image
 from sagan.runtime.progress import printable
 from sagan.sampling.layout import Panel, Sheet, shorten
 
-_MOST = 20  # images in a row
+_MOST = 20  # images beside a class's name
 
 
 def image_grid(
@@ -21,8 +21,9 @@ def image_grid(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """One picture of many images, with squares of 64 pixels or more.
 
-    With names, each row has images of one class; with about one image of a class, its
-    name is below it. Without names they fill a square, row by row.
+    With names, each row has images of one class, and a class of many has several; with
+    about one image of a class, its name is below it. Without names they fill a square,
+    row by row.
 
     Args:
       images: Of any size.
@@ -33,8 +34,12 @@ def image_grid(
     shown = sorted(set(classes))
     beside: list[str] = []
     if 0 < 2 * len(shown) <= n:
-        rows = [np.flatnonzero(np.array(classes) == k)[:_MOST] for k in shown]
-        beside = [names[k] for k in shown]
+        rows = []
+        for k in shown:
+            of_class = np.flatnonzero(np.array(classes) == k)
+            lines = [of_class[i : i + _MOST] for i in range(0, len(of_class), _MOST)]
+            rows += lines
+            beside += [names[k], *[""] * (len(lines) - 1)]
     else:
         side = math.isqrt(max(n, 1) - 1) + 1
         rows = [np.arange(i, min(i + side, n)) for i in range(0, n, side)]

@@ -99,18 +99,19 @@ def _draw_reals(
 ) -> list[EmbeddedPicture]:
     """A grid of training images like those of the samples; none if there are none."""
     _, y = fixed_inputs(opened.config)
+    classes = opened.config.data.classes
     try:
         source = open_data(opened.workdir, opened.config)
-        some = np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(int)
-        labels = source.labels(some)
-        chosen = [
-            some[labels == k][: np.sum(y == k)] if opened.config.data.classes else some
-            for k in np.unique(y)
-        ]
-        image, label = source.examples(np.concatenate(chosen)[: len(y)])
+        most_read = _LOOKED_AT if classes else len(y)
+        some = np.linspace(0, len(source) - 1, min(len(source), most_read)).astype(int)
+        if classes:
+            labels = source.labels(some)
+            chosen = [some[labels == k][: np.sum(y == k)] for k in np.unique(y)]
+            some = np.concatenate(chosen)
+        image, label = source.examples(some)
     except (ConfigError, OSError):  # the explorer of D says why
         return []
-    titles = class_titles(opened.config.data.classes, class_names)
+    titles = class_titles(classes, class_names)
     return [embed(image_grid(image, label, titles), "training images", most)]
 
 

@@ -175,6 +175,14 @@ def test_classes_are_named_or_numbered(tiny, tmp_path):
     assert find_labels(tmp_path / "run", []) is None
     with pytest.raises(ConfigError, match="--classes dgo: no .*; did you mean dog?"):
         find_labels(tmp_path / "run", ["dgo"])
+    claim(tmp_path / "other", tiny(), 100, [])
+    with pytest.raises(ConfigError, match="cat: the run's classes have no names: give"):
+        find_labels(tmp_path / "other", ["cat"])
+    claim(tmp_path / "one", tiny(data__classes=0), 100, [])
+    with pytest.raises(ConfigError, match="--classes cat: the run is unconditional"):
+        find_labels(tmp_path / "one", ["cat"])
+    with pytest.raises(ConfigError, match="nothere: holds no run"):
+        find_labels(tmp_path / "nothere", ["cat"])
 
 
 def test_a_checkpoint_is_the_latest_the_best_or_a_number(finished_run, monkeypatch):
@@ -189,7 +197,7 @@ def test_a_checkpoint_is_the_latest_the_best_or_a_number(finished_run, monkeypat
 
 @pytest.mark.parametrize(("n", "size"), [(1, (8, 8)), (4, None)])
 def test_a_picture_is_one_image_or_a_grid(finished_run, tmp_path, n, size):
-    for suffix, kind in ((".jpg", "JPEG"), (".png", "PNG")):
+    for suffix, kind in ((".JPG", "JPEG"), (".png", "PNG")):
         out = tmp_path / "new" / f"x{suffix}"
         args = [
             finished_run,
@@ -207,6 +215,21 @@ def test_a_picture_is_one_image_or_a_grid(finished_run, tmp_path, n, size):
             assert picture.format == kind
             assert np.asarray(picture).any()
             assert picture.size == size if size else picture.size > (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("out", "n", "said"),
+    [
+        ("x.tiff", 1, "x.tiff: must be a folder, or end in .npz, .png, .jpg, .jpeg"),
+        ("x.png", 401, "--n 401: a picture shows 400 images at most; "),
+    ],
+)
+def test_a_file_that_cannot_show_the_images_is_refused(
+    finished_run, tmp_path, capsys, out, n, said
+):
+    args = [str(finished_run), "--n", str(n), "--out", str(tmp_path / out)]
+    assert main.run(main.COMMANDS["sample"], args) == 2
+    assert said in capsys.readouterr().err and not [*tmp_path.glob("x*")]
 
 
 @pytest.mark.parametrize("name", ["sample", "sheets", "attend", "report", "evaluate"])

@@ -676,6 +676,9 @@ def test_digest_of_the_contents_depends_on_names_and_sizes_alone(tmp_path, monke
         return contents_digest(open_source(make(path=str(path))))
 
     before, files = digest(root), sorted(root.glob("*/*"))
+    source = open_source(make(path=str(root)))
+    above = dataclasses.replace(source.data, path=str(tmp_path))
+    assert contents_digest(dataclasses.replace(source, data=above)) == before
     shutil.copytree(root, tmp_path / "b")
     monkeypatch.chdir(root)
     assert digest(tmp_path / "b") == digest(".") == before

@@ -44,6 +44,17 @@ def test_a_row_holds_the_images_of_a_class_beside_its_name():
     assert (picture[MARGIN:-MARGIN, MARGIN:left].min(axis=(1, 2)) < 255).any()  # a word
 
 
+def test_a_class_of_many_images_has_several_rows_and_its_name_once():
+    images, labels = constant(*range(1, 46)), np.array([1] * 42 + [2] * 3)
+    picture = image_grid(images, labels, NAMES)
+    left = picture.shape[1] - MARGIN - 20 * CELL - 19 * GAP
+    rows = [[v for v in row if v < 255] for row in values_of(picture, left)]
+    assert rows == [[*range(1, 21)], [*range(21, 41)], [41, 42], [43, 44, 45]]
+    named = picture[MARGIN + GAP :, MARGIN:left].min(axis=(1, 2)) < 255
+    at = [named[i * (CELL + GAP) :][:CELL].any() for i in range(4)]
+    assert at == [True, False, False, True]
+
+
 def test_about_one_image_of_a_class_has_its_name_below():
     picture = image_grid(constant(1, 2, 3), np.array([2, 0, 1]), NAMES)
     assert picture.shape[1] == 2 * MARGIN + 2 * CELL + GAP

@@ -346,6 +346,12 @@ def test_training_images_stand_beside_the_samples_class_by_class(opened, monkeyp
     for one, k in zip(image[::8], label[::8], strict=True):
         same = (every.image == one).all(axis=(1, 2, 3))
         assert k in every.label[same]
+    config = replace(opened.config, {"data.classes": 0})
+    monkeypatch.setattr(report, "open_data", lambda *_: source)
+    unconditional = opened._replace(saved=restore.SavedRun(opened.workdir, config))
+    report._draw_reals(unconditional, [], 10**6)
+    spread = np.linspace(0, len(source) - 1, 64).astype(int)
+    np.testing.assert_array_equal(drawn[1][0], every.image[spread])
 
 
 def test_several_runs_are_compared(tmp_path):
