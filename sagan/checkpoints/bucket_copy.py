@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import final
 
 from sagan.checkpoints import bucket_layout as layout
 from sagan.config.schema import ConfigError
+from sagan.config.validation import is_bucket
 from sagan.runtime import lease, transfers
 from sagan.runtime.buckets import Objects, as_mistake
 from sagan.runtime.progress import Report
@@ -105,41 +106,29 @@ def _is_for_all(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def copied(
-    args: Sequence[str], is_workdir: Callable[[str, str], bool], report: Report
-) -> Iterator[list[str]]:
-    """Arguments with local copies in place of runs in buckets.
+def copied(workdirs: Sequence[str], report: Report) -> Iterator[list[str]]:
+    """Workdirs with local copies in place of runs in buckets.
 
     What a command that succeeds has written into a copy goes to the bucket.
 
     Args:
-      args: Arguments of a command that reads runs.
-      is_workdir: (option, value) -> whether a value is a run in a bucket.
+      workdirs: Those of a command that reads runs.
       report: Takes the lines for the user.
 
     Raises:
       ConfigError: A run cannot be copied.
       OSError: What the command wrote has not arrived in the bucket.
     """
-    option, local, copies = "", [], []
-    for arg in args:
-        if arg.startswith("--"):
-            option, equals, value = arg.partition("=")
-        else:
-            equals, value = "", arg
-        if is_workdir(option, value):
-            copies.append(RunCopy(value))
-            value = str(copies[-1].folder)
-            arg = f"{option}={value}" if equals else value
-        local.append(arg)
+    copies = {path: RunCopy(path) for path in workdirs if is_bucket(path)}
+    local = [str(copies[w].folder) if w in copies else w for w in workdirs]
     try:
         yield local
     except ConfigError as error:
         message = str(error)
-        for copy in copies:
+        for copy in copies.values():
             message = message.replace(str(copy.folder), copy.url)
         raise ConfigError(message) from error
-    for copy in copies:
+    for copy in copies.values():
         try:
             made = copy.send()
         except OSError as error:

@@ -179,11 +179,10 @@ def open_run(
     """
     saved = open_saved(workdir, data_path)
     average = _average(saved.config, weights)
-    if isinstance(step, str) and step.isdecimal():
-        step = int(step)
-    elif isinstance(step, str):  # the newest may be damaged, and load finds a good one
-        step = None if step == "latest" else saved.steps(step, several=False)[0]
-    state, step = saved.load(step)
+    newest = step in (None, "latest")  # which may be damaged: load finds a good one
+    state, step = saved.load(
+        None if newest else saved.steps(str(step), several=False)[0]
+    )
     return OpenedRun(saved, state, step, average)
 
 

@@ -9,14 +9,14 @@ import dataclasses
 import functools
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from sagan import config as config_lib
-from sagan.cli.spelling import grouped, option_types, spell
+from sagan.cli.spelling import NO_WORKDIR, joined, option_types, reads_runs, spell
 from sagan.config import loading
 from sagan.config.architecture import fit_attention
 from sagan.config.schema import Config, ConfigError
@@ -35,33 +35,27 @@ _NOW = "Where the run's data are now. Empty: where they were during training."
 DataPath = Annotated[str, tyro.conf.arg(aliases=("--data.path",), help=_NOW)]
 OPTIONS: dict[str, Callable[[], Any]] = {}  # of each command, by name
 _LEAST = {"n": 1, "batch": 1, "seed": 0}
-
-_LOCAL = ("--out", "--fake", "--real", "--data-dir", "--path")  # never in a bucket
 _OF_CONFIG = ("--data.", "--run.", "--data-path", "--data_path")  # checked with it
 
 
-def may_be_bucket(option: str, value: str) -> bool:
-    """Whether an argument, after an option, may be a run in a bucket."""
-    return is_bucket(value) and not option.startswith(_LOCAL + _OF_CONFIG)
-
-
-def check_paths(args: Arguments) -> None:
+def check_paths(
+    first: Arguments, options: Sequence[Arguments], known: Collection[str]
+) -> None:
     """Raises a ConfigError if an argument is a path elsewhere, such as s3://bucket/a.
 
     Python would take it for a folder of this machine, called `s3:`. Runs may be in
     buckets of Google Cloud Storage, and so may the paths of a config that say so.
     """
-    option = ""
-    for arg in args:
-        option, _, value = (
-            arg.partition("=") if arg.startswith("--") else (option, "", arg)
-        )
-        of_config = option.startswith(_OF_CONFIG)
-        if not (is_local(value) or may_be_bucket(option, value) or of_config):
-            named = f"{option} {value}" if option.startswith("--") else value
-            raise ConfigError(
-                f"{named}: must be a path on this machine, without a scheme"
-            )
+    has_runs = not {"workdir", "workdirs"}.isdisjoint(known)
+    for option, *values in [("", *first), *options]:
+        is_run = has_runs and option in ("", "--workdir")
+        for value in values:
+            of_config = option.startswith(_OF_CONFIG)
+            if not (of_config or is_local(value) or is_run and is_bucket(value)):
+                named = f"{option} {value}".lstrip()
+                raise ConfigError(
+                    f"{named}: must be a path on this machine, without a scheme"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,8 +102,16 @@ def command(
 
         @functools.wraps(function)
         def act(args: Arguments) -> int | None:
-            about = function.__doc__ or ""
-            return function(parse(options(), args, f"sagan {name}", about))
+            kind, about = options(), function.__doc__ or ""
+            known = option_types(kind)
+            first, rest = spell(args, known)
+            check_paths(first, rest, known)
+            with contextlib.ExitStack() as stack:
+                if reads_runs(known) and any(map(is_bucket, first)):
+                    from sagan.checkpoints.bucket_copy import copied  # imports JAX
+
+                    args = joined(stack.enter_context(copied(first, print)), rest)
+                return function(parse(kind, args, f"sagan {name}", about))
 
         return act
 
@@ -124,13 +126,15 @@ def parse(kind: type[T], args: Arguments, prog: str, about: str = "") -> T:
       SystemExit: After --help.
     """
     known = option_types(kind)
-    runs = next((name for name in ("workdir", "workdirs") if name in known), "")
+    first, rest = spell(args, known)
+    usage = {"prog": prog, "description": about}
     if "run.steps" in known:
-        return _parse_with_config(kind, args, known, prog, about)
+        return _parse_with_config(kind, first, rest, "workdir" in known, usage)
+    if "workdir" in known and len(first) > 1:
+        raise ConfigError(f"{' '.join(first)}: must be a single workdir")
     marks = (tyro.conf.FlagCreatePairsOff,)
-    args = spell(args, known, runs)
-    options = parse_dataclass(kind, args, prog=prog, description=about, config=marks)
-    if runs and getattr(options, runs) == ():
+    options = parse_dataclass(kind, joined(first, rest), config=marks, **usage)
+    if getattr(options, "workdirs", None) == ():
         raise ConfigError(f"a workdir is missing; see `{prog} --help`")
     for name, least in _LEAST.items():
         value = getattr(options, name, None)
@@ -140,34 +144,29 @@ def parse(kind: type[T], args: Arguments, prog: str, about: str = "") -> T:
 
 
 def _parse_with_config(
-    kind: Any, args: Arguments, known: dict[str, Any], prog: str, about: str
+    kind: Any, first: Arguments, rest: list[list[str]], has_workdir: bool, usage: Any
 ) -> Any:
     """Options with a config: its file comes first, the workdir second or by option."""
-    (_, first), *groups = grouped(args)
-    places = ["CONFIG", "WORKDIR"] if "workdir" in known else ["CONFIG"]
-    for option, values in groups:  # --workdir DIR CONFIG
-        if option == "--workdir" and len(values) > 1 and not first:
-            first.append(values.pop())
-    if len(first) > len(places):
-        raise ConfigError(f"{first[-1]}: unexpected; options begin with --")
-    rest = [arg for option, values in groups for arg in (option, *values)]
-    if len(first) > 1:
-        rest += ["--workdir", first[1]]
-    wants_help = not {"-h", "--help"}.isdisjoint(rest)
-    if not first and not wants_help:
+    places = ["CONFIG", "WORKDIR"][: 1 + has_workdir]
+    given = {option[2:].replace("-", "_") for option, *_ in rest}
+    if len(first) > len(places) - ("workdir" in given):
+        hint = "--workdir names one" if "workdir" in given else "options begin with --"
+        raise ConfigError(f"{first[-1]}: unexpected; {hint}")
+    rest += [["--workdir", path] for path in first[1:]]
+    if not first and {"", "help"}.isdisjoint(given):
         raise ConfigError("name a recipe or a config file first, such as digits")
     start = loading.read(first[0]) if first else Config()
-    usage = {"prog": " ".join([prog, *places]), "description": about}
-    if rest[-1:] == ["--workdir"]:
-        rest.pop()
-    args = spell(rest, known, "")
-    options = parse_dataclass(kind, args, default=kind(config=start), **usage)
-    given = {option.partition("=")[0][2:].replace("-", "_") for option, _ in groups}
-    options = dataclasses.replace(options, config=fit_attention(options.config, given))
-    config_lib.check_config(options.config)
-    if "workdir" in known and not options.workdir:
-        raise ConfigError("--workdir DIR is missing: where the run keeps its files")
-    return options
+    usage["prog"] = " ".join([usage["prog"], *places])
+    args = joined([], rest)
+    parsed = parse_dataclass(kind, args, default=kind(config=start), **usage)
+    config = fit_attention(parsed.config, given)
+    config_lib.check_config(config)
+    if has_workdir and not parsed.workdir:
+        raise ConfigError(NO_WORKDIR)
+    if moved := config_lib.differences(parsed.config, config):
+        places = ", ".join(f"{name} = {now}" for name, (_, now) in moved.items())
+        print(f"data.size = {config.data.size}: attention moves from 32 to {places}")
+    return dataclasses.replace(parsed, config=config)
 
 
 def parse_dataclass(kind: type[T], args: Arguments, **options: Any) -> T:

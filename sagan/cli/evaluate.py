@@ -60,13 +60,8 @@ def evaluate_command(options: Any) -> None:
     from sagan.evaluation import image_folders
 
     program_cache.keep_compiled()
-    image_folders.compare(
-        options.fake,
-        options.real,
-        options.protocol,
-        data_path=options.data_path,
-        out=options.out,
-    )
+    places = {"data_path": options.data_path, "out": options.out}
+    image_folders.compare(options.fake, options.real, options.protocol, **places)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The commands: arguments to calls."""
 
-import contextlib
 import dataclasses
 import difflib
 import math
@@ -13,12 +12,7 @@ import tyro
 import sagan
 from sagan import config as config_lib
 from sagan.cli import visualize
-from sagan.cli.arguments import (
-    OPTIONS,
-    CheckpointOptions,
-    ConfigFields,
-    command,
-)
+from sagan.cli.arguments import OPTIONS, CheckpointOptions, ConfigFields, command
 from sagan.cli.evaluate import eval_command, evaluate_command, table_command
 from sagan.cli.info import info_command
 from sagan.cli.run import run
@@ -46,7 +40,6 @@ def train_command(options: TrainOptions) -> None:
     from sagan.training import loop
 
     folder = local_folder(workdir, config.run.local_dir)
-
     if config.run.compilation_cache:
         program_cache.keep_compiled(config.run.compilation_cache_dir)
     config = processes.initialize(
@@ -171,8 +164,8 @@ class PlanOptions:
 
     topology: str = ""
     """Hardware, such as v5e:2x4, gpu:8x80GiB or cpu."""
-    price: str | None = None
-    """Price of a chip for an hour, such as 1.2."""
+    price: float = 0.0
+    """Price of a chip for an hour, such as 1.2; 0: unknown."""
     config: ConfigFields = Config()
 
 
@@ -181,23 +174,15 @@ def plan_command(options: PlanOptions) -> int:
     """Estimates memory, FLOPs and time of a step for hardware you don't have."""
     from sagan.planning import topology
 
-    price = _price(options.price)
+    if not 0 <= options.price < math.inf:
+        raise ConfigError(f"--price {options.price:g}: must be 0 or more, such as 1.2")
     if not options.topology:
         raise ConfigError(f"--topology is missing: such as {topology.EXAMPLES}")
     machine = topology.parse(options.topology)
     topology.set_environment(machine)  # before the first import of JAX
     from sagan.planning.plan import plan
 
-    return int(plan(options.config, machine, price=price) is False)
-
-
-def _price(text: str | None) -> float | None:
-    with contextlib.suppress(ValueError):
-        if text is None or 0 <= float(text) < math.inf:
-            return None if text is None else float(text)
-    raise ConfigError(
-        f"--price {text}: must be the price of a chip for an hour, such as 1.2"
-    )
+    return int(plan(options.config, machine, price=options.price or None) is False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import io
 import sys
 import traceback
 
-from sagan.cli.arguments import Arguments, Command, check_paths, may_be_bucket
+from sagan.cli.arguments import Arguments, Command
 from sagan.config.schema import ConfigError
 from sagan.runtime import exit_message, output
 from sagan.runtime.progress import printable
@@ -30,8 +30,7 @@ def run(command: Command, args: Arguments) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr, for any name
     with output.lasting():
         try:
-            check_paths(args)
-            code = _call(command, args) or 0
+            code = command(args) or 0
         except Stopped as stopped:
             print(stopped)
             code = 0
@@ -46,16 +45,6 @@ def run(command: Command, args: Arguments) -> int:
                 code = 1
         exit_message.disarm(code)
     return code
-
-
-def _call(command: Command, args: Arguments) -> int | None:
-    """Calls a command; one that reads runs gets copies of those in buckets."""
-    if command.__name__ == "train_command" or not any("gs://" in arg for arg in args):
-        return command(args)
-    from sagan.checkpoints.bucket_copy import copied  # imports JAX
-
-    with copied(args, may_be_bucket, print) as local:
-        return command(local)
 
 
 def _report(error: Exception) -> int | None:

@@ -2,13 +2,15 @@
 
 import dataclasses
 import difflib
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from sagan.config.schema import ConfigError
 
+NO_WORKDIR = "--workdir DIR is missing: where the run keeps its files"
 _SAME = (  # names of one thing: each command takes them all, and knows one
     {"n", "samples"},
     {"path", "data_path", "data.path"},
@@ -33,7 +35,60 @@ def option_types(kind: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def grouped(args: Sequence[str]) -> list[tuple[str, list[str]]]:
+def reads_runs(known: Mapping[str, Any]) -> bool:
+    """Whether a command's arguments of no option are workdirs."""
+    return "run.steps" not in known and ("workdir" in known or "workdirs" in known)
+
+
+def joined(first: Iterable[str], options: Iterable[Sequence[str]]) -> list[str]:
+    """What `spell` returns as one list; a value may begin with a hyphen."""
+    each = (("=".join(o),) if len(o) == 2 else o for o in options)
+    return [*first, *itertools.chain(*each)]
+
+
+def spell(
+    args: Sequence[str], known: Mapping[str, Any]
+) -> tuple[list[str], list[list[str]]]:
+    """Arguments in the one spelling: those of no option, and each option with its own.
+
+    What follows the value of an option that takes one belongs to no option.
+
+    Args:
+      args: Those of the user.
+      known: Types of the options by name.
+
+    Raises:
+      ConfigError: An option is unknown, its value is spelled in another way, or a
+        workdir or an output is given twice or empty.
+    """
+    first: list[str] = []
+    options: list[list[str]] = []
+    once: set[str] = set()
+    for option, values in _grouped(args):
+        typed, equals, value = option.partition("=")
+        values = [value, *values] if equals else values
+        is_workdir = typed in ("--workdir", "--workdirs")
+        if is_workdir and not any(values):
+            raise ConfigError(NO_WORKDIR)
+        if typed in ("-h", "--help"):
+            options.append([typed])
+        elif typed and not (is_workdir and reads_runs(known)):
+            name, typed = _find(typed, known)
+            if name in once:
+                raise ConfigError(f"{typed}: is given twice")
+            once |= {name} & {"workdir", "out", "data_dir"}
+            kind = known[name]
+            if kind is bool and values and (equals or values[0].lower() in _SWITCHED):
+                raise ConfigError(_right_switch(typed, values[0]))
+            count = len(values) if get_origin(kind) is tuple else int(kind is not bool)
+            own = _spell_values(typed, kind, values[:count], name == "step")
+            options.append([typed, *own])
+            values = values[count:]
+        first += values
+    return first, options
+
+
+def _grouped(args: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Each option with the arguments after it; those before the first after ""."""
     groups: list[tuple[str, list[str]]] = [("", [])]
     for arg in args:
@@ -42,33 +97,6 @@ def grouped(args: Sequence[str]) -> list[tuple[str, list[str]]]:
         else:
             groups[-1][1].append(arg)
     return groups
-
-
-def spell(args: Sequence[str], known: Mapping[str, Any], runs: str) -> list[str]:
-    """Arguments in the one spelling that tyro reads.
-
-    Args:
-      args: Those of the user.
-      known: Types of the options by name.
-      runs: Name of the positional workdir or workdirs, to which --workdir adds.
-
-    Raises:
-      ConfigError: An option is unknown, or its value is spelled in another way.
-    """
-    workdirs: list[str] = []
-    rest: list[str] = []
-    for option, values in grouped(args):
-        typed, equals, value = option.partition("=")
-        values = [value, *values] if equals else values
-        if typed in ("--workdir", "--workdirs") and runs:
-            workdirs = [*workdirs, *values] if runs == "workdirs" else values
-            continue
-        if typed not in ("", "-h", "--help"):
-            name, typed = _find(typed, known)
-            values = list(_spell_values(typed, known[name], values, name == "step"))
-        joined = [f"{typed}={values[0]}", *values[1:]] if equals else [typed, *values]
-        rest += joined if typed else values
-    return workdirs + rest
 
 
 def _find(typed: str, known: Mapping[str, Any]) -> tuple[str, str]:
@@ -88,27 +116,31 @@ def _find(typed: str, known: Mapping[str, Any]) -> tuple[str, str]:
     raise ConfigError(f"{typed}: no such option; {hint}")
 
 
+def _right_switch(typed: str, value: str) -> str:
+    is_off = bool(re.search(r"(--|\.)no[-_]", typed))
+    start, dot, field = re.sub(r"(--|\.)no[-_]", r"\1", typed).rpartition(".")
+    right = f"write {start}{dot}{field}"
+    if _SWITCHED.get(value.lower(), True) == is_off:
+        right = f"write {start}.no-{field}" if dot else f"leave out {field}"
+    return f"{typed} {value}: is a switch without a value; {right}"
+
+
 def _spell_values(
     typed: str, kind: Any, values: Sequence[str], is_step: bool
 ) -> Iterator[str]:
     """The values; 1e5 is a whole number."""
-    if kind is bool and values and values[0].lower() in _SWITCHED:
-        is_off = bool(re.search(r"(--|\.)no[-_]", typed))
-        start, dot, field = re.sub(r"(--|\.)no[-_]", r"\1", typed).rpartition(".")
-        on = f"{start}{dot}{field}"
-        off = f"{start}.no-{field}" if dot else f"no {on}"
-        right = on if _SWITCHED[values[0].lower()] != is_off else off
-        raise ConfigError(f"{typed} {values[0]}: is a switch; write {right}")
     numbers = _holds(kind, int) or _holds(kind, float)
     if numbers and any(re.search(r"[][(),]", value) for value in values):
-        if not all(map(_WHOLE.fullmatch, values)):
+        if get_origin(kind) is tuple or not all(map(_WHOLE.fullmatch, values)):
             bare = re.findall(r"[^][(),\s]+", " ".join(values))
             right = " ".join([typed, *bare])
             raise ConfigError(f"{typed} {' '.join(values)}: write {right}")
     for value in values:
-        whole = (_holds(kind, int) or is_step) and _WHOLE.fullmatch(value)
-        number = Decimal(re.sub("[_,]", "", value)) if whole else None
-        yield str(int(number)) if number is not None and number % 1 == 0 else value
+        if (_holds(kind, int) or is_step) and _WHOLE.fullmatch(value):
+            number = Decimal(re.sub("[_,]", "", value))
+            if number == number.to_integral_value():
+                value = str(int(number))
+        yield value
 
 
 def _holds(kind: Any, wanted: type) -> bool:

@@ -167,7 +167,7 @@ def test_a_copy_follows_the_bucket(finished_run, url, objects, tmp_path, capsys)
         if name.startswith("checkpoints/2/"):
             there.delete(name)
     assert command("sample", "--workdir", url, "--n", 1, "--step", 2) == 2
-    one_line(capsys, url, "checkpoint 2: is not there; there are: 1")
+    one_line(capsys, "--step 2: must be latest, best, or one of 1")
     assert command("sample", "--workdir", url, "--n", 1) == 0
     assert len(list((objects / "samples/step_1").glob("0*.png"))) == 1
 

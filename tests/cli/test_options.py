@@ -46,15 +46,17 @@ def test_the_workdir_is_an_argument_or_an_option(name):
         [*first, *options, "--workdir", "runs/a"],
         [*first, "--workdir=runs/a", *options],
         ["--workdir", "runs/a", *first, *options],
+        ["--workdir=runs/a", *first, *options],
+        [*options, *first, "runs/a"],
     ]
-    if name != "train":
-        ways.append([*options, "runs/a"])
     assert {str(parse(name, *way).workdir) for way in ways} == {"runs/a"}
 
 
 @pytest.mark.parametrize("name", ["report", "table"])
 def test_several_workdirs_are_arguments_or_an_option(name):
-    for way in (["a", "b", "--step", 3], ["--step", 3, "--workdir", "a", "b"]):
+    ways = [["a", "b", "--step", 3], ["--step", 3, "--workdir", "a", "b"]]
+    ways += [["a", "--workdir", "b", "--step", 3], ["--step", 3, "a", "--workdir=b"]]
+    for way in ways:
         assert list(map(str, parse(name, *way).workdirs)) == ["a", "b"]
     assert "a workdir is missing" in refused(name)
 
@@ -75,11 +77,40 @@ def test_one_thing_has_the_same_names_everywhere(name, args, field, value):
     assert getattr(parse(name, *args), field) == value
 
 
+def test_a_switch_or_an_option_with_its_value_may_precede_a_run_in_a_bucket(
+    monkeypatch,
+):
+    asked = []
+
+    def copied(workdirs, report):
+        asked.extend(workdirs)
+        raise ConfigError("copied")
+
+    monkeypatch.setattr("sagan.checkpoints.bucket_copy.copied", copied)
+    for name, args in (
+        ("attend", ["--real"]),
+        ("sample", ["--out", "x.npz"]),
+        ("report", ["--out=x", "--workdir"]),
+    ):
+        with pytest.raises(ConfigError, match="copied"):
+            main.COMMANDS[name]([*args, "gs://b/run"])
+    assert asked == 3 * ["gs://b/run"]
+    with pytest.raises(ConfigError, match="--real gs://b/x: must be a path on this"):
+        main.COMMANDS["evaluate"](["--fake", "x", "--real", "gs://b/x"])
+
+
+def test_a_config_may_follow_the_options_of_a_plan():
+    options = parse("plan", "--topology", "cpu", "--price=1.5", "digits")
+    assert (options.topology, options.price) == ("cpu", 1.5)
+    assert options.config.data.name == "digits"
+
+
 def test_evaluations_take_n_for_samples():
     assert parse("eval", "a", "--n", "5,000").protocol.samples == 5000
 
 
 def test_a_number_of_steps_may_be_in_scientific_notation():
+    assert parse("train", "digits", "a", "--run.steps", "99e99").config.run.steps
     args = ["digits", "a", "--run.steps", "1e5", "--optim.g-lr", "1e-4"]
     config = parse(
         "train", *args, "--data-path", "p", "--g.attention", "8", "1.6e1"
@@ -102,9 +133,13 @@ def test_every_recipe_has_any_size_or_names_the_flags_that_work(recipe, size):
         parse("train", *args)
 
 
-def test_attention_on_the_command_line_is_named():
+def test_attention_on_the_command_line_is_named(capsys):
     args = ["folder", "a", "--data.size", 48]
     assert parse("train", *args).config.g.attention == (12,)
+    told = "data.size = 48: attention moves from 32 to g.attention = (12,), d.attent"
+    assert capsys.readouterr().out.startswith(told)
+    parse("train", "folder", "a", "--data.size", 64)
+    assert not capsys.readouterr().out
     assert parse("train", *args, "--g.attention", 24).config.d.attention == (12,)
     assert refused("train", *args, "--g.attention", 32).endswith("--g.attention 24")
 
@@ -113,9 +148,11 @@ def test_attention_on_the_command_line_is_named():
     ("args", "said"),
     [
         (["--run.steps", "1.5e0"], "'1.5e0'"),
-        (["--run.tensorboard", "False"], "a switch; write --run.no-tensorboard"),
-        (["--run.no-tensorboard", "false"], "a switch; write --run.tensorboard"),
-        (["--data.skip-broken=True"], "a switch; write --data.skip-broken"),
+        (["--run.tensorboard", "False"], "a value; write --run.no-tensorboard"),
+        (["--run.no-tensorboard", "false"], "a value; write --run.tensorboard"),
+        (["--run.no-tensorboard", "1"], "without a value; write --run.no-tensorboard"),
+        (["--data.skip-broken=True"], "a value; write --data.skip-broken"),
+        (["--g.attention", "64,128"], "64,128: write --g.attention 64 128"),
         (["--g.attention", "[8]"], "--g.attention [8]: write --g.attention 8"),
         (["--g.attention=8,16"], "--g.attention 8,16: write --g.attention 8 16"),
         (["--g.attention", "[]"], "--g.attention []: write --g.attention"),
@@ -131,10 +168,15 @@ def test_another_spelling_is_told_the_one_that_works(args, said):
     [
         ("sample", ["a", "--smaples", 3], "no such option; did you mean --samples?"),
         ("sample", ["a", "--real", "--n", 3], "--real: no such option; "),
-        ("attend", ["a", "--real", "no"], "is a switch; write no --real"),
+        ("attend", ["a", "--real", "no"], "without a value; leave out --real"),
         ("sample", ["a", "--n", 0], "--n 0: must be at least 1"),
         ("report", ["a", "--seed", -1], "--seed -1: must be at least 0"),
-        ("sample", ["a", "b"], "b"),
+        ("sample", ["a", "b"], "a b: must be a single workdir"),
+        ("sample", ["a", "--workdir", "b"], "a b: must be a single workdir"),
+        ("sample", ["a", "--workdir"], "--workdir DIR is missing"),
+        ("train", ["digits", "--workdir="], "--workdir DIR is missing"),
+        ("train", ["digits", "a", "--workdir", "b"], "a: unexpected; --workdir names"),
+        ("prepare", ["digits", "--out", "a", "--data-dir", "b"], "is given twice"),
         ("sample", [], "WORKDIR"),
         ("train", ["digits", "a", "b"], "b: unexpected"),
     ],

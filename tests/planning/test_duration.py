@@ -121,7 +121,7 @@ def test_a_bad_price_is_one_line(price, capsys):
     args = ["configs/digits.py", "--topology", "v5e:2x4", "--price", price]
     assert main.run(main.plan_command, args) == 2
     error = capsys.readouterr().err
-    assert f"--price {price}: must be" in error and len(error.splitlines()) == 1
+    assert "--price" in error and price in error and len(error.splitlines()) == 1
 
 
 def test_both_updates_are_named_in_a_step(tiny):

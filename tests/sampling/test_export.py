@@ -56,7 +56,7 @@ def test_step_seed_and_weights_choose_other_images(workdir, tmp_path):
         ({"classes": [10]}, "--classes 10: must be 0 to 9"),
         ({"weights": "best"}, "--weights best: there are raw, ema, 0.5, 0.9"),
         ({"truncation": -1.0}, "--truncation -1.0"),
-        ({"step": 7}, "is not there; there are: 1, 2"),
+        ({"step": 7}, "must be latest, best, or one of 1, 2"),
     ],
 )
 def test_what_is_not_there_is_one_line(workdir, tmp_path, changes, said):

@@ -330,10 +330,10 @@ def test_pictures_are_written_whole_where_asked(on_disk, tmp_path, capsys):
     [
         (["--only", "faces"], "--only faces: unknown; there are classes, inter"),
         (["--classes", "10"], "--classes 10: must be 0 to 9"),
-        (["--step", "7"], "is not there; there are: 1, 2"),
+        (["--step", "7"], "must be latest, best, or one of 1, 2"),
         (["--weights", "best"], "--weights best: there are raw, ema"),
         (["--out", __file__, "--only", "classes"], "is not a folder"),
-        (["--workdir", "/nowhere"], "holds no run"),
+        (["--workdir", "/nowhere"], "/nowhere: must be a single workdir"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(opened, options, said, capsys):
