@@ -67,7 +67,7 @@ def unfinished(there: Mapping[str, Stored]) -> str:
     """Words for the checkpoints that are not whole, or "": they will be removed."""
     steps = {s for n in there if (s := step_of(n)) is not None} - steps_in(there)
     listed = ", ".join(map(str, sorted(steps)))
-    return f"; without checkpoint {listed}, which has no {MARKER}" if steps else ""
+    return f"; left out as unfinished (no {MARKER}): {listed}" if steps else ""
 
 
 def is_emptied(gone: Collection[str], here: Collection[str]) -> bool:

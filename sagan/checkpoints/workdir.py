@@ -137,7 +137,7 @@ def changed_data(workdir: pathlib.Path, images: int, digest: str = "") -> list[s
     if then["images"] != images:
         what = f"{then['images']} images then, {images} now"
     elif digest and known and known != digest:
-        what = f"{images} images as then, in files of other names or sizes"
+        what = f"still {images} images, but with other names or sizes"
     return [f"the data changed since the run began: {what}"] if what else []
 
 
@@ -249,11 +249,9 @@ def _refuse_another(workdir: pathlib.Path, run: Config, now: Config) -> None:
         f"  {k}: {old!r} in the run, {new!r} now" for k, (old, new) in changes.items()
     ]
     lines += [
-        "A new run may begin with the weights of this one, and records where they came"
-        f" from: another --workdir, with --run.init-from {workdir}"
+        "To start a new run from the weights of this one, name another workdir and"
+        f" --run.init-from {workdir}"
     ]
     if "run.steps" in changes:
-        lines += [
-            "run.steps may not change: by optim.decay_start the rates depend on it"
-        ]
+        lines += ["run.steps must stay: with optim.decay_start the rates depend on it"]
     raise ConfigError("\n".join(lines))

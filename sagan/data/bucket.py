@@ -85,5 +85,6 @@ def _check_space(url: str, folder: Path, missing: dict[str, Stored]) -> None:
         raise BucketError(
             f"the copy of {url} needs {needed / 2**30:.1f} GiB more, and {above} has"
             f" {free / 2**30:.1f} to spare: name a folder on a larger disk with"
-            " --run.local-dir, or mount the bucket with gcsfuse and give that folder"
+            " --run.local-dir in training or SAGAN_CACHE elsewhere, or mount the bucket"
+            " with gcsfuse and give that folder"
         )

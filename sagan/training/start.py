@@ -102,7 +102,7 @@ def _advice(config: Config, images: int) -> Iterator[str]:
     reg, start = config.reg, config.run.init_from
     helped = config.augment.policy or reg.lecam or reg.consistency_real or reg.r1
     if images < _HANDFUL:
-        yield f"only {images} images: that tries the program, but trains no generator"
+        yield f"only {images} images: enough to try the program, too few to train on"
     elif images < FEW_IMAGES and not (helped or reg.consistency_fake or start):
         yield (
             f"only {images:,} images: D may memorise them. Below {FEW_IMAGES:,},"

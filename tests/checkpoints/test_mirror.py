@@ -244,7 +244,7 @@ def test_a_checkpoint_without_its_marker_is_named(bucket, tmp_path):
     del bucket.contents[f"checkpoints/2/{layout.MARKER}"]
     second = Machine(tmp_path / "second").begin()
     assert second.steps() == [1]
-    assert f"without checkpoint 2, which has no {layout.MARKER}" in second.told[-1]
+    assert f"left out as unfinished (no {layout.MARKER}): 2" in second.told[-1]
     second.send()
     second.die()
     assert not any(name.startswith("checkpoints/2/") for name in bucket.contents)

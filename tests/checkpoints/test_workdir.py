@@ -76,7 +76,7 @@ def test_changed_data_are_told_at_each_start_against_the_first(tmp_path):
     more = [changed + "10 images then, 11 now"]
     assert claim(tmp_path, MINE, images=11, digest="more") == more
     assert claim(tmp_path, MINE, images=11, digest="more") == more
-    other = "10 images as then, in files of other names or sizes"
+    other = "still 10 images, but with other names or sizes"
     assert claim(tmp_path, MINE, digest="other") == [changed + other]
     assert claim(tmp_path, MINE, digest="then") == []
     data = json.loads((tmp_path / "data.json").read_text())
@@ -149,7 +149,7 @@ def test_another_config_is_refused_field_by_field(tmp_path):
         "  data.size: 16 in the run, 32 now",
         "  optim.g_lr: 0.0001 in the run, 0.0002 now",
     ]
-    assert lines[3].endswith(f"another --workdir, with --run.init-from {tmp_path}")
+    assert lines[3].endswith(f"another workdir and --run.init-from {tmp_path}")
     assert len(lines) == 4 and "run.keep" not in str(error.value)
     assert read_config(tmp_path) == MINE
 
