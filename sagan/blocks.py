@@ -8,8 +8,9 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from sagan.attention import SelfAttention
-from sagan.config.schema import GeneratorConfig, ModelConfig
-from sagan.layers import BatchNorm, SNConv, SpectralModule
+from sagan.batch_norm import BatchNorm
+from sagan.config.schema import DiscriminatorConfig, GeneratorConfig, ModelConfig
+from sagan.layers import SNConv, SpectralModule
 
 
 class GeneratorBlock(nn.Module):
@@ -42,7 +43,9 @@ class GeneratorBlock(nn.Module):
             momentum=self.g.bn_momentum,
             eps=self.g.bn_eps,
             classes=self.classes,
-            sn_tables=self.model if self.g.sn_tables else None,
+            unbiased=self.g.bn_unbiased,
+            sn_tables=self.model if self.g.sn_tables != "none" else None,
+            sn_side=self.g.sn_tables,
             axis_name=self.axis_name,
         )
         shortcut = conv(kernel_size=1, resample="up", name="shortcut")(x)
@@ -58,25 +61,29 @@ class DiscriminatorBlock(nn.Module):
 
     The first block sees pixels, so it has no ReLU before its first convolution. The
     shortcut is the identity if neither resolution nor channels change. Both 3x3
-    convolutions have the same number of channels.
+    convolutions have the same number of channels. With d.rectified_shortcut the
+    shortcut takes ReLU(x), if there is one.
 
-    Source: official discriminator.py:46-62 and, for the first, 82-93. As there, the
-    shortcut takes x itself; StudioGAN's in-place ReLU gives it ReLU(x).
+    Source: official discriminator.py:46-62 and, for the first, 82-93. There the
+    shortcut takes x itself; the in-place ReLU of StudioGAN resnet.py:234-247 changes
+    x before the shortcut reads it.
     """
 
     features: int
     down: bool
     is_first: bool
     model: ModelConfig
-    sn: bool = True
+    d: DiscriminatorConfig = DiscriminatorConfig()
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww o"]:
-        conv = partial(SNConv, self.model, self.sn, features=self.features)
+        conv = partial(SNConv, self.model, self.d.sn, features=self.features)
         resample = "down" if self.down else ""
-        shortcut = x
+        is_rectified = self.d.rectified_shortcut and not self.is_first
+        shortcut = jax.nn.relu(x) if is_rectified else x
         if self.down or x.shape[-1] != self.features:
-            shortcut = conv(kernel_size=1, resample=resample, name="shortcut")(x)
+            convolve = conv(kernel_size=1, resample=resample, name="shortcut")
+            shortcut = convolve(shortcut)
         x = x if self.is_first else jax.nn.relu(x)
         x = conv(name="conv1")(x)
         x = conv(resample=resample, name="conv2")(jax.nn.relu(x))

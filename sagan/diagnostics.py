@@ -179,7 +179,7 @@ def sigma_errors(config: Config, state: GANState) -> dict[str, Float[Array, ""]]
     stored sigma is older than the last update). But for rounding, it never exceeds the
     true value. A network without spectral normalisation has none of these.
     """
-    errors = {}
+    errors, model = {}, config.model
     for name, player in (("g", state.g), ("d", state.d)):
         if "spectral" not in player.stats:
             continue
@@ -187,7 +187,7 @@ def sigma_errors(config: Config, state: GANState) -> dict[str, Float[Array, ""]]
         mine = {}
         for path, (matrix, u) in weights.items():
             estimate, _ = spectral_normalise(
-                matrix, u, eps=config.model.sn_eps, detach=True
+                matrix, u, eps=model.sn_eps, detach=True, clamp=model.sn_clamp
             )
             mine[f"sigma_error/{path}"] = top_singular_value(matrix) / estimate - 1
         errors |= mine | {f"sigma_error/{name}_max": jnp.stack([*mine.values()]).max()}

@@ -43,7 +43,7 @@ class Discriminator(nn.Module):
                 down=block.resampled,
                 is_first=i == 1,
                 model=model,
-                sn=d.sn,
+                d=d,
                 name=f"block{i}",
             )
             x = maybe_remat(module, x, remat=model.remat)

@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from sagan.batch_norm import BatchNorm
 from sagan.blocks import BLOCKS, GeneratorBlock, maybe_remat
 from sagan.config.architecture import generator_blocks, generator_stem
 from sagan.config.schema import Config
-from sagan.layers import BatchNorm, SNConv, SNDense
+from sagan.layers import SNConv, SNDense
 
 
 class Generator(nn.Module):
@@ -57,6 +58,7 @@ class Generator(nn.Module):
             group=g.bn_group,
             momentum=g.bn_momentum_out,
             eps=g.bn_eps,
+            unbiased=g.bn_unbiased,
             axis_name=self.axis_name,
             name="bn_out",
         )(x, y, train=train)

@@ -1,6 +1,6 @@
-"""Layers with spectral normalisation, or without it, and batch normalisation."""
+"""Layers with spectral normalisation, or without it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -31,25 +31,41 @@ def spectral_normalise(
     *,
     eps: float,
     detach: bool,
+    clamp: bool = False,
 ) -> tuple[Float[Array, ""], Float[Array, "1 out"]]:
     """One power iteration from u: the estimate sigma of w's top singular value, and u'.
 
-    v = l2n(u w^T), u' = l2n(v w), sigma = v w u'^T; no clamp and no gain. The gradient
-    of sigma flows through the iteration unless `detach`.
+    v = l2n(u w^T), u' = l2n(v w), sigma = v w u'^T; sigma has no bound and no gain. The
+    gradient of sigma flows through the iteration unless `detach`. l2n divides by the
+    norm plus eps or, if `clamp`, by the larger of the two: a clamped eps has no effect
+    on any but tiny weights, an added one has.
 
-    Source: official ops.py:120-175, which does not detach; Miyato et al. 2018
-    (arXiv:1802.05957), algorithm 1, where u and v are constants.
+    Source: official ops.py:120-175, which adds and does not detach; Miyato et al. 2018
+    (arXiv:1802.05957), algorithm 1, where u and v are constants. PyTorch clamps.
     """
-    dot = partial(jnp.dot, precision=FULL)
-
-    def unit(x: Float[Array, "1 m"]) -> Float[Array, "1 m"]:
-        return x / (jnp.sqrt(jnp.sum(x**2)) + eps)
-
-    v = unit(dot(u, w.T))
-    u = unit(dot(v, w))
+    v = _unit(_dot(u, w.T), eps, clamp)
+    u = _unit(_dot(v, w), eps, clamp)
     if detach:
         u, v = jax.lax.stop_gradient((u, v))
-    return dot(dot(v, w), u.T)[0, 0], jax.lax.stop_gradient(u)
+    return _dot(_dot(v, w), u.T)[0, 0], jax.lax.stop_gradient(u)
+
+
+def evaluated_sigma(
+    w: Float[Array, "rows out"], stats: Mapping[str, Array], model: ModelConfig
+) -> Float[Array, ""]:
+    """The sigma by which evaluation divides w, by model.sn_eval, from u and any v."""
+    u, eps, clamp = stats["u"], model.sn_eps, model.sn_clamp
+    if model.sn_eval == "stored":  # u is not of length 1 before the first pass
+        return _dot(_dot(stats["v"], w), _unit(u, eps, clamp).T)[0, 0]
+    return spectral_normalise(w, u, eps=eps, detach=model.sn_detach, clamp=clamp)[0]
+
+
+def _unit(x: Float[Array, "1 m"], eps: float, clamp: bool) -> Float[Array, "1 m"]:
+    norm = jnp.sqrt(jnp.sum(x**2))
+    return x / (jnp.maximum(norm, eps) if clamp else norm + eps)
+
+
+_dot = partial(jnp.dot, precision=FULL)
 
 
 class SpectralModule(nn.Module):
@@ -57,7 +73,8 @@ class SpectralModule(nn.Module):
 
     The collection `spectral` holds u and the last sigma of every layer. Each call does
     one power iteration from the stored u and, if the collection is mutable, stores the
-    result; the caller decides which passes do (see step.py).
+    result: passes of training make it mutable, and step.py decides which results stay.
+    With model.sn_eval = "stored" it holds v too, and all others use these u and v.
 
     Attributes:
       model: Initialiser, epsilon, detaching and precision, shared by all layers.
@@ -81,11 +98,21 @@ class SpectralModule(nn.Module):
             return w.astype(self.model.dtype)
         matrix = w.T if transposed else w.reshape(-1, shape[-1])
         u = self.variable("spectral", "u", self._first_u, (1, matrix.shape[-1]))
+        eps, clamp = self.model.sn_eps, self.model.sn_clamp
+        moves = self.is_mutable_collection("spectral") and not self.is_initializing()
         sigma, next_u = spectral_normalise(
-            matrix, u.value, eps=self.model.sn_eps, detach=self.model.sn_detach
+            matrix, u.value, eps=eps, detach=self.model.sn_detach, clamp=clamp
         )
         stored = self.variable("spectral", "sigma", jnp.ones, ())
-        if self.is_mutable_collection("spectral") and not self.is_initializing():
+        if self.model.sn_eval == "stored":
+            next_v = jax.lax.stop_gradient(_unit(_dot(u.value, matrix.T), eps, clamp))
+            v = self.variable("spectral", "v", lambda: next_v)
+            if moves:
+                v.value = next_v
+            else:
+                pair = {"u": u.value, "v": v.value}
+                sigma = evaluated_sigma(matrix, pair, self.model)
+        if moves:
             u.value, stored.value = next_u, jax.lax.stop_gradient(sigma)
         return (w / sigma).astype(self.model.dtype)
 
@@ -155,119 +182,3 @@ class SNEmbed(SpectralModule, kw_only=True):
     def __call__(self, y: Int[Array, " n"]) -> Float[Array, "n o"]:
         shape = (self.classes, self.features)
         return self.weight("embedding", shape, transposed=True)[y]
-
-
-class SNTable(SpectralModule, kw_only=True):
-    """A spectrally normalised batch-norm table: `offset` + table[y].
-
-    Source: StudioGAN utils/ops.py:21-28, where scales are 1 plus a normalised linear
-    map of the one-hot label; the official code does not normalise its tables.
-    """
-
-    classes: int
-    features: int
-    offset: float = 0.0
-
-    @nn.compact
-    def __call__(self, y: Int[Array, " n"]) -> Float[Array, "n o"]:
-        table = self.weight("kernel", (self.classes, self.features))
-        return self.offset + table.astype(jnp.float32)[y]
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation, class-conditional if `classes` is not 0.
-
-    Normalises with the biased moments of `group` contiguous images of the global batch
-    (0: all of it), in float32. 64 gives the moments of the official code, which has 64
-    images on each GPU, on any machine. Running averages take the mean over the groups.
-
-    Attributes:
-      group: Number of images that share statistics, over all devices.
-      momentum: Share of the running averages that an update keeps, as in TensorFlow.
-      eps: Added to the variance.
-      classes: Number of rows of the tables of scales and biases; 0: no tables.
-      sn_tables: Settings for normalising the tables spectrally, or None.
-      axis_name: Name of the axis over which pmap spreads the batch, or None.
-
-    Source: official ops.py:304-376.
-    """
-
-    group: int
-    momentum: float
-    eps: float
-    classes: int = 0
-    sn_tables: ModelConfig | None = None
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "n h w c"], y: Int[Array, " n"], *, train: bool
-    ) -> Float[Array, "n h w c"]:
-        n, _, _, c = x.shape
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
-        var = self.variable("batch_stats", "var", jnp.ones, (c,))
-        if train and not self.is_initializing():
-            means, variances = group_moments(x, self.group, self.axis_name)
-            if self.is_mutable_collection("batch_stats"):
-                keep = self.momentum
-                for running, batch in ((mean, means), (var, variances)):
-                    now = batch.mean(axis=0)
-                    if self.axis_name is not None:
-                        now = jax.lax.pmean(now, self.axis_name)
-                    running.value = keep * running.value + (1 - keep) * now
-            image_mean, image_var = (
-                jnp.repeat(moment, n // len(moment), axis=0)
-                for moment in (means, variances)
-            )
-        else:
-            image_mean, image_var = mean.value[None], var.value[None]
-        scale, bias = self._scale_and_bias(y, c)
-        scale = scale * jax.lax.rsqrt(image_var + self.eps)
-        shift = bias - scale * image_mean
-        return (x * scale[:, None, None] + shift[:, None, None]).astype(x.dtype)
-
-    def _scale_and_bias(
-        self, y: Int[Array, " n"], c: int
-    ) -> tuple[Float[Array, "m c"], Float[Array, "m c"]]:
-        if self.classes and self.sn_tables is not None:
-            table = partial(SNTable, self.sn_tables, classes=self.classes, features=c)
-            return table(offset=1.0, name="scale")(y), table(name="bias")(y)
-        shape = (self.classes, c) if self.classes else (c,)
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        if self.classes:
-            return scale[y], bias[y]
-        return scale[None], bias[None]
-
-
-def group_moments(
-    x: Float[Array, "n h w c"], group: int, axis_name: str | None
-) -> tuple[Float[Array, "groups c"], Float[Array, "groups c"]]:
-    """Mean and biased variance of each group of images on this device, in float32.
-
-    A group may be part of the device's images, all of them, or spread over several
-    devices of `axis_name`, which then all get the same moments.
-
-    Args:
-      x: The images of this device.
-      group: Number of images of the global batch that share moments; 0: all.
-      axis_name: Name of the mapped axis, or None if x is the global batch.
-    """
-    n = x.shape[0]
-    spread = axis_name is not None and (group == 0 or group > n)
-    groups = 1 if spread or group == 0 else n // group
-    x = x.astype(jnp.float32).reshape(groups, -1, x.shape[-1])
-
-    def average(local: Float[Array, "groups c"]) -> Float[Array, "groups c"]:
-        if not spread:
-            return local
-        if group == 0:
-            return jax.lax.pmean(local, axis_name)
-        every = jax.lax.all_gather(local, axis_name)  # [devices, 1, c]
-        by_group = every.reshape(-1, group // n, local.shape[-1]).mean(axis=1)
-        mine = jax.lax.axis_index(axis_name) // (group // n)
-        return by_group[mine][None]
-
-    mean = average(x.mean(axis=1))
-    # two passes: E[x^2] - E[x]^2 cancels if the mean is large
-    return mean, average(jnp.square(x - mean[:, None]).mean(axis=1))

@@ -1,19 +1,29 @@
 """One train step: D updates, then one G update. Pure; the update rule is here.
 
-Which statistics move when (official model.py:174-187, 272-275): every forward pass of
-the generator in training moves its u and its batch statistics, in the D step too; the
-discriminator's u moves once for each D update and is frozen in the G update. Here the
-D updates come first; the official graph begins with G's.
+Which statistics move when is config.rule. By default (official model.py:174-187,
+272-275) every forward pass of the generator in training moves its u and its batch
+statistics, in the D step too; the discriminator's u moves once for each D update and is
+frozen in the G update. Here the D updates come first; the official graph begins with
+G's. The rules of others, by the fields that differ from the default:
+
+                         StudioGAN  MMGeneration  BigGAN-PyTorch
+  d_passes               apart      apart         together
+  g_step_moves_d         True       True          True
+  d_step_moves_averages  False      True          True
+  micro_in_turn          -          -             True
+
+and all three have g.bn_unbiased, as PyTorch has no other. A pass always computes with
+what its power iteration gives; the rule says whose result stays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from sagan import diagnostics, regularisers
 from sagan.augment import augment
@@ -21,19 +31,21 @@ from sagan.data.pipeline import Batch
 from sagan.data.pixels import to_float
 from sagan.diagnostics import Metrics, Update
 from sagan.discriminator import frozen_layers, without_gradients
+from sagan.latents import (
+    G_UPDATE,
+    Keys,
+    Labels,
+    Latents,
+    Purpose,
+    augmentation_keys,
+    draw_latents,
+)
+from sagan.losses import Logits
 from sagan.runtime.compilation import is_for_cpu
 from sagan.state import Game, GANState, Player, update_ema
 
 Images = Float[Array, "n h w c"]
-Latents = Float[Array, "n z"]
-Labels = Int[Array, " n"]
-Keys = Key[Array, " n"]
-Purpose = int | Int[Array, ""]
-
-# Purposes of random numbers: the G update, the D updates 1, 2, ..., and for each of
-# these its augmentations.
-G_UPDATE = 0
-AUGMENTATION = 2**16
+Stats = dict[str, Any]  # collections of a player, or of both by name
 
 
 def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Metrics]:
@@ -74,26 +86,24 @@ def d_step(
     z, fake_y = draw_latents(game, state.step, purpose, len(x))
     keys = augmentation_keys(game, state.step, purpose, len(x))
 
-    def micro(x: Images, y: Labels, z: Latents, fake_y: Labels, keys: Keys | None):
-        fake, g_stats = apply_g(game, state.g.params, state.g.stats, z, fake_y)
-        seen = regularisers.views(game.config, x, fake, keys)
-        # interleaved: all images of an example stay on one device
-        images = _interleave(*seen.values())
-        labels = _interleave(*(y if "real" in view else fake_y for view in seen))
+    def micro(
+        stats: Stats, x: Images, y: Labels, z: Latents, fake_y: Labels, k: Keys | None
+    ):
+        fake, g_stats = apply_g(game, state.g.params, stats["g"], z, fake_y)
+        if not game.config.rule.d_step_moves_averages:
+            g_stats = {**g_stats, "batch_stats": stats["g"]["batch_stats"]}
+        seen = regularisers.views(game.config, x, fake, k)
+        labels = {view: y if "real" in view else fake_y for view in seen}
 
         def loss_fn(params: PyTree[Array]):
             params = without_gradients(params, frozen_layers(game.config))
-            variables = {"params": params, **state.d.stats}
-            logits, d_stats = game.d.apply(
-                variables, images, labels, mutable=["spectral"]
-            )
-            by_view = dict(zip(seen, logits.reshape(-1, len(seen)).T, strict=True))
+            by_view, d_stats = judge(game, params, stats["d"], seen, labels)
             real, fake_logits = by_view["real"], by_view["fake"]
             loss = game.loss.discriminator(real, fake_logits)
             shown = diagnostics.d_averages(game.loss, loss, real, fake_logits, x, fake)
 
             def logits_of(x: Images) -> Any:
-                return game.d.apply(variables, x, y)
+                return apply_d(game, params, stats["d"], x, y)[0]
 
             now = game.config.reg, state.step, state.lecam
             penalties = regularisers.penalties(*now, by_view, logits_of, seen["real"])
@@ -103,97 +113,98 @@ def d_step(
             return loss, (shown, d_stats)
 
         grads, (shown, d_stats) = jax.grad(loss_fn, has_aux=True)(state.d.params)
-        return Update(grads, shown), d_stats, g_stats
+        return Update(grads, shown), {"g": g_stats, "d": d_stats}
 
-    update, d_stats, g_stats = accumulate(game, micro, x, y, z, fake_y, keys)
+    before = {"g": state.g.stats, "d": state.d.stats}
+    update, stats = accumulate(game, micro, before, x, y, z, fake_y, keys)
     update = average_over_devices(game, update)
-    d = _apply_update(game.d_tx, state.d, update.grads, d_stats)
+    d = _apply_update(game.d_tx, state.d, update.grads, stats["d"])
     logits = update.averages["d_real"], update.averages["d_fake"]
     lecam = regularisers.moved(game.config.reg, state.step, state.lecam, *logits)
-    g = replace(state.g, stats=g_stats)
+    g = replace(state.g, stats=stats["g"])
     return replace(state, d=d, g=g, lecam=lecam), update
 
 
 @jax.named_scope("g_step")
 def g_step(game: Game, state: GANState, n: int) -> tuple[GANState, Update]:
-    """Moves the generator and its statistics; the discriminator stays as it is."""
+    """Moves the generator and its statistics; of D at most the u, by config.rule."""
     z, y = draw_latents(game, state.step, G_UPDATE, n)
     keys = augmentation_keys(game, state.step, G_UPDATE, n)
-    policy = game.config.augment.policy
+    policy, moves_d = game.config.augment.policy, game.config.rule.g_step_moves_d
 
-    def micro(z: Latents, y: Labels, keys: Keys | None):
+    def micro(stats: Stats, z: Latents, y: Labels, keys: Keys | None):
         def loss_fn(params: PyTree[Array]):
-            fake, g_stats = apply_g(game, params, state.g.stats, z, y)
+            fake, g_stats = apply_g(game, params, stats["g"], z, y)
             if keys is not None:
                 fake = augment(policy, keys, fake)
-            variables = {"params": state.d.params, **state.d.stats}
-            logits: Any = game.d.apply(variables, fake, y)
+            logits, d_stats = apply_d(game, state.d.params, stats["d"], fake, y)
             loss = game.loss.generator(logits)
-            return loss, ({"g_loss": loss}, g_stats)
+            moved = {"g": g_stats, "d": d_stats} if moves_d else {"g": g_stats}
+            return loss, ({"g_loss": loss}, moved)
 
-        grads, (shown, g_stats) = jax.grad(loss_fn, has_aux=True)(state.g.params)
-        return Update(grads, shown), g_stats
+        grads, (shown, moved) = jax.grad(loss_fn, has_aux=True)(state.g.params)
+        return Update(grads, shown), moved
 
-    update, g_stats = accumulate(game, micro, z, y, keys)
+    before = {"g": state.g.stats, "d": state.d.stats}
+    update, moved = accumulate(game, micro, before, z, y, keys)
     update = average_over_devices(game, update)
-    g = _apply_update(game.g_tx, state.g, update.grads, g_stats)
-    return replace(state, g=g), update
-
-
-def draw_latents(
-    game: Game, step: Int[Array, ""], purpose: Purpose, n: int
-) -> tuple[Latents, Labels]:
-    """Latents and uniform labels for this device's n examples of the global batch."""
-
-    def example(key: Key[Array, ""]) -> tuple[Float[Array, " z"], Int[Array, ""]]:
-        z_key, y_key = jax.random.split(key)
-        classes = game.config.data.classes or 1
-        z = jax.random.normal(z_key, (game.config.g.z,))
-        return z, jax.random.randint(y_key, (), 0, classes)
-
-    return _spread(game, jax.vmap(example)(example_keys(game, step, purpose, n)))
-
-
-def augmentation_keys(
-    game: Game, step: Int[Array, ""], purpose: Purpose, n: int
-) -> Keys | None:
-    """Keys for the augmentations of an update; None if there are none."""
-    reg = game.config.reg
-    if not (game.config.augment.policy or reg.consistency_real or reg.consistency_fake):
-        return None
-    return _spread(game, example_keys(game, step, AUGMENTATION + purpose, n))
-
-
-def example_keys(game: Game, step: Int[Array, ""], purpose: Purpose, n: int) -> Keys:
-    """A key for each of this device's n examples of the global batch.
-
-    That of global example i depends on (seed, purpose, step, i) alone, so that devices
-    and micro-batches do not change what is drawn.
-    """
-    key = jax.random.key(game.config.run.seed)
-    key = jax.random.fold_in(jax.random.fold_in(key, purpose), step)
-    first = 0 if game.axis_name is None else jax.lax.axis_index(game.axis_name) * n
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(n))
+    g = _apply_update(game.g_tx, state.g, update.grads, moved["g"])
+    d = replace(state.d, stats=moved["d"]) if moves_d else state.d
+    return replace(state, g=g, d=d), update
 
 
 def apply_g(
-    game: Game, params: PyTree[Array], stats: dict[str, Any], z: Latents, y: Labels
-) -> tuple[Images, dict[str, Any]]:
+    game: Game, params: PyTree[Array], stats: Stats, z: Latents, y: Labels
+) -> tuple[Images, Stats]:
     """Generated images in training mode, and the statistics that this pass moved."""
     variables = {"params": params, **stats}
     moved: Any = game.g.apply(variables, z, y, train=True, mutable=list(stats))
     return moved
 
 
-def accumulate(game: Game, micro: Callable[..., Any], *batch: Array | None) -> Any:
-    """Averages micro(*part) over config.optim.accumulate parts of the batch.
+def apply_d(
+    game: Game, params: PyTree[Array], stats: Stats, x: Images, y: Labels
+) -> tuple[Logits, Stats]:
+    """Logits in training mode, and the statistics that this pass moved."""
+    variables = {"params": params, **stats}
+    moved: Any = game.d.apply(variables, x, y, mutable=["spectral"])
+    return moved
+
+
+def judge(
+    game: Game,
+    params: PyTree[Array],
+    stats: Stats,
+    seen: Mapping[str, Images],
+    labels: Mapping[str, Labels],
+) -> tuple[dict[str, Logits], Stats]:
+    """D's logits of all that it sees in its update, and the statistics after that."""
+    if game.config.rule.d_passes == "apart":
+        logits = {}
+        for view, images in seen.items():
+            logits[view], stats = apply_d(game, params, stats, images, labels[view])
+        return logits, stats
+    # interleaved: all images of an example stay on one device
+    images, y = _interleave(*seen.values()), _interleave(*labels.values())
+    together, stats = apply_d(game, params, stats, images, y)
+    return dict(zip(seen, together.reshape(-1, len(seen)).T, strict=True)), stats
+
+
+def accumulate(
+    game: Game, micro: Callable[..., Any], stats: Stats, *batch: Array | None
+) -> tuple[Update, Stats]:
+    """Averages micro(stats, *part) over config.optim.accumulate parts of the batch.
 
     All parts start from the same statistics, and running averages are linear in the
-    batch's own, so statistics as well as gradients equal those of the whole batch.
+    batch's own, so statistics as well as gradients equal those of the whole batch. With
+    rule.micro_in_turn each part starts from those that the one before has moved.
+
+    Returns:
+      The update, and the statistics that micro moves, by player.
     """
-    parts = game.config.optim.accumulate
+    parts, in_turn = game.config.optim.accumulate, game.config.rule.micro_in_turn
     if parts == 1:
-        return micro(*batch)
+        return micro(stats, *batch)
 
     def split(x: Array) -> Array:
         # every device cuts its own share: no image moves between devices
@@ -202,14 +213,20 @@ def accumulate(game: Game, micro: Callable[..., Any], *batch: Array | None) -> A
         return x.swapaxes(0, 1).reshape(parts, -1, *x.shape[3:])
 
     def add(total: Any, part: tuple[Array | None, ...]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, micro(*part)), None
+        if not in_turn:
+            return jax.tree.map(jnp.add, total, micro(stats, *part)), None
+        update, moved = micro({**stats, **total[1]}, *part)
+        return (jax.tree.map(jnp.add, total[0], update), moved), None
 
     split_batch = jax.tree.map(split, batch)
-    shapes = jax.eval_shape(micro, *jax.tree.map(lambda x: x[0], split_batch))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    shapes = jax.eval_shape(micro, stats, *jax.tree.map(lambda x: x[0], split_batch))
+    first = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    if in_turn:
+        first = first[0], {player: stats[player] for player in first[1]}
     unroll = loop_unroll(game, parts)
-    total, _ = jax.lax.scan(add, zeros, split_batch, unroll=unroll)
-    return jax.tree.map(lambda x: x / parts, total)
+    (update, moved), _ = jax.lax.scan(add, first, split_batch, unroll=unroll)
+    mean = jax.tree.map(lambda x: x / parts, (update, moved))
+    return mean[0], moved if in_turn else mean[1]
 
 
 def loop_unroll(game: Game, count: int) -> int:
@@ -228,16 +245,6 @@ def average_over_devices(game: Game, tree: Any) -> Any:
     return jax.lax.pmean(tree, game.axis_name)
 
 
-def _spread(game: Game, drawn: Any) -> Any:
-    """Random numbers, under jit each example's on the device of its image.
-
-    Otherwise XLA makes every device compute every generated image.
-    """
-    if game.sharding is None:
-        return drawn
-    return jax.lax.with_sharding_constraint(drawn, game.sharding)
-
-
 def _interleave(*parts: Array) -> Array:
     return jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
 
@@ -246,7 +253,7 @@ def _apply_update(
     tx: optax.GradientTransformation,
     player: Player,
     grads: PyTree[Array],
-    stats: dict[str, Any],
+    stats: Stats,
 ) -> Player:
     updates, opt_state = tx.update(grads, player.opt_state, player.params)
     params = optax.apply_updates(player.params, updates)

@@ -10,8 +10,8 @@ ORDER = (
     " visualization planning cli __main__"
 ).split()
 METHOD = (
-    "conv layers attention blocks generator discriminator losses augment regularisers"
-    " state diagnostics step"
+    "conv layers attention batch_norm blocks generator discriminator losses augment"
+    " regularisers state diagnostics latents step"
 ).split()
 MOST_IN_A_CHAIN = 18
 ROOT = pathlib.Path(sagan.__file__).parent

@@ -4,16 +4,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from sagan.batch_norm import BatchNorm, SNTable, group_moments
 from sagan.config import ModelConfig
-from sagan.layers import (
-    BatchNorm,
-    SNConv,
-    SNDense,
-    SNEmbed,
-    SNTable,
-    group_moments,
-    spectral_normalise,
-)
+from sagan.layers import SNConv, SNDense, SNEmbed, spectral_normalise
 
 MODEL = ModelConfig()
 
@@ -41,6 +34,66 @@ def test_gradient_through_a_converged_iteration_does_not_depend_on_detaching():
         for d in (True, False)
     )
     assert jnp.abs(detached - through).max() > 1e-3
+
+
+def unit(x):
+    return x / np.linalg.norm(x)
+
+
+def test_stored_vectors_evaluate_any_weight_until_the_next_training_pass():
+    layer = SNDense(ModelConfig(sn_eval="stored"), features=4)
+    rng = np.random.default_rng(0)
+    x, w, later = rng.normal(size=(2, 5)), *rng.normal(size=(2, 5, 4))
+    variables = layer.init(jax.random.key(0), jnp.asarray(x, jnp.float32))
+    u = np.asarray(variables["spectral"]["u"], np.float64)
+    bias = {"bias": jnp.zeros(4)}
+
+    def with_weight(w, spectral):
+        params = {"kernel": jnp.asarray(w, jnp.float32), **bias}
+        return {"params": params, "spectral": spectral}
+
+    trained, moved = layer.apply(
+        with_weight(w, variables["spectral"]), jnp.asarray(x), mutable=["spectral"]
+    )
+    v = unit(u @ w.T)
+    u = unit(v @ w)
+    np.testing.assert_allclose(trained, x @ w / (v @ w @ u.T), rtol=1e-4)
+    np.testing.assert_allclose(moved["spectral"]["v"], v, rtol=1e-4, atol=1e-6)
+    evaluated = layer.apply(with_weight(later, moved["spectral"]), jnp.asarray(x))
+    np.testing.assert_allclose(evaluated, x @ later / (v @ later @ u.T), rtol=1e-4)
+
+
+def test_before_any_training_pass_stored_vectors_give_a_norm_at_most_the_largest():
+    layer = SNDense(ModelConfig(sn_eval="stored"), features=40)
+    variables = layer.init(jax.random.key(0), jnp.eye(30))
+    w = variables["params"]["kernel"]
+    ratio = w / layer.apply(variables, jnp.eye(30))
+    largest = scipy.linalg.svdvals(w)[0]
+    assert 0.3 * largest < ratio[0, 0] < largest
+
+
+def test_a_clamped_epsilon_changes_no_weight_of_usual_size_and_an_added_one_does():
+    w, u = jnp.eye(3)[:, :2] * jnp.array([[3.0, 1]]), jnp.array([[1.0, 0]])
+    exact, added = (
+        spectral_normalise(w, u, eps=0.1, detach=True, clamp=clamp)[0]
+        for clamp in (True, False)
+    )
+    assert exact == pytest.approx(3)
+    assert added == pytest.approx(3 * (3 / 3.1) * (9 / 3.1) / (9 / 3.1 + 0.1))
+    tiny, _ = spectral_normalise(w / 100, u, eps=0.1, detach=True, clamp=True)
+    assert tiny == pytest.approx(0.03 * 0.3 * 0.09)  # v = 0.03 / 0.1, u = 0.009 / 0.1
+
+
+@pytest.mark.parametrize(("side", "entries"), [("channels", 5), ("classes", 7)])
+def test_a_normalised_tables_u_has_one_entry_for_what_its_side_says(side, entries):
+    layer = SNTable(MODEL, classes=7, features=5, offset=1.0, side=side)
+    y = jnp.arange(7)
+    variables = layer.init(jax.random.key(0), y)
+    assert variables["spectral"]["u"].shape == (1, entries)
+    for _ in range(60):
+        rows, moved = layer.apply(variables, y, mutable=["spectral"])
+        variables = {**variables, **moved}
+    np.testing.assert_allclose(scipy.linalg.svdvals(rows - 1)[0], 1.0, rtol=1e-5)
 
 
 def test_u_moves_only_where_the_collection_is_mutable():
@@ -146,12 +199,33 @@ def test_running_averages_keep_their_momentum_and_take_biased_moments():
     stats = moved["batch_stats"]
     np.testing.assert_allclose(stats["mean"], 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-5)
+    _, moved = norm(unbiased=True).apply(
+        variables, x, y, train=True, mutable=["batch_stats"]
+    )
+    unbiased = 0.9 + 0.1 * x.var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(moved["batch_stats"]["var"], unbiased, rtol=1e-5)
     kept, same = layer.apply(variables, x, y, train=False, mutable=["batch_stats"])
     unmoved = jax.tree.map(
         jnp.array_equal, same, {"batch_stats": variables["batch_stats"]}
     )
     assert jax.tree.all(unmoved)
     np.testing.assert_allclose(kept, x / np.sqrt(1 + 1e-5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("group", [0, 2, 4])
+def test_unbiased_variances_divide_by_one_less_than_shares_the_moments(group):
+    x = jax.random.normal(jax.random.key(0), (8, 1, 2, 3))
+    y, images = jnp.zeros(8, int), group or 8
+    layer = norm(unbiased=True, group=group, axis_name="batch")
+    variables = norm().init(jax.random.key(0), x, y, train=True)
+    _, moved = jax.pmap(
+        lambda x, y: layer.apply(variables, x, y, train=True, mutable="batch_stats"),
+        axis_name="batch",
+        devices=jax.devices()[:2],
+    )(x.reshape(2, 4, 1, 2, 3), y.reshape(2, 4))
+    groups = np.asarray(x, np.float64).reshape(8 // images, -1, 3)
+    wanted = 0.9 + 0.1 * groups.var(axis=1, ddof=1).mean(axis=0)
+    np.testing.assert_allclose(moved["batch_stats"]["var"][1], wanted, rtol=1e-5)
 
 
 def test_moments_are_exact_where_the_mean_is_large():

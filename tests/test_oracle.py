@@ -57,8 +57,33 @@ VARIANTS = {
     "unconditional": {"data.classes": 0, "g.bn_group": 0},
     "fast-and-normalised-tables": {
         "model.fast": True,
-        "g.sn_tables": True,
+        "g.sn_tables": "channels",
         "model.sn_eps": 0.1,
+    },
+    "peers": {
+        "g.sn_tables": "classes",
+        "g.bn_unbiased": True,
+        "d.rectified_shortcut": True,
+        "model.sn_eps": 1.0,  # among the norms of these random weights
+        "model.sn_clamp": True,
+    },
+}
+# over TINY: the update rules that the docstring of sagan/step.py names
+RULES = {
+    "official": {},
+    "studiogan": {
+        "rule.d_passes": "apart",
+        "rule.g_step_moves_d": True,
+        "rule.d_step_moves_averages": False,
+        "g.bn_unbiased": True,
+        "model.sn_detach": True,
+    },
+    "biggan": {
+        "rule.g_step_moves_d": True,
+        "rule.micro_in_turn": True,
+        "optim.accumulate": 2,
+        "g.bn_unbiased": True,
+        "model.sn_detach": True,
     },
 }
 
@@ -77,6 +102,12 @@ TINY = {
 MOMENT = 0.02  # of Adam, about the size of the gradient
 CONVENTIONS = {"through-the-iteration": False, "vectors-constant": True}
 Y = np.array([2, 0, 1, 2])
+
+
+each_rule = pytest.mark.parametrize(
+    "rule",
+    ["official", "studiogan", pytest.param("biggan", marks=pytest.mark.slow)],
+)
 
 
 def make(values):
@@ -101,6 +132,13 @@ def recipe(config):
         d_lr=config.optim.d_lr,
         betas=config.optim.betas,
         adam_eps=config.optim.eps,
+        sn_clamp=config.model.sn_clamp,
+        rectified_shortcut=config.d.rectified_shortcut,
+        bn_unbiased=config.g.bn_unbiased,
+        apart=config.rule.d_passes == "apart",
+        g_step_moves_d=config.rule.g_step_moves_d,
+        d_step_moves_averages=config.rule.d_step_moves_averages,
+        parts=config.optim.accumulate,
     )
 
 
@@ -374,8 +412,8 @@ def test_adam_of_the_config_is_the_oracles(betas):
 class Setting:
     """The same random state in the middle of training, for JAX and for the oracle."""
 
-    def __init__(self):
-        self.config = make(TINY)
+    def __init__(self, rule):
+        self.config = make(TINY | RULES[rule])
         self.recipe = recipe(self.config)
         self.game = make_game(self.config)
         rng = np.random.default_rng(34)
@@ -436,8 +474,9 @@ def assert_equal(actual, expected):
         np.testing.assert_array_equal(a, b)
 
 
-def test_whole_d_step_is_the_oracles():
-    here = Setting()
+@each_rule
+def test_whole_d_step_is_the_oracles(rule):
+    here = Setting(rule)
     g, d = here.players["g"], here.players["d"]
     x, (z, fake_y) = images(here.config, 3), here.draw(1)
     step = quick_jit(functools.partial(d_step, here.game, purpose=1))
@@ -453,12 +492,15 @@ def test_whole_d_step_is_the_oracles():
     assert_equal(still, here.state)
 
 
-def test_whole_g_step_is_the_oracles():
-    here = Setting()
+@each_rule
+def test_whole_g_step_is_the_oracles(rule):
+    here = Setting(rule)
     z, y = here.draw(G_UPDATE)
     step = quick_jit(functools.partial(g_step, here.game, n=N))
     after, update = step(here.state)
-    g, fake = oracle.g_step(**here.players, z=z, fake_y=y, recipe=here.recipe)
+    g, d, fake = oracle.g_step(**here.players, z=z, fake_y=y, recipe=here.recipe)
     assert_close(update.averages["g_loss"], oracle.hinge_g(fake))
     assert_same_player(after.g, g, here.players["g"])
-    assert_equal(after.replace(g=here.state.g), here.state)
+    assert_close(after.d.stats, d["stats"])
+    still = after.d.replace(stats=here.state.d.stats)
+    assert_equal(after.replace(g=here.state.g, d=still), here.state)

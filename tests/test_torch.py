@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import torch.nn.functional as F  # noqa: E402
 
-from sagan import conv, layers, state  # noqa: E402
+from sagan import batch_norm, conv, state  # noqa: E402
 from sagan.config import Config, replace  # noqa: E402
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
@@ -116,7 +116,7 @@ def test_convolution_and_its_gradients_are_torchs(form, fast, kernel_size):
 
 def test_batch_norm_in_training_is_torchs():
     x, y = 3 + 2 * normal(6, 4, 4, 3), np.zeros(6, np.int32)
-    ours = layers.BatchNorm(group=0, momentum=0.9, eps=1e-5)
+    ours = batch_norm.BatchNorm(group=0, momentum=0.9, eps=1e-5)
     inputs = jnp.asarray(x), jnp.asarray(y)
     variables = ours.init(jax.random.key(0), *inputs, train=False)
     out, moved = ours.apply(variables, *inputs, train=True, mutable=["batch_stats"])
@@ -137,7 +137,7 @@ def test_batch_norm_in_evaluation_is_torchs():
         "params": {"scale": scale, "bias": bias},
         "batch_stats": {"mean": mean, "var": var},
     }
-    ours = layers.BatchNorm(group=0, momentum=0.9, eps=1e-5)
+    ours = batch_norm.BatchNorm(group=0, momentum=0.9, eps=1e-5)
     out = ours.apply(*jax.tree.map(jnp.asarray, (variables, x, y)), train=False)
     theirs = F.batch_norm(to_torch(x), *map(torch.tensor, (mean, var, scale, bias)))
     close(out, to_numpy(theirs))

@@ -14,6 +14,7 @@ from sagan.config.schema import (
     ModelConfig,
     OptimConfig,
     RegConfig,
+    RuleConfig,
     RunConfig,
 )
 from sagan.config.validation import check_batch, check_config
@@ -30,6 +31,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "RegConfig",
+    "RuleConfig",
     "RunConfig",
     "check_batch",
     "check_config",

@@ -90,6 +90,8 @@ def from_tree(tree: Mapping[str, Mapping[str, Any]]) -> Config:
         for section, inner in tree.items()
         for field, value in inner.items()
     }
+    if type(tables := values.get("g.sn_tables")) is bool:  # written before 0.3
+        values["g.sn_tables"] = "channels" if tables else "none"
     return replace(Config(), values)
 
 

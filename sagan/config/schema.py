@@ -56,8 +56,9 @@ class GeneratorConfig:
     """The inserted block: attention, residual or none (sagan.blocks.BLOCKS)."""
     sn: bool = True
     """Spectral normalisation of the convolutions and linear layers."""
-    sn_tables: bool = False
-    """Spectral normalisation of the class-conditional batch-norm tables."""
+    sn_tables: Literal["none", "channels", "classes"] = "none"
+    """Spectral normalisation of the class-conditional batch-norm tables, and what u has
+    one entry for: channels (StudioGAN) or classes (MMGeneration's option)."""
     bn_group: int = 64
     """Images that share batch-norm statistics; 0: the whole batch."""
     bn_momentum: float = 0.999
@@ -66,6 +67,8 @@ class GeneratorConfig:
     """Decay of those in the unconditional batch norm before the output."""
     bn_eps: float = 1e-5
     """Added to the batch variance."""
+    bn_unbiased: bool = False
+    """Running variances of n numbers are divided by n - 1, as in PyTorch, not by n."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,9 @@ class DiscriminatorConfig:
     """The inserted block: attention, residual or none (sagan.blocks.BLOCKS)."""
     sn: bool = True
     """Spectral normalisation of the convolutions, linear layers and embedding."""
+    rectified_shortcut: bool = False
+    """A block's shortcut starts from relu(x), as an in-place ReLU has it (StudioGAN,
+    mimicry; MMGeneration's wReLUinplace), not from x."""
     freeze: int = 0
     """Number of blocks, from the first, whose weights stay as they are (FreezeD)."""
 
@@ -96,8 +102,14 @@ class ModelConfig:
     """Initialiser of all convolutions, linear layers and embeddings."""
     sn_eps: float = 1e-12
     """Added to the norms in the power iteration of spectral normalisation."""
+    sn_clamp: bool = False
+    """Norms below sn_eps count as sn_eps, as in PyTorch; nothing is added."""
     sn_detach: bool = False
     """Stop gradients at the singular vectors. The official code does not."""
+    sn_eval: Literal["iterate", "stored"] = "iterate"
+    """sigma in evaluation, from the stored u: iterate: after one more power iteration
+    (official, StudioGAN, BigGAN-PyTorch); stored: with the last training pass's u and v
+    (PyTorch's eval(): MMGeneration, mimicry)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and convolutions; weights and statistics stay float32."""
     fast: bool = True
@@ -132,6 +144,22 @@ class OptimConfig:
     """D updates for each G update."""
     accumulate: int = 1
     """Micro-batches for each update: less memory, more time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleConfig:
+    """Which pass of an update moves which statistics; see sagan/step.py."""
+
+    d_passes: Literal["together", "apart"] = "together"
+    """Real and fake images in D's update: together: u moves once (official, and
+    BigGAN-PyTorch); apart: passes in turn, each moves u (StudioGAN, MMGeneration)."""
+    g_step_moves_d: bool = False
+    """G's update moves D's u too (all in PyTorch that do not freeze it)."""
+    d_step_moves_averages: bool = True
+    """D's update moves G's running averages. StudioGAN's does not."""
+    micro_in_turn: bool = False
+    """A micro-batch starts from the statistics that the one before has moved
+    (BigGAN-PyTorch); else the update is that of the whole batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +272,7 @@ class Config:
     d: DiscriminatorConfig = DiscriminatorConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
+    rule: RuleConfig = RuleConfig()
     ema: EmaConfig = EmaConfig()
     augment: AugmentConfig = AugmentConfig()
     reg: RegConfig = RegConfig()

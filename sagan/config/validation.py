@@ -154,8 +154,8 @@ def _regulariser_problems(config: Config) -> Iterator[str]:
     reg = config.reg
     if (reg.consistency_real or reg.consistency_fake) and not reg.consistency_policy:
         yield "reg.consistency_policy = '': must name what makes the variants for bCR"
-    if config.g.sn_tables and not config.g.sn:
-        yield "g.sn_tables = True: needs g.sn, which is False"
+    if config.g.sn_tables != "none" and not config.g.sn:
+        yield f"g.sn_tables = {config.g.sn_tables!r}: needs g.sn, which is False"
 
 
 def check_batch(config: Config, devices: int) -> None:

@@ -198,6 +198,7 @@ def evaluate_state(
     about = {
         "what": what or f"step {step} of {folder.parent.parent.name}",
         "step": step,
+        "sigma of spectral normalisation": config.model.sn_eval,
         "config sha256": config_digest(config),
         "generator sha256": generator_digest(state),
     }

@@ -105,12 +105,12 @@ def _take_player(new: Player, old: Player, taken: Collection[str]) -> Player:
     with them. Batch statistics do not depend on the classes, so they need only fit
     themselves.
     """
-    stats = {
-        kind: _take(
-            tree, old.stats.get(kind, {}), taken if kind == "spectral" else None
-        )
-        for kind, tree in new.stats.items()
-    }
+    stats = {}
+    for kind, tree in new.stats.items():
+        theirs, within = old.stats.get(kind, {}), None
+        if kind == "spectral":  # v is there with model.sn_eval = "stored" alone
+            theirs, within = _with_leaves_of(tree, theirs), taken
+        stats[kind] = _take(tree, theirs, within)
     params = _take(new.params, old.params)
     return dataclasses.replace(new, params=params, stats=stats)
 
@@ -121,6 +121,18 @@ def _take(new: Any, old: Any, within: Collection[str] | None = None) -> Any:
     for name in _fitting(new, old):
         if within is None or any(f"{name}/".startswith(f"{w}/") for w in within):
             layers[name] = theirs[name]
+    return unflatten_dict(layers, sep="/")
+
+
+def _with_leaves_of(new: Any, old: Any) -> Any:
+    """A collection whose layers have the leaves that they have in another one.
+
+    Those that are missing come from there.
+    """
+    layers, mine = _layers(old), _layers(new)
+    for name in {*layers} & {*mine}:
+        both = {**mine[name], **layers[name]}
+        layers[name] = {leaf: both[leaf] for leaf in mine[name]}
     return unflatten_dict(layers, sep="/")
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Float32, UInt8
 from sagan.checkpoints.restore import OpenedRun
 from sagan.config.fields import replace
 from sagan.config.schema import Config
-from sagan.layers import spectral_normalise
+from sagan.layers import evaluated_sigma
 from sagan.sampling.layout import Panel, Sheet
 from sagan.sampling.sampler import Variables
 from sagan.visualization import checkpoint_images as drawing
@@ -121,23 +121,21 @@ def without_sn_tables(config: Config, variables: Variables) -> tuple[Config, Var
 
     A mixture of normalised tables must have the sigma of the whole table, not its own.
     """
-    if not config.g.sn_tables:
+    if config.g.sn_tables == "none":
         return config, variables
     params: dict[Any, Array] = flatten_dict(variables["params"])  # type: ignore
     spectral: dict[Any, Array] = flatten_dict(variables["spectral"])  # type: ignore
     model = config.model
     for path in [p for p in params if p[-3:-2] and p[-3].startswith("bn")]:
         place, table = path[:-1], params.pop(path)
-        u = spectral.pop((*place, "u"))
-        spectral.pop((*place, "sigma"))
-        sigma, _ = spectral_normalise(
-            table, u, eps=model.sn_eps, detach=model.sn_detach
-        )
+        stats = {p[-1]: spectral.pop(p) for p in [*spectral] if p[:-1] == place}
+        matrix = table.T if path[-1] == "embedding" else table
+        sigma = evaluated_sigma(matrix, stats, model)
         offset = 1.0 if place[-1] == "scale" else 0.0
         rounded = (table / sigma).astype(model.dtype).astype(jnp.float32)
         params[place] = offset + rounded
     found = {"params": unflatten_dict(params), "spectral": unflatten_dict(spectral)}
-    return replace(config, {"g.sn_tables": False}), {**variables, **found}
+    return replace(config, {"g.sn_tables": "none"}), {**variables, **found}
 
 
 def great_circle(a: Latents, b: Latents, t: Float[np.ndarray, " n"]) -> Latents:

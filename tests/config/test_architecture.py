@@ -108,6 +108,6 @@ def test_unconditional_networks_have_no_tables_and_no_embedding():
 
 def test_normalised_tables_have_the_parameters_of_plain_ones():
     plain = shapes({"data.classes": 5})
-    normalised = shapes({"data.classes": 5, "g.sn_tables": True})
+    normalised = shapes({"data.classes": 5, "g.sn_tables": "channels"})
     assert count(plain.g.params) == count(normalised.g.params)
     assert "u" in normalised.g.stats["spectral"]["block1"]["bn1"]["scale"]

@@ -6,11 +6,11 @@ import pytest
 
 from sagan.cli import main
 from sagan.config import Config, differences, load, provenance
-from sagan.state import initial_state, make_game
+from sagan.state import abstract, count, initial_state, make_game
 
 ROOT = pathlib.Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "configs").rglob("*.py"))
-RECIPE = ("g.", "d.", "model.", "optim.", "ema.", "augment.", "reg.")
+RECIPE = tuple("g. d. model. optim. rule. ema. augment. reg.".split())
 
 
 def name(path):
@@ -39,6 +39,32 @@ def test_preset_begins_with_its_command_and_its_cost(path):
     text = runpy.run_path(str(path))["__doc__"]
     assert f"python train.py {path.relative_to(ROOT)} --workdir" in text
     assert "Cost" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "g", "d"),
+    [  # as logged by StudioGAN; the networks of the other two are the same
+        ("studiogan_cifar10", 10, 4_386_308, 1_075_586),
+        ("mmgen_cifar10", 10, 4_386_308, 1_075_586),
+        ("studiogan_tiny", 200, 13_387_396, 19_752_642),
+        ("studiogan_imagenet128", 1000, 42_017_412, 39_448_258),
+        ("biggan_pytorch_sagan", 1000, 42_017_412, 39_448_258),
+        ("mmgen_imagenet128", 1000, 42_017_412, 39_448_258),
+    ],
+)
+def test_peers_have_as_many_parameters_as_they_say(name, classes, g, d):
+    state = abstract(load(f"peers/{name}", {"data.classes": classes}))
+    assert (count(state.g.params), count(state.d.params)) == (g, d)
+
+
+def test_cifar10_names_everything_in_which_studiogan_differs():
+    ours, theirs = load("cifar10"), load("peers/studiogan_cifar10")
+    assert set(differences(ours, theirs)) == {
+        *("data.flip", "g.sn_tables", "g.bn_eps", "g.bn_unbiased"),
+        *("d.rectified_shortcut", "model.init", "model.sn_eps", "model.sn_clamp"),
+        *("optim.eps", "rule.d_passes", "rule.g_step_moves_d"),
+        *("rule.d_step_moves_averages", "ema.decays", "ema.start"),
+    }  # a new one belongs in the docstring of configs/cifar10.py too
 
 
 def test_diff_prints_values_and_provenance():

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from sagan import config as config_lib
@@ -18,6 +20,13 @@ def test_json_gives_the_config_back():
     assert hash(again) == hash(config)
 
 
+@pytest.mark.parametrize(("old", "now"), [(False, "none"), (True, "channels")])
+def test_tables_of_older_runs_are_read(old, now):
+    tree = json.loads(config_lib.to_json(Config()))
+    tree["g"]["sn_tables"] = old
+    assert config_lib.from_json(json.dumps(tree)).g.sn_tables == now
+
+
 def test_defaults_are_the_official_recipe():
     values = fields(Config())
     assert values["optim.g_lr"] == 1e-4 and values["optim.d_lr"] == 4e-4
@@ -25,7 +34,7 @@ def test_defaults_are_the_official_recipe():
     assert values["g.attention"] == values["d.attention"] == (32,)
     assert values["g.bn_group"] == 64 and values["g.bn_momentum"] == 0.999
     assert values["ema.decays"] == () and values["optim.d_steps"] == 1
-    assert not values["model.sn_detach"] and not values["g.sn_tables"]
+    assert not values["model.sn_detach"] and values["g.sn_tables"] == "none"
     assert values["data.batch"] == 256 and not values["data.flip"]
     check_config(Config())
 
@@ -130,7 +139,7 @@ def test_a_wrong_field_or_type_is_named(name, value, said):
             {"reg.consistency_real": 1.0, "reg.consistency_policy": ""},
             "reg.consistency_policy = '': must name",
         ),
-        ({"g.sn_tables": True, "g.sn": False}, "g.sn_tables = True: needs g.sn"),
+        ({"g.sn_tables": "channels", "g.sn": False}, "'channels': needs g.sn"),
         ({"g.bn_group": 100}, "g.bn_group = 100: must divide"),
         ({"g.bn_group": 0, "optim.accumulate": 2}, "g.bn_group = 0"),
         ({"model.attention_chunks": -1}, "model.attention_chunks = -1: must be 0 or"),

@@ -116,6 +116,7 @@ def test_results_card_and_plot_are_left_in_the_workdir(workdir, evaluated):
         text = (folder / "card.md").read_text()
         for fact in ("reals sha256", "features sha256", "truncation", "seeds", "jax"):
             assert fact in text
+        assert "sigma of spectral normalisation: iterate" in text
         assert "EMA weights with the EMA of these" in text
     with Image.open(workdir / "eval" / "metrics.png") as picture:
         assert picture.size[0] > 500

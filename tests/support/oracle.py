@@ -33,6 +33,14 @@ class Recipe:
     d_lr: float = 4e-4
     betas: tuple[float, float] = (0.0, 0.999)
     adam_eps: float = 1e-8
+    # what others do otherwise; recipe.md has the lines
+    sn_clamp: bool = False  # torch.nn.functional.normalize
+    rectified_shortcut: bool = False  # StudioGAN resnet.py:234-247
+    bn_unbiased: bool = False  # torch.nn.BatchNorm2d
+    apart: bool = False  # D(real), then D(fake), each of which moves u
+    g_step_moves_d: bool = False
+    d_step_moves_averages: bool = True  # StudioGAN worker.py:225: not
+    parts: int = 1  # micro-batches, one after another; BigGAN-PyTorch
 
 
 def leaves(tree, path=()):
@@ -123,8 +131,11 @@ def max_pool(x):
     return np.take_along_axis(windows, largest, axis=3)[:, :, :, 0]
 
 
-def l2_normalize(x, eps):
-    return x / (np.sqrt((x * x).sum()) + eps)
+def l2_normalize(x, eps, clamp=False):
+    norm = np.sqrt((x * x).sum())
+    if clamp:
+        return x / (norm if norm.real > eps else eps)
+    return x / (norm + eps)
 
 
 def spectral_norm(kernel, u, recipe):
@@ -135,8 +146,8 @@ def spectral_norm(kernel, u, recipe):
     """
     w = kernel.reshape(-1, kernel.shape[-1])
     of = w.real if recipe.sn_detach else w
-    v = l2_normalize(u @ of.T, recipe.sn_eps)
-    u = l2_normalize(v @ of, recipe.sn_eps)
+    v = l2_normalize(u @ of.T, recipe.sn_eps, recipe.sn_clamp)
+    u = l2_normalize(v @ of, recipe.sn_eps, recipe.sn_clamp)
     sigma = (v @ w @ u.T)[0, 0]
     return kernel / sigma, {"u": u, "sigma": sigma}
 
@@ -176,12 +187,16 @@ def batch_norm(x, layer, stats, labels, *, train, momentum, recipe):
         normal = centred / np.sqrt(var + recipe.bn_eps)[:, None, None, None]
         normal = normal.reshape(x.shape)
         now = {"mean": mean.mean(axis=0), "var": var.mean(axis=0)}
+        if recipe.bn_unbiased:
+            numbers = groups[0].size // c
+            now["var"] = now["var"] * numbers / (numbers - 1)
         stats = tree_map(lambda a, b: momentum * a + (1 - momentum) * b, stats, now)
     else:
         normal = (x - stats["mean"]) / np.sqrt(stats["var"] + recipe.bn_eps)
     scale, bias = layer["scale"], layer["bias"]
     if isinstance(scale, dict):  # StudioGAN's variant, utils/ops.py:21-28
-        scale, bias = 1 + scale["kernel"], bias["kernel"]
+        (scale,), (bias,) = scale.values(), bias.values()
+        scale = 1 + scale
     if scale.ndim == 2:
         scale, bias = scale[labels][:, None, None], bias[labels][:, None, None]
     return normal * scale + bias, stats
@@ -236,6 +251,7 @@ def discriminator(params, stats, x, labels, *, recipe):
     for i in range(1, sum(name.startswith("block") for name in w) + 1):
         layers, first, halve = w[f"block{i}"], i == 1, i <= recipe.halvings
         y = conv(x if first else relu(x), layers["conv1"])
+        x = relu(x) if recipe.rectified_shortcut and not first else x
         y = conv(relu(y), layers["conv2"])
         y = average_pool(y) if halve else y
         if first:  # pools, then convolves; the others the other way round
@@ -281,33 +297,57 @@ def d_step(g, d, x, y, z, fake_y, recipe):
 
     Source: model.py:63-73 (hinge), 272-275 (u moves on the real pass alone).
     """
-    fake, g_stats = generator(
-        g["params"], g["stats"], z, fake_y, train=True, recipe=recipe
-    )
+    g_stats, d_stats, found = g["stats"], d["stats"], []
+    for part in np.split(np.arange(len(x)), recipe.parts):
+        averages = g_stats["batch_stats"]
+        fake, g_stats = generator(
+            g["params"], g_stats, z[part], fake_y[part], train=True, recipe=recipe
+        )
+        if not recipe.d_step_moves_averages:
+            g_stats = {**g_stats, "batch_stats": averages}
 
-    def logits(params):  # both passes start at the stored u: the same sigma
-        real_logits, stats = discriminator(params, d["stats"], x, y, recipe=recipe)
-        fake_logits, _ = discriminator(params, d["stats"], fake, fake_y, recipe=recipe)
-        return real_logits, fake_logits, stats
+        def logits(params, part=part, fake=fake, start=d_stats):
+            real, stats = discriminator(params, start, x[part], y[part], recipe=recipe)
+            if not recipe.apart:  # both passes start at the stored u: the same sigma
+                second = start
+            else:
+                second = {
+                    "spectral": tree_map(
+                        lambda leaf: leaf.real if recipe.sn_detach else leaf,
+                        stats["spectral"],
+                    )
+                }
+            of_fake, later = discriminator(
+                params, second, fake, fake_y[part], recipe=recipe
+            )
+            return real, of_fake, later if recipe.apart else stats
 
-    grads = gradient(lambda params: hinge_d(*logits(params)[:2]), d["params"])
-    real_logits, fake_logits, stats = logits(d["params"])
-    d = {**adam(d, grads, recipe.d_lr, recipe), "stats": stats}
-    return {**g, "stats": g_stats}, d, real_logits, fake_logits
+        grads = gradient(lambda p, logits=logits: hinge_d(*logits(p)[:2]), d["params"])
+        real, of_fake, d_stats = logits(d["params"])
+        found.append((grads, real, of_fake))
+    grads = tree_map(lambda *parts: np.mean(parts, axis=0), *(f[0] for f in found))
+    d = {**adam(d, grads, recipe.d_lr, recipe), "stats": d_stats}
+    both = (np.concatenate(logits) for logits in list(zip(*found, strict=True))[1:])
+    return {**g, "stats": g_stats}, d, *both
 
 
 def g_step(g, d, z, fake_y, recipe):
-    """(g, logits of fakes): G's weights and stats move once, D not at all."""
+    """(g, d, logits of fakes): G's weights and stats move, of D at most u."""
+    g_stats, d_stats, found = g["stats"], d["stats"], []
+    for part in np.split(np.arange(len(z)), recipe.parts):
 
-    def logits(params):
-        fake, stats = generator(
-            params, g["stats"], z, fake_y, train=True, recipe=recipe
-        )
-        fake_logits, _ = discriminator(
-            d["params"], d["stats"], fake, fake_y, recipe=recipe
-        )
-        return fake_logits, stats
+        def logits(params, part=part, g_start=g_stats, d_start=d_stats):
+            fake, stats = generator(
+                params, g_start, z[part], fake_y[part], train=True, recipe=recipe
+            )
+            fake_logits, moved = discriminator(
+                d["params"], d_start, fake, fake_y[part], recipe=recipe
+            )
+            return fake_logits, stats, moved if recipe.g_step_moves_d else d_start
 
-    grads = gradient(lambda params: hinge_g(logits(params)[0]), g["params"])
-    fake_logits, stats = logits(g["params"])
-    return {**adam(g, grads, recipe.g_lr, recipe), "stats": stats}, fake_logits
+        grads = gradient(lambda p, logits=logits: hinge_g(logits(p)[0]), g["params"])
+        fake_logits, g_stats, d_stats = logits(g["params"])
+        found.append((grads, fake_logits))
+    grads = tree_map(lambda *parts: np.mean(parts, axis=0), *(f[0] for f in found))
+    g = {**adam(g, grads, recipe.g_lr, recipe), "stats": g_stats}
+    return g, {**d, "stats": d_stats}, np.concatenate([f[1] for f in found])

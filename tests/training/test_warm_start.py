@@ -152,6 +152,16 @@ def test_new_layers_are_those_of_a_fresh_run_with_the_same_seed(
     assert optimizers and not any(state[name].any() for name in optimizers)
 
 
+def test_vectors_are_taken_by_runs_that_evaluate_otherwise(tiny, source, tmp_path):
+    stored = {"model__sn_eval": "stored"}
+    other = write_run(tmp_path / "run", tiny(**stored), seeds=(5,))
+    for start, changes, missing in ((source, stored, "v"), (other, {}, None)):
+        config = tiny(run__init_from=str(start), run__seed=1, **changes)
+        _, new, _ = warm(config, tmp_path / "new")
+        left = [name for name in new if not name.startswith(COUNTERS)]
+        assert {name.rpartition("/")[2] for name in left} == {missing} - {None}
+
+
 def layers(names, prefix):
     return {n.removeprefix(prefix).split("/")[0] for n in names if n.startswith(prefix)}
 

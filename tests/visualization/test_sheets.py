@@ -10,6 +10,7 @@ import pytest
 from jax.tree_util import tree_map_with_path
 from PIL import Image
 
+from sagan.batch_norm import SNTable
 from sagan.checkpoints.restore import SavedRun, open_run
 from sagan.checkpoints.workdir import read_config, to_json
 from sagan.cli import main
@@ -17,7 +18,6 @@ from sagan.cli.visualize import sheets_command
 from sagan.config import replace
 from sagan.data import pipeline
 from sagan.evaluation import image_sets
-from sagan.layers import SNTable
 from sagan.metrics.features import of_callable
 from sagan.sampling import layout, sampler
 from sagan.visualization import (
@@ -155,17 +155,23 @@ def test_more_mixtures_than_classes_are_drawn_as_few_are(opened):
         np.testing.assert_array_equal(alone[0], together[i])
 
 
-@pytest.mark.parametrize("name", ["scale", "bias"])
-def test_normalised_tables_keep_the_sigma_of_the_whole(tiny, name):
-    config = tiny(g__sn_tables=True)
+@pytest.mark.parametrize("sn_eval", ["iterate", "stored"])
+@pytest.mark.parametrize(
+    ("name", "side"), [("scale", "channels"), ("bias", "channels"), ("bias", "classes")]
+)
+def test_normalised_tables_keep_the_sigma_of_the_whole(tiny, name, side, sn_eval):
+    config = tiny(g__sn_tables=side, model__sn_eval=sn_eval)
     rng = np.random.default_rng(0)
-    kernel, u = (
-        jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(10, 6), (1, 6)]
+    sizes = (6, 10) if side == "channels" else (10, 6)  # of u and v
+    kernel, u, v = (
+        jnp.asarray(rng.normal(size=s), jnp.float32)
+        for s in [(10, 6), *((1, size) for size in sizes)]
     )
-    module = SNTable(
-        config.model, classes=10, features=6, offset=float(name == "scale")
-    )
-    own = {"params": {"kernel": kernel}, "spectral": {"u": u, "sigma": jnp.ones(())}}
+    offset, leaf = float(name == "scale"), {"channels": "kernel"}.get(side, "embedding")
+    module = SNTable(config.model, classes=10, features=6, offset=offset, side=side)
+    spectral = {"u": u, "sigma": jnp.ones(())}
+    spectral |= {"v": v} if sn_eval == "stored" else {}
+    own = {"params": {leaf: kernel}, "spectral": spectral}
     wanted = module.apply(own, jnp.arange(10))
 
     def placed(leaf):
@@ -177,7 +183,7 @@ def test_normalised_tables_keep_the_sigma_of_the_whole(tiny, name):
     found = interpolation.mix_tables(variables, weights)["params"]["block1"]["bn1"][
         name
     ]
-    assert not now.g.sn_tables
+    assert now.g.sn_tables == "none"
     np.testing.assert_allclose(found, weights @ wanted, rtol=1e-5, atol=1e-6)
 
 
