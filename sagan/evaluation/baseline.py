@@ -1,5 +1,8 @@
-"""Baselines: each metric between two sets of real images."""
+"""Baselines: what a perfect generator would get, from real images alone."""
 
+import math
+import statistics
+from collections import defaultdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,81 +10,97 @@ from jaxtyping import Int
 
 from sagan.evaluation.scoring import Scorer, full_names, state_of
 from sagan.metrics import Extracted, Metric, MetricError
+from sagan.metrics.interface import is_spread
 from sagan.runtime.progress import bar
 
-_SEED = 0  # of the choice of reals that stand in for fakes
+DRAWS = 5
+_SEED = 0  # of the draws
+_MOST = 10_000  # images of a set in a draw that is extrapolated
+_UNLIKE = 0.1  # total variation between labels above which nothing is extrapolated
+
+ESTIMATE = "estimate"  # for the very numbers of images of the comparison
+UPPER = "upper"  # with fewer images, and so too large
+MEASURED = "measured"  # with fewer images, or others
+
+Counts = Int[np.ndarray, " k"]
 
 
 class Baseline(NamedTuple):
-    """A metric between two sets of reals.
+    """A metric of real images in place of fakes.
 
     Attributes:
-      value: The number.
-      samples: Number of reals that stand in for fakes.
+      value: The number; the mean over the draws.
+      samples: Number of fakes that it holds for; of a class, if the number is of one.
+      reals: Number of reals that it holds for.
+      std: Sample standard deviation over the draws; None if there is but one.
+      kind: ESTIMATE, UPPER or MEASURED.
     """
 
     value: float
     samples: int
+    reals: int
+    std: float | None = None
+    kind: str = MEASURED
 
 
 def baselines(
-    scorer: Scorer, labels: Int[np.ndarray, " n"] | None
+    scorer: Scorer,
+    labels: Int[np.ndarray, " n"] | None,
+    *,
+    random: bool = False,
+    draws: int = DRAWS,
 ) -> tuple[dict[str, Baseline], list[str]]:
-    """Every number between two sets of reals, and notes on those without a baseline.
+    """Every number for a perfect generator, and notes on those without a baseline.
 
-    A generator of exactly the reals' distribution would get these numbers. `_stand_ins`
-    chooses the reals that stand in for fakes.
+    Numbers from a classifier's logits are those of held-out reals. Others compare
+    disjoint random sets of reals, and those proportional to a known function of the
+    numbers of images are scaled to the numbers of the comparison.
 
     Args:
       scorer: Holds the reals.
       labels: Labels of the fakes; None: they have none.
+      random: Whether the labels were drawn at random.
+      draws: Number of pairs of sets.
     """
-    values, notes = {}, []
+    values: dict[str, Baseline] = {}
+    notes = []
     for name, metric in scorer.metrics.items():
-        states = _stand_ins(scorer, name, metric, labels)
-        if states is None:
-            notes.append(f"{name}: no baseline without held-out reals")
-            continue
-        real, fake, count = states
         try:
-            measured = metric.compute(real, fake, bar)
+            if metric.no_baseline:
+                raise MetricError(metric.no_baseline)
+            if metric.logits or not metric.featured:
+                found = _of_held_out(scorer, name, metric)
+            else:
+                rng = np.random.default_rng(_SEED)
+                drawn = bar(range(draws), f"{name} between reals")
+                found = _joined(
+                    _between_reals(scorer, name, metric, labels, random, rng)
+                    for _ in drawn
+                )
         except MetricError as error:
             notes.append(f"{name}: no baseline: {error}")
             continue
-        apart = {k: v for k, v in measured.values.items() if k not in metric.in_sample}
-        named = full_names(scorer, metric, apart)
-        values |= {key: Baseline(value, count) for key, value in named.items()}
+        values |= full_names(scorer, metric, found)
     return values, notes
 
 
-def _stand_ins(
-    scorer: Scorer, name: str, metric: Metric, labels: Int[np.ndarray, " n"] | None
-) -> tuple[Any, Any, int] | None:
-    """States of the reals and of the reals that stand in for fakes, and their number.
-
-    A number from the classifier's logits takes held-out reals, which the classifier was
-    not trained on. Distances take two draws with replacement from the reals, as many as
-    there are reals and fakes, class by class: then the bias by these numbers is that of
-    the fakes. Copies distort distances if there are fewer than ten images a feature
-    (with ten, of pure noise, the baseline is a fifth too low), and nearest neighbours
-    always: then both sets are distinct reals, at most half of them.
-    """
+def _of_held_out(scorer: Scorer, name: str, metric: Metric) -> dict[str, Baseline]:
+    """Numbers of held-out reals, which no classifier was trained on, as fakes."""
     reals, count = scorer.reals, scorer.samples
-    if metric.logits or not metric.featured:
-        trained_on = metric.logits and scorer.network.reads_labels
-        stand_in = scorer.test if trained_on else reals
-        if stand_in is None or not _has_others(metric, reals):
-            return None
-        fake = state_of(metric, stand_in, slice(count))
-        return scorer.states[name], fake, min(count, len(stand_in.label))
-    groups = len(np.unique(reals.label)) if metric.labelled else 1
-    enough = len(reals.label) // groups >= 10 * reals.vector.shape[1]
-    copies = enough and not metric.paired
-    real_rows, fake_rows = draw_rows(reals.label, labels, count, copies=copies)
-    if metric.paired:
-        real_rows = real_rows[: len(fake_rows)]
-    states = (state_of(metric, reals, rows) for rows in (real_rows, fake_rows))
-    return *states, len(fake_rows)
+    trained_on = metric.logits and scorer.network.reads_labels
+    stand_in = scorer.test if trained_on else reals
+    if stand_in is None or not _has_others(metric, reals):
+        raise MetricError("there are no held-out reals")
+    number = min(count, len(stand_in.label))
+    if metric.sized and number < count:
+        raise MetricError(f"the held-out reals are {number}, the samples {count}")
+    fake = state_of(metric, stand_in, slice(count))
+    values = metric.compute(scorer.states[name], fake, bar).values
+    return {
+        key: Baseline(value, number, len(reals.label))
+        for key, value in values.items()
+        if key not in metric.in_sample and not is_spread(key)
+    }
 
 
 def _has_others(metric: Metric, reals: Extracted) -> bool:
@@ -90,34 +109,144 @@ def _has_others(metric: Metric, reals: Extracted) -> bool:
     return metric.featured or (test is not None and test.image is not reals.image)
 
 
-def draw_rows(
-    label: Int[np.ndarray, " m"],
+class _Sizes(NamedTuple):
+    """Numbers of images by class: of the comparison, and of a draw.
+
+    Attributes:
+      reals: Reals of the comparison.
+      fakes: Fakes of the comparison.
+      real: Reals in place of the reals.
+      fake: Reals in place of the fakes.
+      alike: Whether both sets have nearly the same shares of classes.
+    """
+
+    reals: Counts
+    fakes: Counts
+    real: Counts
+    fake: Counts
+    alike: bool
+
+    def total(self, label: Any = slice(None)) -> tuple[int, int, int, int]:
+        """The four numbers, of all classes or of one."""
+        m, n, a, b = (int(np.sum(part[label])) for part in self[:4])
+        return m, n, a, b
+
+
+def _between_reals(
+    scorer: Scorer,
+    name: str,
+    metric: Metric,
     labels: Int[np.ndarray, " n"] | None,
-    count: int,
-    *,
-    copies: bool,
-) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " l"]]:
-    """Rows of the reals for two sets: one for the reals, one that stands in for fakes.
+    random: bool,
+    rng: np.random.Generator,
+) -> dict[str, Baseline]:
+    """One draw: disjoint sets of reals, compared and scaled."""
+    reals = scorer.reals
+    label = reals.label
+    if labels is None:
+        label, labels = np.zeros(len(label), int), np.zeros(scorer.samples, int)
+    classes = 1 + max(int(label.max()), int(labels.max()))
+    if random:
+        labels = rng.integers(classes, size=len(labels))
+    numbers = (np.bincount(part, minlength=classes) for part in (label, labels))
+    sizes = split_sizes(*numbers, extrapolated=metric.extrapolated)
+    real, fake = _draw(label, sizes, rng)
+    if metric.paired:
+        real, fake = (rows[: min(len(real), len(fake))] for rows in (real, fake))
+    states = (state_of(metric, reals, rows) for rows in (real, fake))
+    values = metric.compute(*states).values
+    features = reals.vector.shape[1]
+    found = {
+        key: _scaled(metric, value, sizes, features, key.partition("/")[2])
+        for key, value in values.items()
+        if not is_spread(key)
+    }
+    if parts := [part for key, part in found.items() if "/" in key]:
+        found[name] = _mean(parts)
+    return found
+
+
+def _mean(classes: list[Baseline]) -> Baseline:
+    """The mean over classes, with their mean numbers of images."""
+    value, samples, reals = np.mean([one[:3] for one in classes], axis=0).tolist()
+    exact = all(one.kind == ESTIMATE for one in classes)
+    kind = ESTIMATE if exact else UPPER
+    return Baseline(value, round(samples), round(reals), None, kind)
+
+
+def _scaled(
+    metric: Metric, value: float, sizes: _Sizes, features: int, label: str
+) -> Baseline:
+    """A number of one draw, for the numbers of images of the comparison."""
+    m, n, a, b = sizes.total(int(label) if label else slice(None))
+    if not metric.extrapolated:
+        return Baseline(value, b, a)
+    # a Fréchet distance is proportional to 1/m + 1/n only if its covariances are
+    # regular, or nearly as many images stand in
+    known = not metric.fits_gaussians or 3 * n <= m or a + b >= 2 * features
+    if not known or not (label or sizes.alike):
+        return Baseline(value, b, a, None, UPPER if metric.fits_gaussians else MEASURED)
+    scale = (1 / m + 1 / n) / (1 / a + 1 / b)
+    return Baseline(value * scale, n, m, None, ESTIMATE)
+
+
+def _joined(draws: Any) -> dict[str, Baseline]:
+    """Means over the draws, and sample standard deviations."""
+    found: defaultdict[str, list[Baseline]] = defaultdict(list)
+    for draw in draws:
+        for name, one in draw.items():
+            found[name].append(one)
+    return {
+        name: each[0]._replace(
+            value=statistics.fmean(one.value for one in each),
+            std=statistics.stdev(one.value for one in each) if each[1:] else None,
+        )
+        for name, each in found.items()
+    }
+
+
+def split_sizes(reals: Counts, fakes: Counts, *, extrapolated: bool) -> _Sizes:
+    """Sizes of two disjoint sets of reals, by class.
 
     Args:
-      label: Labels of the reals, in random order.
-      labels: Labels of the fakes, which their stand-ins share as far as there are
-        enough; None: all are one class.
-      count: Number of fakes.
-      copies: Draw both with replacement from all reals; else from one half each.
+      reals: Numbers of reals by class.
+      fakes: Numbers of fakes by class, whose shares the stand-ins have.
+      extrapolated: Whether the number will be scaled to these numbers of images: the
+        sets then take all reals, up to _MOST each, and where the fakes are few there
+        are as many stand-ins. Otherwise each has at most half of the reals.
+
+    The square of a difference between the shares of both sets adds to a distance. It is
+    enlarged here as much as the scaling reduces it.
     """
-    if labels is None:
-        label, labels = np.zeros(len(label), int), np.zeros(count, int)
-    rng = np.random.default_rng(_SEED)
+    m, n = int(reals.sum()), int(fakes.sum())
+    if not extrapolated:
+        half = reals // 2
+        return _Sizes(reals, fakes, reals - half, np.minimum(half, fakes), True)
+    if 3 * n <= m:
+        a, b = min(m - n, max(_MOST, n)), n
+    else:
+        a = round(min(m, 2 * _MOST) * min(max(m / (m + n), 1 / 3), 2 / 3))
+        b = min(m, 2 * _MOST) - a
+    shares = fakes / n
+    unlike = reals / m - shares
+    alike = bool(np.abs(unlike).sum() / 2 <= _UNLIKE)
+    enlarged = math.sqrt((1 / a + 1 / b) / (1 / m + 1 / n)) if alike else 1.0
+    real = a * np.maximum(shares + enlarged * unlike, 0)
+    fake = b * shares
+    used = real + fake
+    fit = min(1.0, float(np.min(reals[used > 0] / used[used > 0], initial=1.0)))
+    fake = np.floor(fit * fake + 0.5).astype(int)
+    real = np.minimum(np.floor(fit * real + 0.5).astype(int), reals - fake)
+    return _Sizes(reals, fakes, np.maximum(real, 0), np.minimum(fake, reals), alike)
+
+
+def _draw(
+    label: Int[np.ndarray, " m"], sizes: _Sizes, rng: np.random.Generator
+) -> list[Int[np.ndarray, " k"]]:
+    """Rows of two disjoint sets of these sizes, each in random order."""
     real, fake = [], []
-    for k in np.unique(label):
-        rows, wanted = np.flatnonzero(label == k), int((labels == k).sum())
-        if copies:
-            real.append(rng.choice(rows, len(rows)))
-            fake.append(rng.choice(rows, wanted))
-        else:
-            half = len(rows) // 2
-            real.append(rows[half:])
-            fake.append(rows[: min(half, wanted)])
-    shuffled = [rng.permutation(np.concatenate(rows)) for rows in (real, fake)]
-    return shuffled[0], shuffled[1]
+    for k, (a, b) in enumerate(zip(sizes.real, sizes.fake, strict=True)):
+        rows = rng.permutation(np.flatnonzero(label == k))
+        real.append(rows[:a])
+        fake.append(rows[len(rows) - b :])
+    return [rng.permutation(np.concatenate(rows)) for rows in (real, fake)]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -20,6 +20,7 @@ from sagan.metrics.features import (
 from sagan.runtime import cache
 from sagan.runtime.progress import bar
 
+T = TypeVar("T")
 Function = Callable[[np.ndarray], Any]
 Rows = Int[np.ndarray, " m"] | slice
 
@@ -148,9 +149,7 @@ def score(scorer: Scorer, fakes: Iterable[Examples]) -> Measured:
     return Measured(values, tuple(notes))
 
 
-def full_names(
-    scorer: Scorer, metric: Metric, values: Mapping[str, float]
-) -> dict[str, float]:
+def full_names(scorer: Scorer, metric: Metric, values: Mapping[str, T]) -> dict[str, T]:
     """Adds the feature network's name to the names of numbers that depend on it."""
     if not metric.featured:
         return dict(values)

@@ -113,6 +113,20 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return float(delta @ delta + traces - 2 * root)
 
 
+def distance_to_moments(a: Gaussian, b: Moments) -> float:
+    """frechet_distance to the Gaussian of moments, without its factor.
+
+    Takes a third of the time. If b is singular, each missing direction costs some 1e-8
+    of the largest variance: enough where numbers are averaged.
+    """
+    _check_number(b.n, "fake")
+    delta, covariance = a.mean - b.mean, b.scatter / (b.n - 1)
+    squares = scipy.linalg.eigvalsh(a.factor.T @ covariance @ a.factor)
+    root = np.sum(np.sqrt(np.clip(squares, 0, None)))
+    traces = np.sum(a.factor**2) + np.trace(covariance)
+    return float(delta @ delta + traces - 2 * root)
+
+
 def _check_number(n: int, what: str) -> None:
     if n < 2:
         raise MetricError(

@@ -37,6 +37,7 @@ class InceptionScore(Metric):
     splits: int = 10
     keeps = ("logits",)
     logits = "classes"
+    sized = True
 
     def update(self, state: Any, extracted: Extracted) -> Any:
         if not extracted.logits.shape[1]:

@@ -60,6 +60,11 @@ class Metric:
       in_sample: Names of numbers that mean nothing for reals that a classifier was
         trained on.
       distance: Whether less is better.
+      no_baseline: Why reals in place of fakes tell nothing; empty: they do.
+      sized: Whether its numbers grow with the number of fakes.
+      extrapolated: Whether its mean between two sets of one distribution is
+        proportional to 1 / reals + 1 / fakes.
+      fits_gaussians: Whether it fits some, which need more images than features.
     """
 
     keeps: ClassVar[tuple[str, ...]] = ("vector",)
@@ -69,6 +74,10 @@ class Metric:
     featured: ClassVar[bool] = True
     in_sample: ClassVar[tuple[str, ...]] = ()
     distance: ClassVar[bool] = False
+    no_baseline: ClassVar[str] = ""
+    sized: ClassVar[bool] = False
+    extrapolated: ClassVar[bool] = False
+    fits_gaussians: ClassVar[bool] = False
 
     def empty(self) -> Any:
         """The state before any image."""
@@ -90,6 +99,11 @@ class Metric:
           MetricError: The numbers are not defined for these sets.
         """
         raise NotImplementedError
+
+
+def is_spread(name: str) -> bool:
+    """Whether a number is a deviation or an error of another."""
+    return "_std" in name
 
 
 def join_pieces(state: tuple[dict[str, np.ndarray], ...], name: str, what: str) -> Any:

@@ -28,8 +28,10 @@ class KernelDistance(Metric):
 
     `kid` and `kid_std` are the mean and population deviation over random subsets, the
     same ones as torch-fidelity's; `kid_full` takes every pair of images once, and so
-    varies least. All are unbiased: they can be compared across numbers of images, and
-    may be negative.
+    varies least. With random labels both are unbiased: they can be compared across
+    numbers of images, and may be negative. Labels in fixed shares make either set more
+    even than random draws are, and a perfect generator's mean then lies below 0, by an
+    amount that falls as 1/n.
 
     Subsets of fakes and reals have one size. If a set has fewer images than `size`, it
     is half of the smaller set, which a note says.
@@ -43,6 +45,7 @@ class KernelDistance(Metric):
     """
 
     distance = True
+    extrapolated = True
     subsets: int = 100
     size: int = 1000
 
