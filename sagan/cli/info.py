@@ -96,11 +96,11 @@ def _nearest_recipe(config: Config) -> str:
 
 
 def _evaluation(evaluations: Sequence[dict[str, Any]]) -> str:
-    from sagan.evaluation import results, table
+    from sagan.evaluation import card
 
     if not evaluations:
         return "none that can be read"
     newest = evaluations[-1]
-    variant = list(results.by_variant(newest))[-1]
-    values = map(" ".join, table.headline(newest))
+    variant = list(card.by_variant(newest))[-1]
+    values = map(" ".join, card.headline(newest))
     return printable(f"step {newest['about']['step']} ({variant}): {', '.join(values)}")

@@ -51,7 +51,7 @@ def train_command(options: TrainOptions) -> None:
         output.log = folder / "output.log"
     evaluate = None
     if config.run.evaluate_every:
-        from sagan.evaluation.run import while_training
+        from sagan.evaluation.in_training import while_training
 
         evaluate = while_training(folder)
     loop.train(config, workdir, evaluate=evaluate)

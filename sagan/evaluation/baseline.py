@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from sagan.evaluation.scoring import Scorer, full_names, state_of
 from sagan.metrics import Extracted, Metric, MetricError
-from sagan.metrics.interface import is_spread
+from sagan.metrics.interface import ESTIMATE, MEASURED, UPPER, Baseline, is_spread
 from sagan.runtime.progress import bar
 
 DRAWS = 5
@@ -18,29 +18,7 @@ _SEED = 0  # of the draws
 _MOST = 10_000  # images of a set in a draw that is extrapolated
 _UNLIKE = 0.1  # total variation between labels above which nothing is extrapolated
 
-ESTIMATE = "estimate"  # for the very numbers of images of the comparison
-UPPER = "upper"  # with fewer images, and so too large
-MEASURED = "measured"  # with fewer images, or others
-
 Counts = Int[np.ndarray, " k"]
-
-
-class Baseline(NamedTuple):
-    """A metric of real images in place of fakes.
-
-    Attributes:
-      value: The number; the mean over the draws.
-      samples: Number of fakes that it holds for; of a class, if the number is of one.
-      reals: Number of reals that it holds for.
-      std: Sample standard deviation over the draws; None if there is but one.
-      kind: ESTIMATE, UPPER or MEASURED.
-    """
-
-    value: float
-    samples: int
-    reals: int
-    std: float | None = None
-    kind: str = MEASURED
 
 
 def baselines(
@@ -99,7 +77,7 @@ def _of_held_out(scorer: Scorer, name: str, metric: Metric) -> dict[str, Baselin
     return {
         key: Baseline(value, number, len(reals.label))
         for key, value in values.items()
-        if key not in metric.in_sample and not is_spread(key)
+        if key not in metric.in_sample and not is_spread(key) and "/" not in key
     }
 
 
@@ -161,7 +139,8 @@ def _between_reals(
         for key, value in values.items()
         if not is_spread(key)
     }
-    if parts := [part for key, part in found.items() if "/" in key]:
+    parts = [part for key, part in found.items() if "/" in key]
+    if parts and metric.extrapolated:
         found[name] = _mean(parts)
     return found
 
@@ -178,9 +157,10 @@ def _scaled(
     metric: Metric, value: float, sizes: _Sizes, features: int, label: str
 ) -> Baseline:
     """A number of one draw, for the numbers of images of the comparison."""
-    m, n, a, b = sizes.total(int(label) if label else slice(None))
     if not metric.extrapolated:
+        _, _, a, b = sizes.total()
         return Baseline(value, b, a)
+    m, n, a, b = sizes.total(int(label) if label else slice(None))
     # a Fréchet distance is proportional to 1/m + 1/n only if its covariances are
     # regular, or nearly as many images stand in
     known = not metric.fits_gaussians or 3 * n <= m or a + b >= 2 * features

@@ -91,6 +91,9 @@ def choose_labels(
         kind = "real" if 5 * low < 4 * high else "uniform"
         images = f"{least:,} to {most:,} images" + ("" if known else " of those read")
         notes.append(f"labels of the samples: {kind}, as classes have {images}")
+    if kind == "random":
+        drawn = np.random.default_rng(protocol.seed).integers(classes, size=count)
+        return drawn.astype(np.int32), kind, notes
     if kind == "real":
         return np.resize(reals, count).astype(np.int32), kind, notes
     return even_labels(count, classes), kind, notes

@@ -1,5 +1,7 @@
 """Compares folders, .npz files and data sets, whatever they come from."""
 
+import datetime
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +9,15 @@ import numpy as np
 from sagan.config.schema import Config
 from sagan.data.pipeline import open_source
 from sagan.data.source import Examples
-from sagan.evaluation import image_sets, results, scoring
+from sagan.evaluation import card, image_sets, results, scoring
 from sagan.evaluation.baseline import baselines
 from sagan.evaluation.image_sets import ImageSet
-from sagan.evaluation.protocol import Comparison, check_labels, check_protocol
+from sagan.evaluation.protocol import (
+    Comparison,
+    check_labels,
+    check_protocol,
+    options,
+)
 from sagan.evaluation.scoring import Function
 from sagan.runtime import cache
 from sagan.runtime.files import make_folder
@@ -52,7 +59,9 @@ def compare(
     chosen = np.sort(image_sets.order(len(fakes.examples.label))[: scorer.samples])
     image, label = (part[chosen] for part in fakes.examples)
     about = {"what": str(fake), "fakes sha256": cache.digest(image, label)}
+    started = datetime.datetime.now(datetime.UTC)
     result = results.new_result({"real": real, **scorer.facts}, about)
+    result["class_names"] = list(named.class_names)
     starts = bar(range(0, len(image), _CHUNK), "fakes")
     pieces = (Examples(image[i:][:_CHUNK], label[i:][:_CHUNK]) for i in starts)
     measured = scoring.score(scorer, pieces)
@@ -60,9 +69,14 @@ def compare(
     each = {name: [value] for name, value in measured.values.items()}
     results.add_rows(result, {}, each, values, scorer.samples)
     result["notes"] = [*scorer.notes, *measured.notes, *without]
+    command = f"sagan evaluate --fake {shlex.quote(str(fake))} --real {real}"
+    if data_path:
+        command += f" --data.path {shlex.quote(data_path)}"
+    command = "" if features else f"{command} {options(protocol)}".rstrip()
+    results.note_made(result, started, command)
     results.write_result(out, result)
     report(f"{fake} beside {real}: {out / results.CARD}")
-    report(results.text_table(results.result_table(result)))
+    report(card.text_table(card.result_table(result)))
     for note in result["notes"]:
         report(f"note: {note}")
     return result

@@ -1,6 +1,7 @@
 """The protocol of an evaluation: every choice that decides a number."""
 
 import dataclasses
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -65,9 +66,10 @@ class Protocol(Comparison):
     batch_norm: str = "moving,standing"
     """Batch statistics, separated by commas, or all: moving (the running averages),
     standing (recomputed with these weights), batch (of each generated batch)."""
-    labels: Literal["auto", "uniform", "real"] = "auto"
+    labels: Literal["auto", "uniform", "real", "random"] = "auto"
     """Labels of the fakes: uniform (equal shares of all classes), real (those of the
-    reals), or auto: real if the smallest class has less than 4/5 of the largest."""
+    reals), random (drawn evenly from all classes, for an unbiased KID), or auto: real
+    if the smallest class has less than 4/5 of the largest, else uniform."""
     truncation: float = 0.0
     """Draw latents beyond this again; 0: no truncation."""
     seed: int = 0
@@ -82,6 +84,19 @@ class Protocol(Comparison):
     def chosen_batch_norm(self) -> tuple[str, ...]:
         """Names of the chosen batch statistics."""
         return choose_names("batch-norm", self.batch_norm, BATCH_NORM)
+
+
+def options(protocol: Comparison) -> str:
+    """The options of a command line that give this protocol."""
+    values = {
+        field.name: getattr(protocol, field.name)
+        for field in dataclasses.fields(protocol)
+        if getattr(protocol, field.name) != field.default
+    }
+    return " ".join(
+        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+        for name, value in values.items()
+    )
 
 
 def protocol_to_json(protocol: Protocol) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Files of an evaluation: results.json and card.md, and tables and plots of them."""
+"""Files of an evaluation, results.json and card.md, and what they identify."""
 
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -12,12 +13,12 @@ import jax
 import numpy as np
 
 import sagan
-from sagan.evaluation.baseline import Baseline
+from sagan.evaluation.card import Result, better, render_card
+from sagan.metrics.interface import Baseline
 from sagan.runtime import files
 
-Result = dict[str, Any]
 RESULTS, CARD, PLOT = "results.json", "card.md", "metrics.png"
-PER_CLASS_SHOWN = 10
+_NUMBERS = ("std", "baseline", "baseline_std")  # of a row, besides its value
 _OWN = "own_sha256"  # key of the digest of all the rest
 _MOST_BYTES = 2**28  # 16 MB are not enough for 20,000 classes
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy")
@@ -37,16 +38,30 @@ def new_result(protocol: Mapping[str, Any], about: Mapping[str, Any]) -> Result:
 
     Args:
       protocol: All choices that decide a number; equal protocols are comparable.
-      about: Facts about the evaluated images.
+      about: Facts about the evaluated images; `what` is their name, which may change.
     """
     facts = {"protocol": dict(protocol), "about": dict(about), "versions": versions()}
+    named = {k: v for k, v in about.items() if k != "what"}
     return {
         **facts,
         "protocol_sha256": _digest(protocol),
-        "sha256": _digest(facts),
+        "sha256": _digest(facts | {"about": named}),
+        "made": {},
         "results": [],
         "notes": [],
     }
+
+
+def note_made(result: Result, started: datetime.datetime, command: str) -> None:
+    """Writes down when it was made, in how many seconds, and by which command.
+
+    The seconds of all calls that computed a part are added up.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    seconds = result["made"].get("seconds", 0) + (now - started).total_seconds()
+    date = now.isoformat(timespec="seconds")
+    made = {"date": date, "seconds": round(seconds, 1), "command": command}
+    result["made"] = {k: v for k, v in made.items() if v}
 
 
 def _digest(value: Any) -> str:
@@ -65,11 +80,14 @@ def add_rows(
     for name, each in values.items():
         row: dict[str, Any] = {"metric": name, **variant}
         row |= {"value": float(np.mean(each)), "samples": samples}
+        if direction := better(name):
+            row["better"] = direction
         if len(each) > 1:
             row |= {"std": float(np.std(each, ddof=1)), "each": each}
         if name in baselines:
-            row["baseline"] = baselines[name].value
-            row["baseline_samples"] = baselines[name].samples
+            facts = baselines[name]._asdict()
+            row["baseline"] = facts.pop("value")
+            row |= {f"baseline_{k}": v for k, v in facts.items() if v is not None}
         result["results"].append(row)
 
 
@@ -128,7 +146,7 @@ def _is_complete(result: Result) -> bool:
 def _is_row(row: Any) -> bool:
     if not (isinstance(row, dict) and isinstance(row.get("metric"), str)):
         return False
-    numbers = [row.get("value"), *(row[k] for k in ("std", "baseline") if k in row)]
+    numbers = [row.get("value"), *(row[k] for k in _NUMBERS if k in row)]
     if not all(map(_is_number, numbers)):
         return False
     return all(isinstance(row.get(name, ""), str) for name in ("weights", "batch_norm"))
@@ -149,15 +167,6 @@ def comparable(results: Iterable[Result], newest: Result) -> list[Result]:
         return result["protocol_sha256"], result["versions"], config
 
     return [result for result in results if key(result) == key(newest)]
-
-
-def by_variant(result: Result) -> dict[str, dict[str, dict[str, Any]]]:
-    """Rows by variant (weights and batch statistics) and metric; no single classes."""
-    variants: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in result["results"]:
-        if "/" not in row["metric"]:
-            variants.setdefault(_variant(row), {})[row["metric"]] = row
-    return variants
 
 
 def read_same_result(folder: Path, result: Result) -> Result | None:
@@ -188,111 +197,3 @@ def write_result(folder: Path, result: Result) -> None:
 def _aside(folder: Path, name: str, result: Result) -> Path:
     stem, dot, suffix = name.partition(".")
     return folder / files.file_name(f"{stem}.{result['sha256'][:8]}{dot}{suffix}")
-
-
-def result_table(result: Result) -> list[list[str]]:
-    """A header, and a row for each metric: its variants, and its baseline."""
-    variants = by_variant(result)
-    lines = [["metric", *variants, "real against real", "at"]]
-    for name in dict.fromkeys(name for rows in variants.values() for name in rows):
-        mine = [rows.get(name) for rows in variants.values()]
-        some = next(row for row in mine if row)
-        values = [value_text(row) if row else "" for row in mine]
-        at = str(some.get("baseline_samples", ""))
-        lines.append([name, *values, baseline_text(some), at])
-    return lines
-
-
-def text_table(lines: list[list[str]]) -> str:
-    """Aligns a table for a terminal."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def markdown_table(lines: list[list[str]]) -> str:
-    """Formats a table as Markdown."""
-    head, *rest = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([head, "|" + " --- |" * len(lines[0]), *rest])
-
-
-def render_card(result: Result) -> str:
-    """The numbers and everything that decides them, as Markdown."""
-    facts = {**result["about"], "protocol sha256": result["protocol_sha256"]}
-    parts = [f"# Evaluation of {facts['what']}", markdown_table(result_table(result))]
-    parts.append(
-        f"{result['protocol']['samples']} samples. *Real against real*: the same metric"
-        " between two sets of real images, with as many as the last column says."
-    )
-    parts += [_list("Evaluated", facts), _list("Protocol", result["protocol"])]
-    if classes := _worst_classes(result):
-        parts.append(classes)
-    if result["notes"]:
-        parts.append("## Notes\n\n" + "\n".join(f"- {n}" for n in result["notes"]))
-    parts.append(_list("Versions", result["versions"]))
-    return "\n\n".join(parts) + "\n"
-
-
-def plot_results(path: Path, results: Iterable[Result]) -> None:
-    """Plots every metric over the step: a line for each variant, baselines dotted."""
-    from matplotlib.figure import Figure
-
-    curves: dict[str, dict[str, dict[int, float]]] = {}
-    baselines: dict[str, float | None] = {}
-    for result in sorted(results, key=lambda result: result["about"]["step"]):
-        for variant, rows in by_variant(result).items():
-            for name in (name for name in rows if "_std" not in name):
-                curve = curves.setdefault(name, {}).setdefault(variant, {})
-                curve[result["about"]["step"]] = rows[name]["value"]
-                baselines.setdefault(name, rows[name].get("baseline"))
-    columns, height = 3, -(-len(curves) // 3)
-    figure = Figure(figsize=(4 * columns, 2.6 * height), layout="constrained")
-    for i, (name, variants) in enumerate(curves.items(), 1):
-        axes = figure.add_subplot(height, columns, i)
-        for variant, curve in variants.items():
-            axes.plot(*zip(*curve.items(), strict=True), marker="o", label=variant)
-        if (y := baselines[name]) is not None:
-            axes.axhline(y, color="grey", linestyle=":", label="real against real")
-        axes.set_title(name, fontsize="medium")
-        axes.set_xlabel("step", fontsize="small")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    with files.whole_file(path) as file:
-        figure.savefig(file, format="png")
-
-
-def _variant(row: Mapping[str, Any]) -> str:
-    return ", ".join(row[k] for k in ("weights", "batch_norm") if k in row) or "value"
-
-
-def value_text(row: Mapping[str, Any]) -> str:
-    """A value for a table, with its spread if it has one."""
-    spread = f" ± {row['std']:.2g}" if "std" in row else ""
-    return f"{row['value']:.4g}{spread}"
-
-
-def baseline_text(row: Mapping[str, Any]) -> str:
-    """A baseline for a table, if there is one."""
-    return f"{row['baseline']:.4g}" if "baseline" in row else ""
-
-
-def _list(title: str, facts: Mapping[str, Any]) -> str:
-    return f"## {title}\n\n" + "\n".join(f"- {k}: {v}" for k, v in facts.items())
-
-
-def _worst_classes(result: Result) -> str:
-    rows = [row for row in result["results"] if "/" in row["metric"]]
-    if not rows:
-        return ""
-    first = _variant(rows[-1])  # the averaged weights come last
-    mine = [row for row in rows if _variant(row) == first]
-    mine.sort(key=lambda row: -row["value"])
-    lines = [["class", "value", "real against real"]]
-    for row in mine[:PER_CLASS_SHOWN]:
-        lines.append(
-            [row["metric"].partition("/")[2], value_text(row), baseline_text(row)]
-        )
-    name = mine[0]["metric"].partition("/")[0]
-    return f"## Classes, the worst first: {name} ({first})\n\n{markdown_table(lines)}"

@@ -1,13 +1,14 @@
 """Evaluates the checkpoints of a run by a protocol."""
 
+import datetime
 import functools
+import shlex
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
+from sagan.checkpoints.bucket_copy import shown
 from sagan.checkpoints.restore import (
     config_digest,
     data_notes,
@@ -18,22 +19,22 @@ from sagan.checkpoints.restore import (
 from sagan.config.schema import Config, ConfigError
 from sagan.data.pipeline import open_source, resolve
 from sagan.data.source import Source
-from sagan.evaluation import generated, image_sets, scoring
+from sagan.evaluation import card, generated, image_sets, scoring
 from sagan.evaluation import results as results_lib
-from sagan.evaluation.baseline import Baseline, baselines
+from sagan.evaluation.baseline import DRAWS, baselines
 from sagan.evaluation.protocol import (
     Protocol,
     check_labels,
     check_protocol,
     evaluated_weights,
+    options,
     protocol_to_json,
 )
 from sagan.evaluation.scoring import Function, Scorer
-from sagan.metrics.features import metric_name
+from sagan.metrics.interface import Baseline
 from sagan.runtime.files import own_folder
 from sagan.runtime.progress import Report, first_few
 from sagan.state import GANState
-from sagan.training.experiment import Experiment
 
 
 class PreparedEvaluation(NamedTuple):
@@ -44,6 +45,7 @@ class PreparedEvaluation(NamedTuple):
       samples: Draws the samples.
       baselines: Baselines by name, and notes; computed at the first call.
       facts: The protocol as the card shows it.
+      class_names: Names of the classes, by label.
       notes: Remarks for the reader.
     """
 
@@ -51,6 +53,7 @@ class PreparedEvaluation(NamedTuple):
     samples: generated.GeneratedSamples
     baselines: Callable[[], tuple[dict[str, Baseline], list[str]]]
     facts: dict[str, Any]
+    class_names: tuple[str, ...]
     notes: list[str]
 
 
@@ -88,6 +91,7 @@ def evaluate_run(
         check_labels(protocol, config.data.classes)
     chosen = saved.steps(steps)
     ready = prepare_evaluation(config, protocol, workdir, features=features)
+    command = "" if features else f"sagan eval {shlex.quote(shown(workdir))}"
     results = []
     for step in chosen:
         try:
@@ -98,9 +102,16 @@ def evaluate_run(
             report(f"passed over: {error}")
             continue
         folder = own_folder(workdir, "eval", f"step_{step}")
-        result = evaluate_state(ready, state, folder, again=again, report=report)
+        result = evaluate_state(
+            ready,
+            state,
+            folder,
+            again=again,
+            report=report,
+            command=command and f"{command} --step {step} {options(protocol)}".rstrip(),
+        )
         report(f"\n{result['about']['what']}: {folder / results_lib.CARD}")
-        report(results_lib.text_table(results_lib.result_table(result)))
+        report(card.text_table(card.result_table(result)))
         results.append(result)
     if not results:
         raise ConfigError(f"{workdir}: no checkpoint is good")
@@ -114,7 +125,7 @@ def _plot(folder: Path, newest: results_lib.Result, report: Report) -> None:
     """Plots the results that can be compared with the newest, if there are several."""
     results = results_lib.comparable(results_lib.read_results(folder)[0], newest)
     if len(results) > 1:
-        results_lib.plot_results(folder / results_lib.PLOT, results)
+        card.plot_results(folder / results_lib.PLOT, results)
         report(f"over the steps: {folder / results_lib.PLOT}")
 
 
@@ -173,10 +184,13 @@ def prepare_evaluation(
         "seeds": ", ".join(map(str, protocol.every_seed())),
         "batch of the generator": config.data.batch,
     }
-    baseline = functools.cache(lambda: baselines(scorer, labels if classes else None))
+    asked = labels if classes else None
+    draws = max(DRAWS, protocol.seeds)
+    how = {"random": kind == "random", "draws": draws}
+    baseline = functools.cache(lambda: baselines(scorer, asked, **how))
     drawn = generated.open_samples(config, protocol, labels)
     notes = [*notes, *why, *scorer.notes]
-    return PreparedEvaluation(scorer, drawn, baseline, facts, notes)
+    return PreparedEvaluation(scorer, drawn, baseline, facts, tuple(names), notes)
 
 
 def evaluate_state(
@@ -187,14 +201,18 @@ def evaluate_state(
     again: bool = False,
     report: Report = print,
     what: str = "",
+    command: str = "",
 ) -> results_lib.Result:
     """Evaluates one state with each of the protocol's weights and batch statistics.
 
     Writes the results after each variant, and continues from existing ones. `what` is
     the state's name in the card; by default step and run, whose eval/ has the folder.
+    `command` repeats the evaluation.
     """
     config, protocol = ready.samples.config, ready.samples.protocol
     step = int(state.step)
+    weights = evaluated_weights(protocol, config)
+    variants = list(product(weights.items(), ready.samples.samplers))
     about = {
         "what": what or f"step {step} of {folder.parent.parent.name}",
         "step": step,
@@ -202,20 +220,13 @@ def evaluate_state(
         "config sha256": config_digest(config),
         "generator sha256": generator_digest(state),
     }
-    result = results_lib.new_result(ready.facts, about)
-    result["asked"] = protocol_to_json(protocol)
-    weights = evaluated_weights(protocol, config)
-    variants = list(product(weights.items(), ready.samples.samplers))
-    before = results_lib.read_same_result(folder, result)
-    if before and ready.scorer.network.key:  # without a key the features may differ
-        result["notes"] = before["notes"]
-        redone = {(name, mode) for (name, _), mode in variants} if again else set()
-        rows = before["results"]
-        result["results"] = [row for row in rows if _variant(row) not in redone]
+    redone = {(name, mode) for (name, _), mode in variants} if again else set()
+    result = _begun(ready, folder, about, redone)
     done = set(map(_variant, result["results"]))
     for (name, average), mode in variants:
         if (name, mode) in done:
             continue
+        started = datetime.datetime.now(datetime.UTC)
         values, notes = _over_seeds(ready, state, average, mode)
         baseline, without = ready.baselines()
         variant = {"weights": name, "batch_norm": mode}
@@ -223,9 +234,28 @@ def evaluate_state(
         notes = [*ready.notes, *without, generated.MODES[mode], *notes]
         result["notes"] = list(dict.fromkeys([*result["notes"], *notes]))
         result["results"].sort(key=_place)
+        results_lib.note_made(result, started, command)
         results_lib.write_result(folder, result)
         report(f"step {step}, {name} weights, {mode} statistics: done")
     results_lib.write_result(folder, result)  # the latest, even if all was there
+    return result
+
+
+def _begun(
+    ready: PreparedEvaluation,
+    folder: Path,
+    about: dict[str, Any],
+    redone: set[tuple[str, str]],
+) -> results_lib.Result:
+    """A result with the rows that an earlier call left, except those of `redone`."""
+    result = results_lib.new_result(ready.facts, about)
+    result["asked"] = protocol_to_json(ready.samples.protocol)
+    result["class_names"] = list(ready.class_names)
+    before = results_lib.read_same_result(folder, result)
+    if before and ready.scorer.network.key:  # without a key the features may differ
+        result["notes"], result["made"] = before["notes"], before.get("made", {})
+        rows = before["results"]
+        result["results"] = [row for row in rows if _variant(row) not in redone]
     return result
 
 
@@ -252,46 +282,3 @@ def _variant(row: dict[str, Any]) -> tuple[str, str]:
 def _place(row: dict[str, Any]) -> tuple[bool, int]:
     """Sort key: raw weights first, then by mode."""
     return row["weights"] != "raw", list(generated.MODES).index(row["batch_norm"])
-
-
-def while_training(
-    workdir: Path, *, features: Function | None = None, report: Report = tqdm.write
-) -> Any:
-    """The `evaluate` of loop.train, for every run.evaluate_every-th step.
-
-    Evaluates the averaged weights (without averages the raw ones) with their running
-    statistics into eval/step_N/, by all metrics but the classification accuracy score
-    and FID-infinity. The Fréchet distance decides which checkpoint is best.
-    """
-
-    def start(experiment: Experiment) -> Callable[[GANState], dict[str, float]]:
-        config, _, source = experiment
-        protocol = Protocol(
-            metrics="all,-cas,-fid_infinity",
-            samples=config.run.evaluate_samples,
-            weights="ema" if config.ema.decays else "raw",
-            batch_norm="moving",
-        )
-        ready = prepare_evaluation(config, protocol, source=source, features=features)
-        before = results_lib.read_results(workdir / "eval")[0]
-        name = "labels of the samples"
-        kinds = {str(result["protocol"].get(name)) for result in before}
-        for other in kinds - {ready.facts[name]}:
-            report(
-                f"run.evaluate_every: {name} were {other} and are {ready.facts[name]}:"
-                " the best checkpoint is chosen among both"
-            )
-
-        def measure(state: GANState) -> dict[str, float]:
-            if int(state.step) % config.run.evaluate_every:
-                return {}
-            folder = own_folder(workdir, "eval", f"step_{int(state.step)}")
-            result = evaluate_state(ready, state, folder, report=report)
-            rows = [row for row in result["results"] if "/" not in row["metric"]]
-            values = {row["metric"]: row["value"] for row in rows}
-            best_by = metric_name("fid", ready.scorer.network)
-            return {"metric": values[best_by], **values}
-
-        return measure
-
-    return start

@@ -92,7 +92,8 @@ def open_scorer(
     network = _open_network(protocol, reals, features)
     names, notes = possible_metrics(protocol, reals.classes if labelled else 0, network)
     samples = protocol.samples or _default_samples(network, len(image), available)
-    choices = {"splits": protocol.splits, "test": reals.test}
+    own = network.reads_labels and reals.training.image is reals.examples.image
+    choices = {"splits": protocol.splits, "test": reals.test, "reverse": not own}
     metrics = {name: _configured(METRICS[name], choices) for name in names}
     extracted = Extracted(image, label, *cached_features(network, image))
     states = {

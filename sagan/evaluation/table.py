@@ -12,13 +12,13 @@ from sagan.checkpoints.restore import SavedRun
 from sagan.checkpoints.workdir import read_config
 from sagan.config.fields import fields
 from sagan.config.schema import MAY_CHANGE, ConfigError
+from sagan.evaluation import card
 from sagan.evaluation import results as results_lib
 from sagan.evaluation.protocol import Protocol, choose_names, evaluated_weights
-from sagan.metrics import METRICS
+from sagan.metrics.interface import is_spread
 
 _FIRST = ("is", "is_single", "fid", "ifid")  # arXiv:1805.08318, table 2
 _MOST_FIELDS = 4  # in the name of a row
-_HEADLINE = 5  # metrics
 _REAL = "baseline"
 
 
@@ -64,13 +64,13 @@ def compare_runs(
     unlike = [k for k in first if any(one.recipe[k] != first[k] for one in found)]
     plain = {n: _plain(n, protocol) for one in found for n in one.rows}
     known = sorted(plain, key=lambda n: [*_FIRST, plain[n]].index(plain[n]))
-    known = [name for name in known if "_std" not in name]
+    known = [name for name in known if not is_spread(name)]
     full = {plain[n]: n for n in known}
     metrics = ",".join(full.get(n.strip(), n) for n in metrics.split(","))
     names = choose_names("metrics", metrics, known)
     baselines = {n: row for one in found for n, row in one.rows.items() if _REAL in row}
     return {
-        "better": {n: "lower" if arrow(n) == "↓" else "higher" for n in names},
+        "better": {n: card.better(n) for n in names},
         "rows": [_row(group, unlike, names) for group in groups.values()],
         _REAL: {
             n: {k: v for k, v in baselines[n].items() if k.startswith(_REAL)}
@@ -84,19 +84,19 @@ def compare_runs(
 def render_table(table: Mapping[str, Any]) -> str:
     """The table of compare_runs as Markdown."""
     better, protocol = table["better"], table["protocol"]
-    head = [f"{name} {arrow(name)}" for name in better]
+    head = [card.titled(name) for name in better]
     lines = [["run", "weights", "seeds", "step", *head]]
     for row in table["rows"]:
         steps = sorted({run["step"] for run in row["runs"]})
         about = [row["weights"], str(len(row["runs"])), ", ".join(map(str, steps))]
         lines.append([row["name"], *about, *(_cell(row, name) for name in better)])
     if reals := table[_REAL]:
-        cells = [results_lib.baseline_text(reals.get(name, {})) for name in better]
+        cells = [card.baseline_text(reals.get(name, {})) for name in better]
         lines.append(["real against real", "", "", "", *cells])
     facts = ("samples", "reals", "real split", "features")
     about = [f"{k}: {protocol[k]}" for k in facts if k in protocol]
     about.append("±: sample standard deviation over seeds")
-    return f"{results_lib.markdown_table(lines)}\n\n{'; '.join(about)}"
+    return f"{card.markdown_table(lines)}\n\n{'; '.join(about)}"
 
 
 def _read(workdir: Path, step: str, weights: str, modes: str) -> list[_Evaluated]:
@@ -120,7 +120,7 @@ def _read(workdir: Path, step: str, weights: str, modes: str) -> list[_Evaluated
             f"--step {step}: must be latest, best, or of {workdir} one of"
             f" {', '.join(by_step)}"
         )
-    variants = results_lib.by_variant(by_step[at])
+    variants = card.by_variant(by_step[at])
     chosen = [f"{name}, {mode}" for name in names for mode in kinds]
     if missing := [variant for variant in chosen if variant not in variants]:
         raise ConfigError(
@@ -170,20 +170,6 @@ def _row(
     return {**about, "runs": runs, "values": values}
 
 
-def arrow(name: str) -> str:
-    """Whether a metric is better if it is lower or higher: ↓ or ↑."""
-    lower = tuple(name for name, metric in METRICS.items() if metric.distance)
-    return "↓" if name.replace("fd", "fid", 1).startswith(lower) else "↑"
-
-
-def headline(result: results_lib.Result) -> list[tuple[str, str]]:
-    """A few metrics of an evaluation's last variant, with arrows, and their values."""
-    variants = list(results_lib.by_variant(result).values())
-    rows = {k: v for k, v in (variants or [{}])[-1].items() if "_std" not in k}
-    shown = list(rows.items())[:_HEADLINE]
-    return [(f"{k} {arrow(k)}", results_lib.value_text(v)) for k, v in shown]
-
-
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Mean, sample standard deviation (of two and more) and number of the values."""
     spread = {"std": float(np.std(values, ddof=1))} if values[1:] else {}
@@ -196,7 +182,7 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
         return ""
     value, runs = row["values"][name], len(row["runs"])
     some = f" ({value['n']} of {runs})" if value["n"] < runs else ""
-    return results_lib.value_text(value) + some
+    return card.value_text(value) + some
 
 
 def _plain(name: str, protocol: Mapping[str, Any]) -> str:

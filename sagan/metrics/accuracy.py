@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from sagan.data.source import Examples
 from sagan.metrics import classifier
 from sagan.metrics.interface import Measured, Metric, MetricError, join_pieces
@@ -22,7 +24,11 @@ class ClassAccuracy(Metric):
     keeps = ("label", "logits")
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
-        """{"accuracy"}."""
+        """{"accuracy"}, {"accuracy/3"} of class 3, {"confused/3/5"}, and so on.
+
+        The last is the share of samples of class 3 that are classified as 5, for the
+        class that it is most often taken for; absent if there is none.
+        """
         del real, progress
         label, logits = (join_pieces(fake, name, "fake") for name in self.keeps)
         if label.max() >= logits.shape[1]:
@@ -30,7 +36,15 @@ class ClassAccuracy(Metric):
                 f"label {label.max()} is none of the feature network's"
                 f" {logits.shape[1]} classes"
             )
-        return Measured({"accuracy": float((logits.argmax(axis=1) == label).mean())})
+        found = logits.argmax(axis=1)
+        values = {"accuracy": float((found == label).mean())}
+        for k in np.unique(label):
+            shares = np.bincount(found[label == k]) / (label == k).sum()
+            values[f"accuracy/{k}"] = float(shares[k]) if k < len(shares) else 0.0
+            shares[k : k + 1] = 0
+            if shares.any():
+                values[f"confused/{k}/{shares.argmax()}"] = float(shares.max())
+        return Measured(values)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,29 @@ class Measured(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+ESTIMATE = "estimate"  # for the very numbers of images of the comparison
+UPPER = "upper"  # with fewer images, and so too large
+MEASURED = "measured"  # with fewer images, or others
+
+
+class Baseline(NamedTuple):
+    """A metric of real images in place of fakes.
+
+    Attributes:
+      value: The number; the mean over the draws.
+      samples: Number of fakes that it holds for; of a class, if the number is of one.
+      reals: Number of reals that it holds for.
+      std: Sample standard deviation over the draws; None if there is but one.
+      kind: ESTIMATE, UPPER or MEASURED.
+    """
+
+    value: float
+    samples: int
+    reals: int
+    std: float | None = None
+    kind: str = MEASURED
+
+
 @dataclasses.dataclass(frozen=True)
 class Metric:
     """Numbers that compare a set of generated images with a set of real ones.
@@ -60,6 +83,7 @@ class Metric:
       in_sample: Names of numbers that mean nothing for reals that a classifier was
         trained on.
       distance: Whether less is better.
+      neither: Whether neither less nor more is better.
       no_baseline: Why reals in place of fakes tell nothing; empty: they do.
       sized: Whether its numbers grow with the number of fakes.
       extrapolated: Whether its mean between two sets of one distribution is
@@ -74,6 +98,7 @@ class Metric:
     featured: ClassVar[bool] = True
     in_sample: ClassVar[tuple[str, ...]] = ()
     distance: ClassVar[bool] = False
+    neither: ClassVar[bool] = False
     no_baseline: ClassVar[str] = ""
     sized: ClassVar[bool] = False
     extrapolated: ClassVar[bool] = False

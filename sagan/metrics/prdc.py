@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Float64
+from jaxtyping import Array, Bool, Float, Float64
 
 from sagan.metrics.interface import (
     Measured,
@@ -47,9 +47,12 @@ class PrecisionRecall(Metric):
     """
 
     paired = True
+    keeps = ("vector", "label")
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
         """{"improved_precision", "improved_recall", "prdc_...", "density", "coverage"}.
+
+        And {"improved_recall/3"} of the reals of class 3, and so on, if there are any.
 
         Raises:
           MetricError: There are five or fewer fakes or reals.
@@ -65,7 +68,11 @@ class PrecisionRecall(Metric):
         with jax.enable_x64(True):
             real_points = _points(reals, centre, progress, "blocks of real pairs")
             fake_points = _points(fakes, centre, progress, "blocks of fake pairs")
-            return Measured(_shares(real_points, fake_points, progress))
+            values, recalled = _shares(real_points, fake_points, progress)
+        label = join_pieces(real, "label", "real")
+        classes = np.unique(label) if label.any() else ()
+        recall = {k: float(recalled[label == k].mean()) for k in classes}
+        return Measured(values | {f"improved_recall/{k}": v for k, v in recall.items()})
 
 
 class _Points(NamedTuple):
@@ -103,22 +110,28 @@ def _points(
     return points._replace(radii=jnp.concatenate(radii))
 
 
-def _shares(real: _Points, fake: _Points, progress: Progress) -> dict[str, float]:
+def _shares(
+    real: _Points, fake: _Points, progress: Progress
+) -> tuple[dict[str, float], Bool[np.ndarray, " n"]]:
+    """The numbers, and whether each real is in the first ball of a fake."""
     n, m = len(real.x), len(fake.x)
-    precise, counts = np.zeros((2, m), bool), np.zeros(4, int)
+    precise, counts, recalled = np.zeros((2, m), bool), np.zeros(3, int), []
     for block in progress(row_blocks(n, m), "blocks of real and fake pairs"):
-        inside, count = _inside(real, fake, *block)
+        inside, in_fake, count = _inside(real, fake, *block)
         precise |= np.asarray(inside)
         counts += np.asarray(count)
-    improved, prdc, covered, pairs = counts
-    return {
+        recalled.append(np.asarray(in_fake))
+    prdc, covered, pairs = counts
+    improved = np.concatenate(recalled)
+    values = {
         "improved_precision": float(precise[0].mean()),
-        "improved_recall": float(improved / n),
+        "improved_recall": float(improved.mean()),
         "prdc_precision": float(precise[1].mean()),
         "prdc_recall": float(prdc / n),
         "density": float(pairs / (_PRDC_K * m)),
         "coverage": float(covered / n),
     }
+    return values, improved
 
 
 def _rows(points: _Points, start: Any, size: int) -> _Points:
@@ -146,12 +159,15 @@ def _radii(points: _Points, start: Any, size: int) -> Array:
 
 
 @partial(jax.jit, static_argnames="size")
-def _inside(real: _Points, fake: _Points, start: Any, size: int) -> tuple[Array, Array]:
+def _inside(
+    real: _Points, fake: _Points, start: Any, size: int
+) -> tuple[Array, Array, Array]:
     """Compares a block of reals with all fakes.
 
-    Returns whether each fake is in a ball of these reals, by the radii of both k, and
-    four counts: the reals that are in a ball of a fake, by both; the reals whose second
-    ball holds a fake; and the pairs of a fake and a second ball that holds it.
+    Returns whether each fake is in a ball of these reals, by the radii of both k;
+    whether each real is in the first ball of a fake; and three counts: the reals that
+    are in the second ball of a fake, the reals whose second ball holds a fake, and the
+    pairs of a fake and a second ball that holds it.
     """
     real = _rows(real, start, size)
     squared, rounding = _squared(real, fake)
@@ -160,5 +176,5 @@ def _inside(real: _Points, fake: _Points, start: Any, size: int) -> tuple[Array,
         for improved, prdc in (real.radii.T[:, :, None], fake.radii.T[:, None, :])
     )
     inside = jnp.stack([ball.any(axis=0) for ball in in_real])
-    counts = [ball.any(axis=1).sum() for ball in (*in_fake, in_real[1])]
-    return inside, jnp.stack([*counts, in_real[1].sum()])
+    counts = [ball.any(axis=1).sum() for ball in (in_fake[1], in_real[1])]
+    return inside, in_fake[0].any(axis=1), jnp.stack([*counts, in_real[1].sum()])

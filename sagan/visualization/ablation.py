@@ -12,8 +12,8 @@ from jaxtyping import Array, Int, PyTree
 
 from sagan.checkpoints.restore import OpenedRun
 from sagan.config.schema import ConfigError
+from sagan.evaluation import card, run
 from sagan.evaluation import results as results_lib
-from sagan.evaluation import run
 from sagan.evaluation.protocol import BATCH_NORM, Protocol, protocol_from_json
 from sagan.evaluation.scoring import Function
 from sagan.runtime.files import make_folder, write_whole
@@ -98,9 +98,9 @@ def ablate(
     )
     numbers = _compare(_evaluate(ready, states, before, out, report))
     lines = comparison_table(numbers)
-    report("\n" + results_lib.text_table(lines))
+    report("\n" + card.text_table(lines))
     write_whole(out / "ablation.json", json.dumps(numbers, indent=1) + "\n")
-    write_whole(out / "ablation.md", results_lib.markdown_table(lines) + "\n")
+    write_whole(out / "ablation.md", card.markdown_table(lines) + "\n")
 
 
 def _same_protocol(before: results_lib.Result, features: Function | None) -> Protocol:

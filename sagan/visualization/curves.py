@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from sagan.evaluation.results import by_variant
+from sagan.evaluation.card import by_variant
 from sagan.sampling.attention_maps import (
     AttentionGrid,
     attention_layers,

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from sagan.checkpoints.restore import OpenedRun, config_digest
 from sagan.config import fields as config_fields
 from sagan.config import to_json
 from sagan.config.schema import Config
-from sagan.evaluation import results
-from sagan.evaluation.table import headline
+from sagan.evaluation import card
+from sagan.evaluation.results import versions
 from sagan.runtime.progress import printable
 from sagan.sampling.attention_maps import attention_layers
 from sagan.state import count
@@ -136,7 +137,7 @@ def _facts(run: ReportedRun) -> dict[str, str]:
         "attention": "; ".join(layers) or "none",
         "parameters": f"G {_rounded(state.g)}; D {_rounded(state.d)}",
         **run_times(run.record),
-        "sagan": results.versions()["sagan"],
+        "sagan": versions()["sagan"],
     }
 
 
@@ -157,6 +158,7 @@ class _Evaluation(NamedTuple):
     title: str = ""
     headline: Sequence[tuple[str, str]] = ()
     table: Table | None = None
+    classes: Table | None = None
     line: str = ""
     notes: Sequence[str] = ()
     command: str = ""
@@ -177,11 +179,12 @@ def _evaluations(runs: Sequence[ReportedRun]) -> list[_Evaluation]:
         result = run.record.results[-1]
         line = (
             f"Step {result['about']['step']}, {result['protocol'].get('samples')}"
-            " samples. Real against real: the same metric between two sets of real"
-            " images, with as many images as the last column says."
+            " samples."
         )
-        notes, table = list(map(str, result["notes"])), results.result_table(result)
-        parts.append(_Evaluation(title, headline(result), table, line, notes))
+        explained = [re.sub("[*`]", "", text) for text in card.explanations(result)]
+        notes = [*explained, *map(str, result["notes"])]
+        tables = card.result_table(result), card.class_table(result)
+        parts.append(_Evaluation(title, card.headline(result), *tables, line, notes))
     return parts
 
 
@@ -189,9 +192,9 @@ def _comparison(runs: Sequence[ReportedRun]) -> _Evaluation:
     """The last variant of each run's newest evaluation."""
     newest = {run.name: run.record.results[-1] for run in runs}
     last = {
-        name: next(reversed(results.by_variant(result).items()))
+        name: next(reversed(card.by_variant(result).items()))
         for name, result in newest.items()
-        if results.by_variant(result)
+        if card.by_variant(result)
     }
     table = [
         ["metric", *last],
@@ -239,4 +242,4 @@ def _provenance(runs: Sequence[ReportedRun]) -> Table:
         lines.append([f"{prefix}checkpoint", run.opened.words])
         lines.append([f"{prefix}config SHA-256", config_digest(run.opened.config)])
     lines.append(["seed of the latents", str(runs[0].seed)])
-    return [*lines, *([name, value] for name, value in results.versions().items())]
+    return [*lines, *([name, value] for name, value in versions().items())]

@@ -11,13 +11,16 @@ from sagan.checkpoints.workdir import claim
 from sagan.cli import main
 from sagan.config import ConfigError
 from sagan.evaluation import results
-from sagan.evaluation.baseline import Baseline
 from sagan.evaluation.table import compare_runs, render_table
 from sagan.metrics import METRICS
+from sagan.metrics.interface import Baseline
 
 PROTOCOL = {"samples": 40, "reals": 60, "real split": "digits, train"}
 PROTOCOL |= {"features": "classifier"}
-BASELINES = {"fd_classifier": Baseline(0.5, 30), "is_classifier": Baseline(9.5, 30)}
+BASELINES = {
+    "fd_classifier": Baseline(0.5, 30, 60),
+    "is_classifier": Baseline(9.5, 30, 60),
+}
 RAW = {"weights": "raw", "batch_norm": "moving"}
 EMA = {"weights": "ema 0.5", "batch_norm": "moving"}
 

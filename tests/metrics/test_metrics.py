@@ -257,7 +257,7 @@ def test_fid_infinity_is_nearer_to_the_distance_than_fid():
 
 
 def test_fid_infinity_says_when_its_subsets_are_too_small():
-    few = measure(FrechetInfinity(), some(300), some(200, d=6))
+    few = measure(FrechetInfinity(), some(300), some(240, d=6))
     assert few.notes == ()
     few = measure(FrechetInfinity(), some(300, d=20), some(200, d=20))
     assert "20 fakes for 20 features" in few.notes[0]
