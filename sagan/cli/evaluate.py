@@ -20,6 +20,10 @@ def _eval_options() -> Any:
         """Checkpoint: latest, best, all, or a number."""
         again: bool = False
         """Repeat evaluations that were made with the same protocol."""
+        save_samples: bool = False
+        """Keep the samples as .npz files beside the results."""
+        save_features: bool = False
+        """Keep the features of the samples."""
         data_path: DataPath = ""
         protocol: Flat[Protocol] = Protocol()
 
@@ -32,7 +36,9 @@ def eval_command(options: Any) -> None:
     from sagan.evaluation import run
 
     program_cache.keep_compiled()
-    choices = {"again": options.again, "data_path": options.data_path}
+    kinds = {"samples": options.save_samples, "features": options.save_features}
+    keep = [kind for kind, wanted in kinds.items() if wanted]
+    choices = {"again": options.again, "keep": keep, "data_path": options.data_path}
     run.evaluate_run(options.workdir, options.protocol, steps=options.step, **choices)
 
 

@@ -3,13 +3,14 @@
 import datetime
 import functools
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sagan.checkpoints.bucket_copy import shown
 from sagan.checkpoints.restore import (
+    SavedRun,
     config_digest,
     data_notes,
     generator_digest,
@@ -22,6 +23,7 @@ from sagan.data.source import Source
 from sagan.evaluation import card, generated, image_sets, scoring
 from sagan.evaluation import results as results_lib
 from sagan.evaluation.baseline import DRAWS, baselines
+from sagan.evaluation.kept import keeping, kept_path
 from sagan.evaluation.protocol import (
     Protocol,
     check_labels,
@@ -63,6 +65,7 @@ def evaluate_run(
     *,
     steps: str = "latest",
     again: bool = False,
+    keep: Sequence[str] = (),
     data_path: str = "",
     features: Function | None = None,
     report: Report = print,
@@ -76,6 +79,7 @@ def evaluate_run(
       protocol: All choices.
       steps: "latest", "best", "all", or the step of a checkpoint.
       again: Compute existing results again too.
+      keep: Kinds of arrays to keep beside the results: see kept.FIELDS.
       data_path: Where the run's data are now; empty: where they were.
       features: Replaces protocol.features: see scoring.open_scorer.
       report: Takes the lines for the user.
@@ -91,24 +95,19 @@ def evaluate_run(
         check_labels(protocol, config.data.classes)
     chosen = saved.steps(steps)
     ready = prepare_evaluation(config, protocol, workdir, features=features)
-    command = "" if features else f"sagan eval {shlex.quote(shown(workdir))}"
     results = []
-    for step in chosen:
-        try:
-            state, step = saved.load(None if steps == "latest" else step)
-        except ConfigError as error:
-            if steps != "all":
-                raise
-            report(f"passed over: {error}")
-            continue
+    for state, step in _checkpoints(saved, steps, chosen, report):
+        command = f"sagan eval {shlex.quote(shown(workdir))} --step {step}"
+        how = [command, *(f"--save-{kind}" for kind in keep), options(protocol)]
         folder = own_folder(workdir, "eval", f"step_{step}")
         result = evaluate_state(
             ready,
             state,
             folder,
             again=again,
+            keep=keep,
             report=report,
-            command=command and f"{command} --step {step} {options(protocol)}".rstrip(),
+            command="" if features else " ".join(filter(None, how)),
         )
         report(f"\n{result['about']['what']}: {folder / results_lib.CARD}")
         report(card.text_table(card.result_table(result)))
@@ -119,6 +118,19 @@ def evaluate_run(
         report(f"note: {note}")
     _plot(workdir / "eval", results[-1], report)
     return results
+
+
+def _checkpoints(
+    saved: SavedRun, steps: str, chosen: Iterable[int], report: Report
+) -> Iterator[tuple[GANState, int]]:
+    """The states to evaluate and their steps; of all steps, those that are good."""
+    for step in chosen:
+        try:
+            yield saved.load(None if steps == "latest" else step)
+        except ConfigError as error:
+            if steps != "all":
+                raise
+            report(f"passed over: {error}")
 
 
 def _plot(folder: Path, newest: results_lib.Result, report: Report) -> None:
@@ -157,16 +169,8 @@ def prepare_evaluation(
     config = resolve(config, trained_on)
     classes = config.data.classes or 0
     check_labels(protocol, classes)
-    names = trained_on.class_names
     split = protocol.split or config.data.split
-    source = trained_on
-    if split != config.data.split:
-        source = open_source(config, split)
-        if source.class_names != names:
-            raise ConfigError(
-                f"--split {split}: has the classes {first_few(source.class_names)}; the"
-                f" run was trained on {first_few(names)}"
-            )
+    source = _open_split(config, split, trained_on)
     examples = image_sets.of_source(source, protocol.reals)
     training, test = image_sets.for_features(config, source, examples, trained_on)
     reals = scoring.Reals(examples, training, test, classes)
@@ -190,7 +194,22 @@ def prepare_evaluation(
     baseline = functools.cache(lambda: baselines(scorer, asked, **how))
     drawn = generated.open_samples(config, protocol, labels)
     notes = [*notes, *why, *scorer.notes]
-    return PreparedEvaluation(scorer, drawn, baseline, facts, tuple(names), notes)
+    return PreparedEvaluation(
+        scorer, drawn, baseline, facts, trained_on.class_names, notes
+    )
+
+
+def _open_split(config: Config, split: str, trained_on: Source) -> Source:
+    """The split of the reals; the open one if the run was trained on it."""
+    if split == config.data.split:
+        return trained_on
+    source, names = open_source(config, split), trained_on.class_names
+    if source.class_names != names:
+        raise ConfigError(
+            f"--split {split}: has the classes {first_few(source.class_names)}; the"
+            f" run was trained on {first_few(names)}"
+        )
+    return source
 
 
 def evaluate_state(
@@ -199,6 +218,7 @@ def evaluate_state(
     folder: Path,
     *,
     again: bool = False,
+    keep: Sequence[str] = (),
     report: Report = print,
     what: str = "",
     command: str = "",
@@ -220,14 +240,18 @@ def evaluate_state(
         "config sha256": config_digest(config),
         "generator sha256": generator_digest(state),
     }
-    redone = {(name, mode) for (name, _), mode in variants} if again else set()
+    redone = {
+        (name, mode)
+        for (name, _), mode in variants
+        if again or not _are_kept(keep, folder, name, mode, protocol)
+    }
     result = _begun(ready, folder, about, redone)
     done = set(map(_variant, result["results"]))
     for (name, average), mode in variants:
         if (name, mode) in done:
             continue
         started = datetime.datetime.now(datetime.UTC)
-        values, notes = _over_seeds(ready, state, average, mode)
+        values, notes = _over_seeds(ready, state, (name, average), mode, keep, folder)
         baseline, without = ready.baselines()
         variant = {"weights": name, "batch_norm": mode}
         results_lib.add_rows(result, variant, values, baseline, ready.scorer.samples)
@@ -260,19 +284,32 @@ def _begun(
 
 
 def _over_seeds(
-    ready: PreparedEvaluation, state: GANState, average: int | None, mode: str
+    ready: PreparedEvaluation,
+    state: GANState,
+    weights: tuple[str, int | None],
+    mode: str,
+    keep: Sequence[str],
+    folder: Path,
 ) -> tuple[dict[str, list[float]], list[str]]:
     """Numbers that all seeds have, a list each, and notes."""
-    measured = [
-        scoring.score(
-            ready.scorer,
-            generated.draw_samples(ready.samples, state, average, mode, seed),
-        )
-        for seed in ready.samples.protocol.every_seed()
-    ]
+    name, average = weights
+    measured = []
+    for seed in ready.samples.protocol.every_seed():
+        pieces = generated.draw_samples(ready.samples, state, average, mode, seed)
+        with keeping(keep, folder, name, mode, seed) as take:
+            measured.append(scoring.score(ready.scorer, pieces, take))
     names = [k for k in measured[0].values if all(k in m.values for m in measured)]
     notes = [note for m in measured for note in m.notes]
     return {k: [m.values[k] for m in measured] for k in names}, notes
+
+
+def _are_kept(
+    keep: Sequence[str], folder: Path, weights: str, mode: str, protocol: Protocol
+) -> bool:
+    return all(
+        kept_path(folder, kind, weights, mode, seed).exists()
+        for kind, seed in product(keep, protocol.every_seed())
+    )
 
 
 def _variant(row: dict[str, Any]) -> tuple[str, str]:

@@ -124,8 +124,14 @@ def open_scorer(
     )
 
 
-def score(scorer: Scorer, fakes: Iterable[Examples]) -> Measured:
+def score(
+    scorer: Scorer,
+    fakes: Iterable[Examples],
+    take: Callable[[Extracted], None] | None = None,
+) -> Measured:
     """Numbers for scorer.samples fakes, which come in pieces, by their full names.
+
+    `take` gets each piece with its features, to keep it.
 
     Raises:
       MetricError: A feature is not finite, or a metric that was requested by name is
@@ -134,6 +140,8 @@ def score(scorer: Scorer, fakes: Iterable[Examples]) -> Measured:
     states = {name: metric.empty() for name, metric in scorer.metrics.items()}
     for image, label in fakes:
         extracted = Extracted(image, label, *scorer.network.extract(image))
+        if take:
+            take(extracted)
         for name, metric in scorer.metrics.items():
             states[name] = metric.update(states[name], extracted)
     values, notes = {}, []
