@@ -19,12 +19,9 @@ from sagan.checkpoints.workdir import read_config
 from sagan.config import Config
 from sagan.data.pipeline import open_source, resolve
 from sagan.evaluation import generated, results
+from sagan.evaluation.prepared import PreparedEvaluation, prepare_evaluation
 from sagan.evaluation.protocol import Protocol
-from sagan.evaluation.run import (
-    PreparedEvaluation,
-    evaluate_state,
-    prepare_evaluation,
-)
+from sagan.evaluation.run import evaluate_state
 from sagan.runtime import files, program_cache
 from sagan.training import loop
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from sagan import config as config_lib
 from sagan.checkpoints.restore import open_run
 from sagan.data.pipeline import open_source
-from sagan.evaluation.run import PreparedEvaluation
+from sagan.evaluation.prepared import PreparedEvaluation
 from sagan.evaluation.table import compare_runs, over_seeds, render_table
 from sagan.runtime import files
 from sagan.sampling import sampler

@@ -7,8 +7,9 @@ from typing import Any
 from tqdm import tqdm
 
 from sagan.evaluation import results as results_lib
+from sagan.evaluation.prepared import prepare_evaluation
 from sagan.evaluation.protocol import Protocol
-from sagan.evaluation.run import evaluate_state, prepare_evaluation
+from sagan.evaluation.run import evaluate_state
 from sagan.evaluation.scoring import Function
 from sagan.metrics.features import metric_name
 from sagan.runtime.files import own_folder

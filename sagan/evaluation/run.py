@@ -1,29 +1,24 @@
 """Evaluates the checkpoints of a run by a protocol."""
 
 import datetime
-import functools
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sagan.checkpoints.bucket_copy import shown
 from sagan.checkpoints.restore import (
     SavedRun,
     config_digest,
-    data_notes,
     generator_digest,
-    open_data,
     open_saved,
 )
-from sagan.config.schema import Config, ConfigError
-from sagan.data.pipeline import open_source, resolve
-from sagan.data.source import Source
-from sagan.evaluation import card, generated, image_sets, scoring
+from sagan.config.schema import ConfigError
+from sagan.evaluation import card, generated, scoring
 from sagan.evaluation import results as results_lib
-from sagan.evaluation.baseline import DRAWS, baselines
 from sagan.evaluation.kept import keeping, kept_path
+from sagan.evaluation.prepared import PreparedEvaluation, prepare_evaluation
 from sagan.evaluation.protocol import (
     Protocol,
     check_labels,
@@ -32,31 +27,10 @@ from sagan.evaluation.protocol import (
     options,
     protocol_to_json,
 )
-from sagan.evaluation.scoring import Function, Scorer
-from sagan.metrics.interface import Baseline
+from sagan.evaluation.scoring import Function
 from sagan.runtime.files import own_folder
-from sagan.runtime.progress import Report, first_few
+from sagan.runtime.progress import Report
 from sagan.state import GANState
-
-
-class PreparedEvaluation(NamedTuple):
-    """Everything that the evaluations of a run's states share.
-
-    Attributes:
-      scorer: Holds the reals.
-      samples: Draws the samples.
-      baselines: Baselines by name, and notes; computed at the first call.
-      facts: The protocol as the card shows it.
-      class_names: Names of the classes, by label.
-      notes: Remarks for the reader.
-    """
-
-    scorer: Scorer
-    samples: generated.GeneratedSamples
-    baselines: Callable[[], tuple[dict[str, Baseline], list[str]]]
-    facts: dict[str, Any]
-    class_names: tuple[str, ...]
-    notes: list[str]
 
 
 def evaluate_run(
@@ -139,77 +113,6 @@ def _plot(folder: Path, newest: results_lib.Result, report: Report) -> None:
     if len(results) > 1:
         card.plot_results(folder / results_lib.PLOT, results)
         report(f"over the steps: {folder / results_lib.PLOT}")
-
-
-def prepare_evaluation(
-    config: Config,
-    protocol: Protocol,
-    workdir: Path | None = None,
-    *,
-    source: Source | None = None,
-    features: Function | None = None,
-) -> PreparedEvaluation:
-    """Reads the reals and opens the feature network.
-
-    Args:
-      config: The run's config.
-      protocol: All choices.
-      workdir: The run's directory, to compare the data with those of the run.
-      source: The training images, if they are open already.
-      features: Replaces protocol.features: see scoring.open_scorer.
-
-    Raises:
-      ConfigError: The data or the features are not available, or not for this metric.
-    """
-    check_protocol(protocol)
-    notes, trained_on = [], source
-    if trained_on is None:
-        trained_on = open_data(workdir, config) if workdir else open_source(config)
-        notes = data_notes(workdir, trained_on) if workdir else []
-    config = resolve(config, trained_on)
-    classes = config.data.classes or 0
-    check_labels(protocol, classes)
-    split = protocol.split or config.data.split
-    source = _open_split(config, split, trained_on)
-    examples = image_sets.of_source(source, protocol.reals)
-    training, test = image_sets.for_features(config, source, examples, trained_on)
-    reals = scoring.Reals(examples, training, test, classes)
-    scorer = scoring.open_scorer(
-        protocol, reals, labelled=classes > 0, features=features
-    )
-    labels, kind, why = generated.choose_labels(
-        protocol, source, scorer.reals.label, scorer.samples, classes
-    )
-    facts = {
-        "real split": f"{config.data.name}, {split}",
-        **scorer.facts,
-        "labels of the samples": kind,
-        "truncation": protocol.truncation,
-        "seeds": ", ".join(map(str, protocol.every_seed())),
-        "batch of the generator": config.data.batch,
-    }
-    asked = labels if classes else None
-    draws = max(DRAWS, protocol.seeds)
-    how = {"random": kind == "random", "draws": draws}
-    baseline = functools.cache(lambda: baselines(scorer, asked, **how))
-    drawn = generated.open_samples(config, protocol, labels)
-    notes = [*notes, *why, *scorer.notes]
-    return PreparedEvaluation(
-        scorer, drawn, baseline, facts, trained_on.class_names, notes
-    )
-
-
-def _open_split(config: Config, split: str, trained_on: Source) -> Source:
-    """The split of the reals; the open one if the run was trained on it."""
-    if split == config.data.split:
-        return trained_on
-    source, names = open_source(config, split), trained_on.class_names
-    if source.class_names != names:
-        raise ConfigError(
-            f"--split {split}: has the classes {first_few(source.class_names)}; the"
-            f" run was trained on {first_few(names)}"
-        )
-    return source
 
 
 def evaluate_state(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, PyTree
 
 from sagan.checkpoints.restore import OpenedRun
 from sagan.config.schema import ConfigError
-from sagan.evaluation import card, run
+from sagan.evaluation import card, prepared, run
 from sagan.evaluation import results as results_lib
 from sagan.evaluation.protocol import BATCH_NORM, Protocol, protocol_from_json
 from sagan.evaluation.scoring import Function
@@ -66,7 +66,7 @@ def ablate(
     `ablation.md` the reported table. The evaluation in the workdir stays unchanged.
 
     Labels and seed are those of the samples to draw. An evaluation by a feature
-    function of your own needs `features`: see run.prepare_evaluation.
+    function of your own needs `features`: see prepared.prepare_evaluation.
 
     Raises:
       ConfigError: The evaluation cannot be repeated.
@@ -93,7 +93,7 @@ def ablate(
         protocol = _same_protocol(before, features)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    ready = run.prepare_evaluation(
+    ready = prepared.prepare_evaluation(
         opened.config, protocol, opened.workdir, features=features
     )
     numbers = _compare(_evaluate(ready, states, before, out, report))
@@ -123,7 +123,7 @@ def _same_protocol(before: results_lib.Result, features: Function | None) -> Pro
 
 
 def _evaluate(
-    ready: run.PreparedEvaluation,
+    ready: prepared.PreparedEvaluation,
     states: dict[str, GANState],
     before: results_lib.Result,
     out: Path,

@@ -24,6 +24,7 @@ from sagan.evaluation import (
     image_folders,
     image_sets,
     in_training,
+    prepared,
     results,
     run,
     scoring,
@@ -195,7 +196,7 @@ def test_other_weights_or_unknown_features_are_evaluated_anew(
 ):
     folder = tmp_path / "run" / "eval" / "step_1"
     protocol = Protocol(metrics="fid", samples=20, weights="raw", batch_norm="moving")
-    ready = run.prepare_evaluation(tiny(), protocol, features=features)
+    ready = prepared.prepare_evaluation(tiny(), protocol, features=features)
     state = create(tiny())
     first = run.evaluate_state(ready, state, folder, report=quiet)
     params = jax.tree.map(lambda x: 2 * x, state.g.params)
@@ -204,7 +205,7 @@ def test_other_weights_or_unknown_features_are_evaluated_anew(
     assert other["results"] != first["results"]
     assert len(list(folder.glob("results.*.json"))) == 1  # the first one's
     monkeypatch.setattr(scoring, "of_callable", of_callable)
-    unknown = run.prepare_evaluation(tiny(), protocol, features=features)
+    unknown = prepared.prepare_evaluation(tiny(), protocol, features=features)
     drawn = []
     draw = generated.draw_samples
     monkeypatch.setattr(
@@ -431,10 +432,10 @@ def test_the_command_line_says_what_is_missing(tmp_path, workdir, capsys):
 def test_classes_are_not_asked_of_an_unconditional_run(tiny, images):
     config = tiny(data__classes=0)
     with pytest.raises(ConfigError, match="--metrics ifid,cas: need classes"):
-        run.prepare_evaluation(
+        prepared.prepare_evaluation(
             config, Protocol(metrics="fid,ifid,cas"), features=features
         )
-    ready = run.prepare_evaluation(
+    ready = prepared.prepare_evaluation(
         config, Protocol(samples=30, reals=60), features=features
     )
     assert set(ready.scorer.metrics) == {"fid", "fid_infinity", "kid", "prdc"}
@@ -636,7 +637,7 @@ def test_metrics_have_one_interface(images):
 def test_labels_of_the_reals_can_be_taken(tiny):
     config = replace(tiny(), {"data.batch": 16})
     protocol = Protocol(metrics="fid", samples=50, reals=60, labels="real")
-    ready = run.prepare_evaluation(config, protocol, features=features)
+    ready = prepared.prepare_evaluation(config, protocol, features=features)
     np.testing.assert_array_equal(ready.samples.labels, ready.scorer.reals.label[:50])
     even = generated.even_labels(50, 10)
     assert np.bincount(even).tolist() == 10 * [5]
@@ -662,7 +663,7 @@ def test_labels_are_those_of_the_reals_by_default_if_classes_are_unequal(
     found = {}
     for labels in ("auto", "uniform", "real"):
         protocol = Protocol(metrics="fid", samples=178, labels=labels)
-        ready = run.prepare_evaluation(
+        ready = prepared.prepare_evaluation(
             config, protocol, source=source, features=features
         )
         found[labels] = np.bincount(ready.samples.labels).tolist()
