@@ -1,9 +1,11 @@
-"""The commands that evaluate: eval, evaluate, table."""
+"""The commands that evaluate: eval, evaluate, statistics, table."""
 
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from sagan.cli.arguments import DataPath, Flat, Workdir, Workdirs, command
 from sagan.runtime import program_cache
@@ -50,7 +52,8 @@ def _evaluate_options() -> Any:
         fake: Path
         """Generated images: a folder or an .npz file."""
         real: str
-        """Real ones: the same, or NAME[:SPLIT], such as digits or cifar10:test."""
+        """Real ones: the same, NAME[:SPLIT], such as digits or cifar10:test, or an .npz
+        file of statistics (mu, sigma)."""
         data_path: str = ""
         """Location of the data set, like data.path in a config."""
         out: Path = Path("evaluation")
@@ -68,6 +71,43 @@ def evaluate_command(options: Any) -> None:
     program_cache.keep_compiled()
     places = {"data_path": options.data_path, "out": options.out}
     image_folders.compare(options.fake, options.real, options.protocol, **places)
+
+
+@dataclasses.dataclass(frozen=True)
+class StatisticsOptions:
+    """Options of `sagan statistics`."""
+
+    data: tyro.conf.Positional[str]
+    """Real images: a folder, an .npz file, or NAME[:SPLIT]."""
+    out: Path
+    """The .npz file to write."""
+    size: int = 0
+    """Height and width of a data set's images, in pixels."""
+    channels: int = 3
+    """Channels of a data set's images."""
+    data_path: str = ""
+    """Location of the data set, like data.path in a config."""
+    reals: int = 0
+    """Number of images at most, in an order that never changes; 0: all."""
+    features: str = "auto"
+    """As in `sagan evaluate`."""
+    weights_file: Path | None = None
+    """As in `sagan evaluate`."""
+    resize: str = "tf1"
+    """As in `sagan evaluate`."""
+
+
+@command(lambda: StatisticsOptions)
+def statistics_command(options: StatisticsOptions) -> None:
+    """Writes mean and covariance of real images' features, an .npz for --reference."""
+    from sagan.evaluation import image_folders
+    from sagan.evaluation.protocol import Comparison
+
+    program_cache.keep_compiled()
+    shared = {field.name for field in dataclasses.fields(Comparison)}
+    values = {k: v for k, v in vars(options).items() if k != "data"}
+    chosen = {name: values.pop(name) for name in shared & values.keys()}
+    image_folders.write_statistics(options.data, Comparison(**chosen), **values)
 
 
 @dataclasses.dataclass(frozen=True)

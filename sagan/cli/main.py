@@ -13,7 +13,12 @@ import sagan
 from sagan import config as config_lib
 from sagan.cli import visualize
 from sagan.cli.arguments import OPTIONS, CheckpointOptions, ConfigFields, command
-from sagan.cli.evaluate import eval_command, evaluate_command, table_command
+from sagan.cli.evaluate import (
+    eval_command,
+    evaluate_command,
+    statistics_command,
+    table_command,
+)
 from sagan.cli.info import info_command
 from sagan.cli.run import run
 from sagan.config.schema import Config, ConfigError
@@ -212,6 +217,7 @@ COMMANDS = {
     "attend": visualize.attend_command,
     "eval": eval_command,
     "evaluate": evaluate_command,
+    "statistics": statistics_command,
     "table": table_command,
     "diff": diff_command,
     "plan": plan_command,

@@ -42,17 +42,23 @@ def baselines(
     """
     values: dict[str, Baseline] = {}
     notes = []
+    reals = scorer.reals
+    if reals is None:
+        return {}, ["no baseline: it needs the images of the reals"]
+    if labels is None:
+        reals = reals._replace(label=np.zeros_like(reals.label))
+        labels = np.zeros(scorer.samples, np.int32)
     for name, metric in scorer.metrics.items():
         try:
             if metric.no_baseline:
                 raise MetricError(metric.no_baseline)
             if metric.logits or not metric.featured:
-                found = _of_held_out(scorer, name, metric)
+                found = _of_held_out(scorer, reals, name, metric)
             else:
                 rng = np.random.default_rng(_SEED)
                 drawn = bar(range(draws), f"{name} between reals")
                 found = _joined(
-                    _between_reals(scorer, name, metric, labels, random, rng)
+                    _between_reals(reals, name, metric, labels, random, rng)
                     for _ in drawn
                 )
         except MetricError as error:
@@ -62,9 +68,11 @@ def baselines(
     return values, notes
 
 
-def _of_held_out(scorer: Scorer, name: str, metric: Metric) -> dict[str, Baseline]:
+def _of_held_out(
+    scorer: Scorer, reals: Extracted, name: str, metric: Metric
+) -> dict[str, Baseline]:
     """Numbers of held-out reals, which no classifier was trained on, as fakes."""
-    reals, count = scorer.reals, scorer.samples
+    count = scorer.samples
     trained_on = metric.logits and scorer.network.reads_labels
     stand_in = scorer.test if trained_on else reals
     if stand_in is None or not _has_others(metric, reals):
@@ -111,18 +119,15 @@ class _Sizes(NamedTuple):
 
 
 def _between_reals(
-    scorer: Scorer,
+    reals: Extracted,
     name: str,
     metric: Metric,
-    labels: Int[np.ndarray, " n"] | None,
+    labels: Int[np.ndarray, " n"],
     random: bool,
     rng: np.random.Generator,
 ) -> dict[str, Baseline]:
     """One draw: disjoint sets of reals, compared and scaled."""
-    reals = scorer.reals
     label = reals.label
-    if labels is None:
-        label, labels = np.zeros(len(label), int), np.zeros(scorer.samples, int)
     classes = 1 + max(int(label.max()), int(labels.max()))
     if random:
         labels = rng.integers(classes, size=len(labels))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sagan.config.schema import Config
+from sagan.config.schema import Config, ConfigError
 from sagan.data.pipeline import open_source
 from sagan.data.source import Examples
 from sagan.evaluation import card, image_sets, results, scoring
@@ -18,9 +18,15 @@ from sagan.evaluation.protocol import (
     check_protocol,
     options,
 )
+from sagan.evaluation.reference import (
+    holds_statistics,
+    read_reference,
+    write_reference,
+)
 from sagan.evaluation.scoring import Function
+from sagan.metrics import Extracted
 from sagan.runtime import cache
-from sagan.runtime.files import make_folder
+from sagan.runtime.files import make_folder, make_place
 from sagan.runtime.progress import Report, bar
 
 _CHUNK = 1024  # images between two steps of the bar
@@ -82,11 +88,57 @@ def compare(
     return result
 
 
+def write_statistics(
+    real: str,
+    protocol: Comparison,
+    *,
+    size: int = 0,
+    channels: int = 3,
+    data_path: str = "",
+    out: Path,
+    features: Function | None = None,
+    report: Report = print,
+) -> None:
+    """Writes the statistics of real images, for `sagan evaluate --real`.
+
+    Args:
+      real: A folder, an .npz file of images, or a data set.
+      protocol: Its features, and its number of reals at most.
+      size: Height and width of a data set's images, in pixels.
+      channels: Channels of a data set's images.
+      data_path: Location of the data set.
+      out: The .npz file.
+      features: Replaces protocol.features: see scoring.open_scorer.
+      report: Takes the lines for the user.
+
+    Raises:
+      ConfigError: The images cannot be read, or the file not be written.
+    """
+    check_protocol(protocol)
+    if out.suffix != ".npz":
+        raise ConfigError(f"--out {out}: must be an .npz file")
+    path = Path(real)
+    if not (path.suffix == ".npz" or path.is_dir() or size):
+        raise ConfigError(f"{real}: a data set needs --size, in pixels")
+    make_place(out, is_file=True)
+    like = np.zeros((1, size, size, channels), np.uint8)
+    fakes = ImageSet(Examples(like, np.zeros(1, np.int32)))
+    _, reals = _open_reals(real, data_path, fakes, protocol.reals)
+    network = scoring.open_network(protocol, reals, features)
+    vector, logits = scoring.cached_features(network, reals.examples.image)
+    write_reference(out, Extracted(*reals.examples, vector, logits), network)
+    report(f"{len(vector)} images, {vector.shape[1]} features of {network.name}: {out}")
+
+
 def _open_reals(
     real: str, data_path: str, fakes: ImageSet, limit: int
 ) -> tuple[ImageSet, scoring.Reals]:
     """The reals with the names of their classes, and as `Reals`."""
     path = Path(real)
+    if path.suffix == ".npz" and holds_statistics(path):
+        like = Examples(*(part[:1] for part in fakes.examples))
+        images = ImageSet(like)
+        return images, scoring.Reals(like, like, reference=read_reference(path))
     if path.suffix == ".npz" or path.is_dir():
         images = image_sets.of_path(path)
         order = image_sets.order(len(images.examples.label))

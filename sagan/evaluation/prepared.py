@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sagan.checkpoints.restore import data_notes, open_data
 from sagan.config.schema import Config, ConfigError
 from sagan.data.pipeline import open_source, resolve
@@ -12,6 +14,7 @@ from sagan.data.source import Source
 from sagan.evaluation import generated, image_sets, scoring
 from sagan.evaluation.baseline import DRAWS, baselines
 from sagan.evaluation.protocol import Protocol, check_labels, check_protocol
+from sagan.evaluation.reference import read_reference
 from sagan.evaluation.scoring import Function, Scorer
 from sagan.metrics.interface import Baseline
 from sagan.runtime.progress import first_few
@@ -67,17 +70,16 @@ def prepare_evaluation(
     check_labels(protocol, classes)
     split = protocol.split or config.data.split
     source = _open_split(config, split, trained_on)
-    examples = image_sets.of_source(source, protocol.reals)
-    training, test = image_sets.for_features(config, source, examples, trained_on)
-    reals = scoring.Reals(examples, training, test, classes)
+    reals = _open_reals(config, protocol, source, trained_on)
     scorer = scoring.open_scorer(
         protocol, reals, labelled=classes > 0, features=features
     )
+    label = (scorer.reals or reals.training).label
     labels, kind, why = generated.choose_labels(
-        protocol, source, scorer.reals.label, scorer.samples, classes
+        protocol, source, label, scorer.samples, classes
     )
     facts = {
-        "real split": f"{config.data.name}, {split}",
+        "real split": f"{config.data.name}, {split}" if scorer.reals else "statistics",
         **scorer.facts,
         "labels of the samples": kind,
         "truncation": protocol.truncation,
@@ -93,6 +95,19 @@ def prepare_evaluation(
     return PreparedEvaluation(
         scorer, drawn, baseline, facts, trained_on.class_names, notes
     )
+
+
+def _open_reals(
+    config: Config, protocol: Protocol, source: Source, trained_on: Source
+) -> scoring.Reals:
+    """The images of a source, or the statistics of the protocol, and how to extract."""
+    reference = read_reference(protocol.reference) if protocol.reference else None
+    if reference:
+        examples = source.examples(np.arange(1))
+    else:
+        examples = image_sets.of_source(source, protocol.reals)
+    training, test = image_sets.for_features(config, source, examples, trained_on)
+    return scoring.Reals(examples, training, test, config.data.classes or 0, reference)
 
 
 def _open_split(config: Config, split: str, trained_on: Source) -> Source:

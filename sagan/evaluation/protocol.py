@@ -11,6 +11,7 @@ from sagan.metrics import METRICS
 from sagan.metrics.features import FeatureNetwork
 from sagan.metrics.resize import RESIZES
 
+_FILES = ("weights_file", "reference")
 BATCH_NORM = ("moving", "standing", "batch")
 
 
@@ -19,8 +20,8 @@ class Comparison:
     """Choices of a comparison of fakes with reals, wherever they come from."""
 
     metrics: str = "all"
-    """Names separated by commas: fid, fid_infinity, kid, is, prdc, ifid, accuracy, cas.
-    all: all that the data and the features allow; all,-cas: all but cas."""
+    """Names separated by commas: fid, fid_infinity, kid, is, prdc, ifid, accuracy, cas,
+    memorisation. all: all that data and features allow; all,-cas: all but cas."""
     samples: int | None = None
     """Number of fakes. Default: 50,000, or the number of reals if that is smaller; with
     the embedded networks half the number of reals, so that the baseline has as many."""
@@ -58,6 +59,9 @@ class Comparison:
 class Protocol(Comparison):
     """Choices of an evaluation of a run: numbers of equal protocols are comparable."""
 
+    reference: Path | None = None
+    """Statistics of the reals, an .npz file with mu and sigma (also of TTUR, clean-fid,
+    ADM or EDM), in place of their images."""
     split: str = ""
     """Split of the reals; empty: the one that the run was trained on."""
     weights: str = "both"
@@ -102,8 +106,9 @@ def options(protocol: Comparison) -> str:
 def protocol_to_json(protocol: Protocol) -> dict[str, Any]:
     """The fields as JSON values; protocol_from_json is the inverse."""
     values = dataclasses.asdict(protocol)
-    file = protocol.weights_file
-    return values | {"weights_file": str(file.resolve()) if file else None}
+    files = {name: values[name] for name in _FILES}
+    paths = {k: str(file.resolve()) if file else None for k, file in files.items()}
+    return values | paths
 
 
 def protocol_from_json(values: Any) -> Protocol:
@@ -113,8 +118,8 @@ def protocol_from_json(values: Any) -> Protocol:
       ConfigError: They are not the fields of a valid protocol.
     """
     try:
-        file = values["weights_file"]
-        changed = {"weights_file": Path(file) if file else None}
+        files = {name: values.get(name) for name in _FILES}
+        changed = {name: Path(file) if file else None for name, file in files.items()}
         protocol = Protocol(**{**values, **changed})
         for field in dataclasses.fields(Protocol):
             value, usual = getattr(protocol, field.name), field.default
@@ -160,16 +165,34 @@ def check_labels(protocol: Comparison, classes: int) -> None:
 
 
 def possible_metrics(
-    protocol: Comparison, classes: int, network: FeatureNetwork
+    protocol: Comparison,
+    classes: int,
+    network: FeatureNetwork,
+    *,
+    images: bool,
+    unseen: bool,
 ) -> tuple[list[str], list[str]]:
     """The metrics to compute, and a note for each that "all" leaves out.
+
+    Args:
+      protocol: Its metrics.
+      classes: Number of classes; 0: there are none, or no labels of the fakes.
+      network: The feature network.
+      images: Whether there are images of the reals, not only their statistics.
+      unseen: Whether the reals are the training images, and there are others.
 
     Raises:
       ConfigError: A metric that was requested by name is not defined here.
     """
     names, notes = [], []
     for name in protocol.chosen_metrics():
-        why = _impossible(name, classes, network)
+        metric = METRICS[name]
+        why = ""
+        if metric.reads_reals == "images" and not images:
+            why = "it needs images of the reals, and there are only their statistics"
+        elif metric.reads_reals == "unseen" and not unseen:
+            why = "it needs a test split, and the training split as the reals"
+        why = why or _impossible(name, classes, network)
         if not why:
             names.append(name)
         elif protocol.strict:

@@ -9,6 +9,12 @@ from jaxtyping import Int
 
 from sagan.data.source import Examples
 from sagan.evaluation.protocol import Comparison, check_samples, possible_metrics
+from sagan.evaluation.reference import (
+    Reference,
+    assumed_count,
+    check_reference,
+    image_facts,
+)
 from sagan.metrics import METRICS, Extracted, Measured, Metric, MetricError
 from sagan.metrics.features import (
     FeatureNetwork,
@@ -29,16 +35,18 @@ class Reals(NamedTuple):
     """The real images of an evaluation.
 
     Attributes:
-      examples: Images to compare with.
+      examples: Images to compare with; one image of their size if there are statistics.
       training: Images to train an embedded feature network on.
       test: Other images of the same classes, unseen by any training; None without any.
       classes: Number of classes; 0: there are no labels.
+      reference: Statistics in place of the images.
     """
 
     examples: Examples
     training: Examples
     test: Examples | None = None
     classes: int = 0
+    reference: Reference | None = None
 
 
 class Scorer(NamedTuple):
@@ -49,7 +57,7 @@ class Scorer(NamedTuple):
       metrics: Metrics by name.
       strict: Whether an undefined number is an error rather than a note.
       samples: Number of fakes to compare.
-      reals: The reals with their features.
+      reals: The reals with their features; None: there are only statistics.
       test: Reals that the feature network was not trained on, if there are any.
       states: State of the reals by metric; of as many as the fakes if it is `paired`.
       facts: All of this as the card shows it.
@@ -60,7 +68,7 @@ class Scorer(NamedTuple):
     metrics: dict[str, Metric]
     strict: bool
     samples: int
-    reals: Extracted
+    reals: Extracted | None
     test: Extracted | None
     states: dict[str, Any]
     facts: dict[str, Any]
@@ -88,40 +96,59 @@ def open_scorer(
       ConfigError: These choices do not fit these images.
     """
     image, label = reals.examples
-    check_samples(protocol, len(image), available)
-    network = _open_network(protocol, reals, features)
-    names, notes = possible_metrics(protocol, reals.classes if labelled else 0, network)
-    samples = protocol.samples or _default_samples(network, len(image), available)
-    own = network.reads_labels and reals.training.image is reals.examples.image
-    choices = {"splits": protocol.splits, "test": reals.test, "reverse": not own}
+    reference = reals.reference
+    count = len(image) if reference is None else assumed_count(reference)
+    check_samples(protocol, count, available)
+    network = open_network(protocol, reals, features)
+    known = reals.classes if labelled else 0
+    own = reals.training.image is image and not reference
+    kinds = {"images": not reference, "unseen": own and reals.test is not None}
+    names, notes = possible_metrics(protocol, known, network, **kinds)
+    samples = protocol.samples or _default_samples(network, count, available)
+    test = reals.test if network.reads_labels or "memorisation" in names else None
+    held_out = test and Extracted(*test, *cached_features(network, test.image))
+    choices = {
+        "splits": protocol.splits,
+        "test": reals.test,
+        "held_out": held_out and held_out.vector,
+        "reverse": not (own and network.reads_labels),
+    }
     metrics = {name: _configured(METRICS[name], choices) for name in names}
-    extracted = Extracted(image, label, *cached_features(network, image))
-    states = {
-        name: state_of(metric, extracted, slice(samples if metric.paired else None))
-        for name, metric in metrics.items()
-    }
-    facts = {
-        "reals": len(image),
-        "reals sha256": cache.digest(image, label),
-        "image": "x".join(map(str, image.shape[1:])),
-        "features": network.name,
-        "features sha256": network.digest,
-        **network.about,
-        "samples": samples,
-        "metrics": ", ".join(names),
-        "splits of the Inception Score": protocol.splits,
-    }
+    facts = _facts(protocol, reals, network, samples)
+    if reference is None:
+        extracted = Extracted(image, label, *cached_features(network, image))
+        states = {
+            name: state_of(metric, extracted, slice(samples if metric.paired else None))
+            for name, metric in metrics.items()
+        }
+    else:
+        check_reference(reference, image, network)
+        extracted, states = None, dict.fromkeys(metrics, reference.moments())
     return Scorer(
         network=network,
         metrics=metrics,
         strict=protocol.strict,
         samples=samples,
         reals=extracted,
-        test=_held_out(network, reals.test),
+        test=held_out,
         states=states,
-        facts=facts,
+        facts=facts | {"metrics": ", ".join(names)},
         notes=notes,
     )
+
+
+def _facts(
+    protocol: Comparison, reals: Reals, network: FeatureNetwork, samples: int
+) -> dict[str, Any]:
+    """What decides the numbers, besides the metrics."""
+    (image, label), reference = reals.examples, reals.reference
+    return {
+        "reals": reference.count if reference else len(image),
+        "reals sha256": reference.digest() if reference else cache.digest(image, label),
+        **image_facts(image, network),
+        "samples": samples,
+        "splits of the Inception Score": protocol.splits,
+    }
 
 
 def score(
@@ -189,20 +216,15 @@ def cached_features(
     return arrays["vector"], arrays["logits"]
 
 
-def _open_network(
+def open_network(
     protocol: Comparison, reals: Reals, features: Function | None
 ) -> FeatureNetwork:
+    """The feature network of a comparison; `features` replaces protocol.features."""
     if features is not None:
         return of_callable(features, getattr(features, "__name__", "features"))
     choices = (protocol.resize, protocol.weights_file, bar)
     request = FeatureRequest(reals.training, reals.test, reals.classes, *choices)
     return open_features(protocol.features, request)
-
-
-def _held_out(network: FeatureNetwork, test: Examples | None) -> Extracted | None:
-    if test is None or not network.reads_labels:
-        return None
-    return Extracted(*test, *network.extract(test.image))
 
 
 def _default_samples(network: FeatureNetwork, reals: int, available: int | None) -> int:

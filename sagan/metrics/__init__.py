@@ -5,6 +5,7 @@ from sagan.metrics.fid import FrechetDistance, FrechetInfinity, IntraClass
 from sagan.metrics.inception_score import InceptionScore
 from sagan.metrics.interface import Extracted, Measured, Metric, MetricError
 from sagan.metrics.kid import KernelDistance
+from sagan.metrics.memorisation import Memorisation
 from sagan.metrics.prdc import PrecisionRecall
 
 __all__ = ["METRICS", "Measured", "Metric", "MetricError", "Extracted"]
@@ -18,4 +19,5 @@ METRICS: dict[str, Metric] = {
     "ifid": IntraClass(),
     "accuracy": ClassAccuracy(),
     "cas": ClassificationAccuracyScore(),
+    "memorisation": Memorisation(),
 }

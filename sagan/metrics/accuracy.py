@@ -21,6 +21,7 @@ class ClassAccuracy(Metric):
 
     labelled = True
     logits = "labels"
+    reads_reals = "nothing"
     keeps = ("label", "logits")
 
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:

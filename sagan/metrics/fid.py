@@ -30,6 +30,7 @@ class FrechetDistance(Metric):
     one if its matrix root fails, which `gaussian.frechet_distance` cannot.
     """
 
+    reads_reals = "moments"
     distance = True
     extrapolated = True
     fits_gaussians = True
@@ -73,6 +74,7 @@ class FrechetInfinity(Metric):
     latents from a Sobol sequence; here any fakes will do.
     """
 
+    reads_reals = "moments"
     distance = True
     no_baseline = "fewer images are extrapolated less well"
 
@@ -86,7 +88,10 @@ class FrechetInfinity(Metric):
         n, d = fakes.shape
         if n < _LEAST:
             raise MetricError(f"{n} fake images: fid_infinity needs at least {_LEAST}")
-        reals = gaussian.from_features(join_pieces(real, "vector", "real"), "real")
+        if isinstance(real, gaussian.Moments):  # all that a file of statistics has
+            reals = gaussian.from_moments(real, "real")
+        else:
+            reals = gaussian.from_features(join_pieces(real, "vector", "real"), "real")
         rng = np.random.default_rng(0)
         orders = [rng.permutation(n) for _ in range(_ORDERS)]
         group = np.arange(n) % _GROUPS

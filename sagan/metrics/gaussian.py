@@ -82,6 +82,16 @@ def from_features(x: Float[np.ndarray, "n d"], what: str) -> Gaussian:
     return Gaussian(mean, (x - mean).T / math.sqrt(n - 1))
 
 
+def covariance(moments: Moments, what: str) -> Float64[np.ndarray, "d d"]:
+    """The covariance of `np.cov`, over n - 1.
+
+    Raises:
+      MetricError: There are fewer than two features; `what` names the set.
+    """
+    _check_number(moments.n, what)
+    return moments.scatter / (moments.n - 1)
+
+
 def from_moments(moments: Moments, what: str) -> Gaussian:
     """The Gaussian of moments, with the covariance of `np.cov`.
 
@@ -90,11 +100,10 @@ def from_moments(moments: Moments, what: str) -> Gaussian:
     Raises:
       MetricError: There are fewer than two features; `what` names the set.
     """
-    _check_number(moments.n, what)
     d = len(moments.mean)
     rank = min(d, moments.n - 1)
     values, vectors = scipy.linalg.eigh(
-        moments.scatter / (moments.n - 1), subset_by_index=(d - rank, d - 1)
+        covariance(moments, what), subset_by_index=(d - rank, d - 1)
     )
     return Gaussian(moments.mean, vectors * np.sqrt(np.clip(values, 0, None)))
 
@@ -119,11 +128,10 @@ def distance_to_moments(a: Gaussian, b: Moments) -> float:
     Takes a third of the time. If b is singular, each missing direction costs some 1e-8
     of the largest variance: enough where numbers are averaged.
     """
-    _check_number(b.n, "fake")
-    delta, covariance = a.mean - b.mean, b.scatter / (b.n - 1)
-    squares = scipy.linalg.eigvalsh(a.factor.T @ covariance @ a.factor)
+    delta, of_b = a.mean - b.mean, covariance(b, "fake")
+    squares = scipy.linalg.eigvalsh(a.factor.T @ of_b @ a.factor)
     root = np.sum(np.sqrt(np.clip(squares, 0, None)))
-    traces = np.sum(a.factor**2) + np.trace(covariance)
+    traces = np.sum(a.factor**2) + np.trace(of_b)
     return float(delta @ delta + traces - 2 * root)
 
 

@@ -38,6 +38,7 @@ class InceptionScore(Metric):
     keeps = ("logits",)
     logits = "classes"
     sized = True
+    reads_reals = "nothing"
 
     def update(self, state: Any, extracted: Extracted) -> Any:
         if not extracted.logits.shape[1]:

@@ -79,6 +79,8 @@ class Metric:
       paired: Whether it needs as many reals as fakes.
       logits: Required meaning of the logits: "" for any, "classes" for the feature
         network's own, or "labels" for the classes of the data.
+      reads_reals: What it needs of the reals: their "images", no more than the
+        "moments" of their features, "nothing", or that there are "unseen" ones too.
       featured: Whether it uses the feature network, whose name its numbers then carry.
       in_sample: Names of numbers that mean nothing for reals that a classifier was
         trained on.
@@ -95,6 +97,7 @@ class Metric:
     labelled: ClassVar[bool] = False
     paired: ClassVar[bool] = False
     logits: ClassVar[str] = ""
+    reads_reals: ClassVar[str] = "images"
     featured: ClassVar[bool] = True
     in_sample: ClassVar[tuple[str, ...]] = ()
     distance: ClassVar[bool] = False

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from sagan.metrics import gaussian
 from sagan.metrics.fid import FrechetDistance, FrechetInfinity, IntraClass
@@ -11,6 +12,7 @@ from sagan.metrics.gaussian import Gaussian, frechet_distance
 from sagan.metrics.inception_score import InceptionScore
 from sagan.metrics.interface import Extracted, MetricError, row_blocks
 from sagan.metrics.kid import KernelDistance
+from sagan.metrics.memorisation import Memorisation
 from sagan.metrics.prdc import PrecisionRecall
 
 ALL = [
@@ -497,3 +499,26 @@ def test_progress_is_told_and_precision_left_alone(metric):
     assert told
     assert not jax.config.read("jax_enable_x64")
     assert jnp.ones(()).dtype == jnp.float32
+
+
+# Memorisation
+
+
+def test_memorisation_is_a_ratio_of_median_distances():
+    training, held_out = some(300).vector, some(100, seed=0, d=6).vector + 0.5
+    fresh = some(200, seed=5).vector
+    metric = Memorisation(held_out=held_out)
+    for fakes in (fresh, training[:100]):
+        found = measure(metric, extracted(training), extracted(fakes)).values
+        distances = [cdist(x, training).min(axis=1) for x in (fakes, held_out)]
+        expected = np.median(distances[0]) / np.median(distances[1])
+        assert found["memorisation"] == pytest.approx(expected, abs=1e-6)
+    assert found["memorisation"] == pytest.approx(0, abs=1e-6)  # copies
+
+
+def test_memorisation_is_about_one_for_fresh_draws():
+    rng = np.random.default_rng(0)
+    training, held_out, fresh = (rng.standard_normal((n, 6)) for n in (900, 400, 400))
+    metric = Memorisation(held_out=held_out.astype(np.float32))
+    found = measure(metric, extracted(training), extracted(fresh)).values
+    assert found["memorisation"] == pytest.approx(1, abs=0.08)

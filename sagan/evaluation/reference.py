@@ -1,0 +1,145 @@
+"""Reference statistics: mean and covariance of the features of real images, as .npz."""
+
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from sagan.config.schema import ConfigError
+from sagan.metrics import gaussian
+from sagan.metrics.features import FeatureNetwork
+from sagan.metrics.interface import Extracted
+from sagan.runtime import cache
+from sagan.runtime.files import make_place, write_arrays
+
+_ASSUMED = 50_000  # images behind a file that does not say how many
+_CHECKED = ("features", "features sha256", "image", "resize")
+
+
+class Reference(NamedTuple):
+    """Statistics of real images.
+
+    Attributes:
+      mean: Mean of the features.
+      covariance: Their covariance, divided by n - 1.
+      count: Number of images; None: the file does not say.
+      facts: What the file says of the images and the features, as text.
+    """
+
+    mean: Float64[np.ndarray, " d"]
+    covariance: Float64[np.ndarray, "d d"]
+    count: int | None
+    facts: dict[str, str]
+
+    def moments(self) -> gaussian.Moments:
+        """As a metric's state; an unknown number of images counts as very many."""
+        n = self.count or 2**30
+        return gaussian.Moments(n, self.mean, self.covariance * (n - 1))
+
+    def digest(self) -> str:
+        """SHA-256 of mean and covariance."""
+        return cache.digest(self.mean, self.covariance)
+
+
+def holds_statistics(path: Path) -> bool:
+    """Whether an .npz file has mu and sigma, and no images."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {"mu", "sigma"} <= set(file) and "arr_0" not in file
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return False
+
+
+def read_reference(path: Path) -> Reference:
+    """Reads an .npz file with `mu` [d] and `sigma` [d d], ours or anybody's.
+
+    TTUR, clean-fid, pytorch-fid, ADM and EDM write these names. Files of
+    `write_reference` also say how many images there were, and by which features.
+
+    Raises:
+      ConfigError: It is no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file if name != "arr_0"}
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: is not there") from error
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path}: cannot be read as .npz ({error})") from error
+    if not {"mu", "sigma"} <= arrays.keys():
+        names = ", ".join(arrays) or "nothing"
+        raise ConfigError(f"{path}: holds {names}; must hold mu [d] and sigma [d d]")
+    mean, covariance = (arrays[name] for name in ("mu", "sigma"))
+    kinds = [np.issubdtype(x.dtype, np.floating) for x in (mean, covariance)]
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not all(kinds):
+        raise ConfigError(
+            f"{path}: mu of type {mean.dtype} and shape {mean.shape}, sigma of"
+            f" {covariance.dtype} and {covariance.shape}; must be floats [d] and [d d]"
+        )
+    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ConfigError(f"{path}: mu or sigma is not finite")
+    single = {k: x for k, x in arrays.items() if x.ndim == 0}
+    facts = {k: str(x) for k, x in single.items() if x.dtype.kind == "U"}
+    known = "count" in single and single["count"].dtype.kind in "iu"
+    return Reference(mean, covariance, int(single["count"]) if known else None, facts)
+
+
+def write_reference(path: Path, extracted: Extracted, network: FeatureNetwork) -> None:
+    """Writes mu, sigma, the number of images, and facts that `check_reference` reads.
+
+    Raises:
+      ConfigError: The file cannot be written.
+      MetricError: There are fewer than two images.
+    """
+    make_place(path, is_file=True)
+    found = gaussian.moments(extracted.vector)
+    covariance = gaussian.covariance(found, "real")
+    arrays: dict[str, Any] = {"mu": found.mean, "sigma": covariance, "count": found.n}
+    facts = image_facts(extracted.image, network)
+    write_arrays(path, {k: np.asarray(x) for k, x in (arrays | facts).items()})
+
+
+def image_facts(
+    image: UInt8[np.ndarray, "n h w c"], network: FeatureNetwork
+) -> dict[str, str]:
+    """What decides whether statistics of images can be compared with others."""
+    return {
+        "image": "x".join(map(str, image.shape[1:])),
+        "features": network.name,
+        "features sha256": network.digest,
+        **network.about,
+    }
+
+
+def check_reference(
+    reference: Reference, image: UInt8[np.ndarray, "n h w c"], network: FeatureNetwork
+) -> None:
+    """Raises ConfigError if the statistics are of other features or another size.
+
+    Args:
+      reference: The statistics.
+      image: One or more images of the size that is evaluated.
+      network: The feature network.
+    """
+    mine = image_facts(image, network)
+    for name in _CHECKED:
+        theirs = reference.facts.get(name)
+        if theirs is not None and theirs != mine.get(name):
+            raise ConfigError(
+                f"the statistics have {name} {theirs}, and this evaluation"
+                f" {mine.get(name, 'none')}: they cannot be compared"
+            )
+    width = network.extract(image[:1])[0].shape[1]
+    if width != len(reference.mean):
+        raise ConfigError(
+            f"the statistics are of {len(reference.mean)} features; {network.name} has"
+            f" {width}; see --features"
+        )
+
+
+def assumed_count(reference: Reference) -> int:
+    """The number of images, or what is usual if the file does not say."""
+    return reference.count or _ASSUMED

@@ -1,0 +1,186 @@
+"""Statistics of real images in place of the images."""
+
+import numpy as np
+import pytest
+
+from sagan.cli import main
+from sagan.config import ConfigError, replace
+from sagan.data.source import Examples
+from sagan.evaluation import image_folders, prepared, run, scoring
+from sagan.evaluation.protocol import Comparison, Protocol
+from sagan.evaluation.reference import read_reference
+
+
+def features(image):
+    return image.reshape(len(image), -1)[:, ::7].astype(np.float32)
+
+
+def quiet(line):
+    del line
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (120, 8, 8, 1), dtype=np.uint8)
+
+
+@pytest.fixture
+def files(images, tmp_path):
+    """Real and fake images, and the statistics of the reals."""
+    np.savez(tmp_path / "real.npz", image=images)
+    np.savez(tmp_path / "fake.npz", image=images[:50] // 2)
+    image_folders.write_statistics(
+        str(tmp_path / "real.npz"),
+        Comparison(reals=0),
+        out=tmp_path / "stats.npz",
+        features=features,
+        report=quiet,
+    )
+    return tmp_path
+
+
+def compare(folder, real, metrics="all", **options):
+    options = {"features": features, "report": quiet, **options}
+    result = image_folders.compare(
+        folder / "fake.npz",
+        str(folder / real),
+        Comparison(metrics=metrics, reals=0),
+        out=folder / "out",
+        **options,
+    )
+    return result, {row["metric"]: row for row in result["results"]}
+
+
+def test_statistics_give_the_distance_of_the_images(files):
+    _, by_images = compare(files, "real.npz", "fid")
+    result, rows = compare(files, "stats.npz")
+    wanted = by_images["fd_features"]["value"]
+    assert rows["fd_features"]["value"] == pytest.approx(wanted, rel=1e-9)
+    assert list(rows) == ["fd_features"]  # 50 fakes are few for fid_infinity
+    assert "baseline" in by_images["fd_features"]
+    assert "baseline" not in rows["fd_features"]
+    notes = "\n".join(result["notes"])
+    assert "kid is left out: it needs images of the reals" in notes
+    assert "no baseline: it needs the images of the reals" in notes
+    assert result["protocol"]["reals"] == 120
+
+
+def test_they_are_the_moments_of_the_features(files, images):
+    with np.load(files / "stats.npz") as file:
+        vectors = features(images).astype(np.float64)
+        np.testing.assert_allclose(file["mu"], vectors.mean(axis=0), rtol=1e-12)
+        covariance = np.cov(vectors, rowvar=False)
+        np.testing.assert_allclose(file["sigma"], covariance, rtol=1e-9, atol=1e-9)
+        assert file["count"] == 120 and file["features"] == "features"
+
+
+def test_torch_fidelity_computes_the_same_distance_from_the_file(files):
+    fid = pytest.importorskip("torch_fidelity.metric_fid")
+    vectors = features(np.load(files / "fake.npz")["image"]).astype(np.float64)
+    with np.load(files / "stats.npz") as file:
+        theirs = fid.fid_statistics_to_metric(
+            {"mu": file["mu"], "sigma": file["sigma"]},
+            {"mu": vectors.mean(axis=0), "sigma": np.cov(vectors, rowvar=False)},
+            False,
+        )
+    _, rows = compare(files, "stats.npz", "fid")
+    ours = rows["fd_features"]["value"]
+    assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+
+
+def test_files_of_others_have_mu_and_sigma_alone(files, images):
+    """As TTUR, pytorch-fid and clean-fid write them; ADM also keeps sFID's."""
+    vectors = features(images)
+    mu, sigma = vectors.mean(axis=0), np.cov(vectors, rowvar=False)
+    np.savez(files / "ttur.npz", mu=mu.astype(np.float32), sigma=sigma)
+    np.savez(files / "adm.npz", mu=mu, sigma=sigma, mu_s=mu[:3], sigma_s=sigma[:3, :3])
+    _, wanted = compare(files, "stats.npz", "fid")
+    for name in ("ttur.npz", "adm.npz"):
+        result, rows = compare(files, name, "fid")
+        value = wanted["fd_features"]["value"]
+        assert rows["fd_features"]["value"] == pytest.approx(value, rel=1e-5)
+        assert result["protocol"]["reals"] is None
+
+
+def test_a_run_is_compared_with_statistics(tiny, finished_run, tmp_path):
+    config = tiny()
+    ready = prepared.prepare_evaluation(
+        config, Protocol(metrics="fid", samples=40, reals=60), features=features
+    )
+    assert ready.scorer.reals is not None
+    moments = ready.scorer.states["fid"]
+    covariance = moments.scatter / (moments.n - 1)
+    np.savez(tmp_path / "s.npz", mu=moments.mean, sigma=covariance, count=60)
+    values = {}
+    for reference in (None, tmp_path / "s.npz"):
+        protocol = Protocol(
+            metrics="fid",
+            samples=40,
+            reals=60,
+            weights="raw",
+            batch_norm="moving",
+            reference=reference,
+        )
+        (result,) = run.evaluate_run(
+            finished_run, protocol, features=features, report=quiet, again=True
+        )
+        values[reference] = result["results"][0]["value"]
+    images, statistics = values.values()
+    assert statistics == pytest.approx(images, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"mu": np.zeros(3)}, r"must hold mu \[d\] and sigma \[d d\]"),
+        ({"mu": np.zeros(3), "sigma": np.eye(2)}, r"\(2, 2\); must be floats"),
+        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "not finite"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "3 features; features has 10"),
+        (
+            {"mu": np.zeros(10), "sigma": np.eye(10), "features": "inception"},
+            "features inception, and this evaluation features",
+        ),
+        (
+            {"mu": np.zeros(10), "sigma": np.eye(10), "image": "32x32x3"},
+            "image 32x32x3, and this evaluation 8x8x1",
+        ),
+    ],
+)
+def test_statistics_that_do_not_fit_are_one_line(images, tmp_path, arrays, said):
+    np.savez(tmp_path / "s.npz", **arrays)
+    example = Examples(images[:1], np.zeros(1, np.int32))
+    with pytest.raises(ConfigError, match=said):
+        reference = read_reference(tmp_path / "s.npz")
+        scoring.open_scorer(
+            Comparison(samples=50),
+            scoring.Reals(example, example, reference=reference),
+            labelled=False,
+            features=features,
+        )
+
+
+def test_what_needs_images_is_one_line_if_asked_for(files):
+    with pytest.raises(ConfigError, match="--metrics kid: it needs images"):
+        compare(files, "stats.npz", "kid")
+
+
+def test_the_command_writes_a_file_that_the_other_reads(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sagan.metrics.classifier.STEPS", (5, 5))
+    stats = str(tmp_path / "digits.npz")
+    with pytest.raises(ConfigError, match="digits: a data set needs --size"):
+        main.COMMANDS["statistics"](["digits", "--out", stats])
+    with pytest.raises(ConfigError, match="must be an .npz file"):
+        main.COMMANDS["statistics"](["digits", "--out", str(tmp_path)])
+    size = ["--size", "16", "--channels", "1"]
+    main.COMMANDS["statistics"](["digits", "--out", stats, *size])
+    assert "1493 images, 64 features of classifier" in capsys.readouterr().out
+    assert read_reference(tmp_path / "digits.npz").count == 1493
+
+
+def test_the_reference_is_a_part_of_the_protocol(tiny, tmp_path):
+    missing = replace(tiny(), {})
+    with pytest.raises(ConfigError, match="is not there"):
+        prepared.prepare_evaluation(
+            missing, Protocol(reference=tmp_path / "no.npz"), features=features
+        )
