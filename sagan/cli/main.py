@@ -118,6 +118,8 @@ class SampleOptions(CheckpointOptions):
     """Redraw latents larger than this, such as 0.5; 0: no truncation."""
     batch: int = 64
     """Images at a time."""
+    batch_norm: Literal["moving", "standing", "batch"] = "moving"
+    """Batch statistics: running averages, recomputed ones, or those of each batch."""
     out: Path | None = None
     """Folder for PNG files, FILE.npz, or FILE.png or .jpg: one image, or a grid of
     several. None: WORKDIR/samples/step_N."""

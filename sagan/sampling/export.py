@@ -15,6 +15,7 @@ from sagan.sampling import sampler
 from sagan.sampling.grid import class_titles, image_grid, png
 
 _PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_FILES = (".npz", *_PICTURES)
 _MOST = 400  # images in a grid
 
 
@@ -28,6 +29,7 @@ def export(
     step: int | str | None,
     weights: str | None,
     batch: int,
+    batch_norm: str,
     out: Path | None,
 ) -> str:
     """Writes n images of a checkpoint and a grid; returns a line that says where.
@@ -37,42 +39,53 @@ def export(
     grid, or a single image as it is.
 
     By default all classes are drawn, into a folder of the workdir. See sampler.samples
-    for truncation and batch, restore.open_run for step and weights.
+    for truncation and batch, restore.open_run for step and weights. `batch_norm` is
+    moving, standing or batch, as in an evaluation.
 
     Raises:
       ConfigError: There is no such run, checkpoint, class or average, or `out` is a
         file of another kind.
     """
-    if truncation < 0:
-        raise ConfigError(f"--truncation {truncation}: must be 0 or more")
-    suffix = out.suffix.lower() if out else ""
-    allowed = (".npz", *_PICTURES)
-    if suffix in Image.registered_extensions().keys() - allowed:
-        raise ConfigError(
-            f"--out {out}: must be a folder, or end in {', '.join(allowed)}"
-        )
-    if suffix in _PICTURES and n > _MOST:
-        raise ConfigError(
-            f"--n {n}: a picture shows {_MOST} images at most; a folder or an .npz file"
-            " takes any number"
-        )
+    _check(n, truncation, out)
     labels = labels_to_draw(read_config(workdir), n, classes)
     opened = open_run(workdir, step, weights)
     out = out or workdir / "samples" / f"step_{opened.step}"
-    make_place(out, is_file=suffix in allowed)
+    make_place(out, is_file=out.suffix.lower() in _FILES)
+    variables = opened.variables
+    if batch_norm == "standing":
+        standing = sampler.make_standing(opened.config)
+        variables = standing(variables, seed, truncation)
+    by_batch = batch_norm == "batch"
     pieces = sampler.samples(
         opened.config,
-        opened.variables,
+        variables,
         labels,
         seed=seed,
         truncation=truncation,
         batch=min(batch, n),
+        sampler=sampler.make_sampler(opened.config, batch_statistics=by_batch),
     )
     steps = -(-n // min(batch, n))
     images = list(tqdm(pieces, total=steps, disable=None, unit="batch"))
     titles = class_titles(opened.config.data.classes, class_names(workdir))
     _write(out, np.concatenate(images), labels, titles)
     return f"{n} images of {opened.words}: {out}"
+
+
+def _check(n: int, truncation: float, out: Path | None) -> None:
+    """Raises ConfigError for a wrong threshold, or a file of another kind."""
+    if truncation < 0:
+        raise ConfigError(f"--truncation {truncation}: must be 0 or more")
+    suffix = out.suffix.lower() if out else ""
+    if suffix in Image.registered_extensions().keys() - _FILES:
+        raise ConfigError(
+            f"--out {out}: must be a folder, or end in {', '.join(_FILES)}"
+        )
+    if suffix in _PICTURES and n > _MOST:
+        raise ConfigError(
+            f"--n {n}: a picture shows {_MOST} images at most; a folder or an .npz file"
+            " takes any number"
+        )
 
 
 def _write(

@@ -13,7 +13,7 @@ def workdir(finished_run):
 
 def draw(workdir, out, **changes):
     options = {"n": 6, "classes": None, "seed": 0, "truncation": 0.0, "step": None}
-    options |= {"weights": None, "batch": 4}
+    options |= {"weights": None, "batch": 4, "batch_norm": "moving"}
     return export.export(workdir=workdir, out=out, **{**options, **changes})
 
 
@@ -43,6 +43,7 @@ def test_an_npz_holds_images_and_labels(workdir, tmp_path):
 def test_step_seed_and_weights_choose_other_images(workdir, tmp_path):
     image, _ = arrays(workdir, tmp_path / "a.npz")
     changes = [{"seed": 1}, {"step": 1}, {"weights": "raw"}, {"weights": "0.9"}]
+    changes += [{"batch_norm": "standing"}, {"batch_norm": "batch"}]
     for i, change in enumerate([*changes, {"truncation": 0.3}]):
         other, _ = arrays(workdir, tmp_path / f"{i}.npz", **change)
         assert (image != other).any(), change
