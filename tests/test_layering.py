@@ -7,7 +7,7 @@ import sagan
 
 ORDER = (
     "config runtime data METHOD metrics checkpoints sampling training evaluation"
-    " visualization planning cli __main__"
+    " weights visualization planning cli __main__"
 ).split()
 METHOD = (
     "conv layers attention batch_norm blocks generator discriminator losses augment"

@@ -20,6 +20,7 @@ _NAME = "config.json"
 _UNFINISHED = f".{_NAME}."
 _LOCK = ".lock"
 _DATA = "data.json"
+IMPORTED = "import.json"  # says where imported weights are from
 
 
 def check_workdir(workdir: str | pathlib.Path, config: Config) -> Config:
@@ -83,18 +84,26 @@ def claim(
         notes = changed_data(workdir, images, digest)
         if then is not None:  # without starts, if it is from before 0.2
             data = {**then, "starts": then.get("starts", [{"images": then["images"]}])}
-    places = {"data.path": config.data.path, "run.local_dir": config.run.local_dir}
-    config = replace(config, {name: absolute(path) for name, path in places.items()})
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     data["starts"] += [{"time": time, "images": images, "digest": digest}]
     try:
         if path.exists() and then is None:
             path.rename(files.beside_damaged(path))
         files.write_whole(path, json.dumps(data) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{workdir}: cannot be written: {error.strerror}") from error
+    write_config(workdir, config)
+    return notes
+
+
+def write_config(workdir: pathlib.Path, config: Config) -> None:
+    """Writes `config.json`, its paths absolute; ConfigError if it cannot be written."""
+    places = {"data.path": config.data.path, "run.local_dir": config.run.local_dir}
+    config = replace(config, {name: absolute(path) for name, path in places.items()})
+    try:
         files.write_whole(workdir / _NAME, to_json(config))
     except OSError as error:
         raise ConfigError(f"{workdir}: cannot be written: {error.strerror}") from error
-    return notes
 
 
 @contextlib.contextmanager
@@ -127,9 +136,10 @@ def has_checkpoint(workdir: pathlib.Path) -> bool:
 
 def changed_data(workdir: pathlib.Path, images: int, digest: str = "") -> list[str]:
     """Lines for the user if the data has changed since the run began."""
-    then = _read_data(workdir)
+    then, path = _read_data(workdir), workdir / _DATA
+    if then is None and not path.exists() and (workdir / IMPORTED).exists():
+        return []  # nobody knows what it was trained on
     if then is None:
-        path = workdir / _DATA
         state = "damaged" if path.exists() else "gone"
         return [f"{path}: is {state}: the data are not compared with those of the run"]
     known = then.get("starts", [{}])[0].get("digest")

@@ -21,6 +21,7 @@ from sagan.cli.evaluate import (
 )
 from sagan.cli.info import info_command
 from sagan.cli.run import run
+from sagan.cli.weights import import_command
 from sagan.config.schema import Config, ConfigError
 from sagan.runtime import output, program_cache
 from sagan.runtime.progress import printable
@@ -223,6 +224,7 @@ COMMANDS = {
     "table": table_command,
     "diff": diff_command,
     "plan": plan_command,
+    "import": import_command,
     "completion": completion_command,
 }
 

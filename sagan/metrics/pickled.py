@@ -1,22 +1,22 @@
-"""Reads the tensors of a PyTorch state_dict without PyTorch, executing nothing.
+"""Reads the tensors of a PyTorch file without PyTorch, executing nothing.
 
 A `.pth` is a pickle, and a pickle is a program. Here it may build ordered dictionaries
-and say where tensors lie; whatever else it names is refused before it is called.
+and say where tensors lie. Whatever else it names is refused before it is called or, in
+a checkpoint with more than tensors, replaced by a class that does nothing.
 """
 
+import contextlib
 import io
 import math
 import pickle
 import pickletools
-import urllib.request
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from sagan.config.schema import ConfigError
 
@@ -52,18 +52,11 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
+_Inert = dict[str, type] | None  # stand-ins by name; None: such names are refused
+
+
 class _Refused(Exception):
     """The file cannot be read here; the message says why."""
-
-
-def download(url: str, path: Path) -> None:
-    """Downloads `url` to a file, with a progress bar."""
-    with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
-        size = int(answer.headers.get("Content-Length") or 0) or None
-        bar = tqdm(desc=path.name, total=size, disable=None, unit="B", unit_scale=True)
-        with bar:
-            while block := answer.read(1 << 20):
-                bar.update(file.write(block))
 
 
 def read_state_dict(path: Path, content: bytes) -> dict[str, np.ndarray]:
@@ -80,10 +73,54 @@ def read_state_dict(path: Path, content: bytes) -> dict[str, np.ndarray]:
     Source: torch/serialization.py (`_save`, `_legacy_save`), torch/_utils.py
     (`_rebuild_tensor_v2`).
     """
-    try:
-        read = _read_zip if content.startswith(b"PK\x03\x04") else _read_legacy
-        tensors, storages = read(io.BytesIO(content))
+    with _naming(path):
+        state_dict, storages = _read(content, None)
+        tensors = _tensors(state_dict)
         return {name: _view(tensor, storages) for name, tensor in tensors.items()}
+
+
+def read_checkpoint(path: Path, content: bytes) -> tuple[dict[str, Any], list[str]]:
+    """Reads the tensors in the nested dictionaries of any file of torch.save.
+
+    What the file names besides, such as numpy's scalars, becomes an object that does
+    nothing. Dictionaries with text as keys stay, and tensors; all else is left out.
+
+    Returns:
+      The dictionaries, and the names of what was not executed.
+
+    Raises:
+      ConfigError: as read_state_dict, but no name is forbidden.
+    """
+    with _naming(path):
+        inert: dict[str, type] = {}
+        everything, storages = _read(content, inert)
+        if not isinstance(everything, Mapping):
+            raise _Refused(f"holds a {type(everything).__name__}, not a state_dict")
+        return _nested(everything, storages, {}), sorted(inert)
+
+
+def _nested(
+    tree: Mapping[Any, Any],
+    storages: Mapping[str, np.ndarray],
+    known: dict[int, dict[str, Any]],
+) -> dict[str, Any]:
+    """Tensors of nested dictionaries as arrays; `known` has those converted already."""
+    if id(tree) in known:
+        return known[id(tree)]
+    found = known[id(tree)] = {}
+    for name, value in tree.items():
+        if type(name) is str and isinstance(value, _Tensor):
+            found[name] = _view(value, storages)
+        elif type(name) is str and isinstance(value, Mapping):
+            found[name] = _nested(value, storages, known)
+    return found
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns whatever a file raises into one line that names it."""
+    try:
+        yield
     except _Refused as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle may raise anything
@@ -93,7 +130,13 @@ def read_state_dict(path: Path, content: bytes) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _read_zip(file: io.BytesIO) -> tuple[dict[str, _Tensor], dict[str, np.ndarray]]:
+def _read(content: bytes, inert: _Inert) -> tuple[Any, dict[str, np.ndarray]]:
+    """The object that a file holds, and the storages of its tensors."""
+    read = _read_zip if content.startswith(b"PK\x03\x04") else _read_legacy
+    return read(io.BytesIO(content), inert)
+
+
+def _read_zip(file: io.BytesIO, inert: _Inert) -> tuple[Any, dict[str, np.ndarray]]:
     with zipfile.ZipFile(file) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         stored = sum(info.file_size for info in entries.values())
@@ -106,28 +149,28 @@ def _read_zip(file: io.BytesIO) -> tuple[dict[str, _Tensor], dict[str, np.ndarra
         order = f"{root}byteorder"
         if order in entries and archive.read(order) != b"little":
             raise _Refused("saved on a big-endian machine")
-        state_dict, wanted = _load(archive.read(programs[0]))
+        everything, wanted = _load(archive.read(programs[0]), inert)
         storages = {
             key: _numbers(archive.read(f"{root}data/{key}"), storage)
             for key, storage in wanted.items()
         }
-    return _tensors(state_dict), storages
+    return everything, storages
 
 
-def _read_legacy(file: io.BytesIO) -> tuple[dict[str, _Tensor], dict[str, np.ndarray]]:
+def _read_legacy(file: io.BytesIO, inert: _Inert) -> tuple[Any, dict[str, np.ndarray]]:
     """Five pickles (magic, protocol, machine, object, keys), then the storages."""
     if _next(file)[0] != MAGIC:
         raise _Refused("not a file that torch.save made")
     protocol, machine = _next(file)[0], _next(file)[0]
     if protocol != PROTOCOL or not machine["little_endian"]:
         raise _Refused(f"PyTorch's format {protocol}, written on {machine}")
-    state_dict, wanted = _next(file)
+    everything, wanted = _next(file, inert)
     storages = {}
     for key in _next(file)[0]:
         size = int.from_bytes(_exactly(file, 8), "little", signed=True)
         length = size * np.dtype(wanted[key].dtype).itemsize
         storages[key] = _numbers(_exactly(file, length), wanted[key])
-    return _tensors(state_dict), storages
+    return everything, storages
 
 
 def _exactly(file: io.BytesIO, length: int) -> bytes:
@@ -136,24 +179,35 @@ def _exactly(file: io.BytesIO, length: int) -> bytes:
     return file.read(length)
 
 
-def _next(file: io.BytesIO) -> tuple[Any, dict[str, _Storage]]:
+def _next(file: io.BytesIO, inert: _Inert = None) -> tuple[Any, dict[str, _Storage]]:
     """Reads the pickle that begins here; the file moves to its end."""
     start = file.tell()
     for _ in pickletools.genops(file):
         pass
     end = file.tell()
-    return _load(file.getbuffer()[start:end].tobytes())
+    return _load(file.getbuffer()[start:end].tobytes(), inert)
 
 
-def _load(program: bytes) -> tuple[Any, dict[str, _Storage]]:
+def _load(program: bytes, inert: _Inert) -> tuple[Any, dict[str, _Storage]]:
     """The object that a pickle builds, and the storages that it refers to."""
     # Sizes are looked at first: the unpickler would make room for what is not there.
     for opcode, argument, _ in pickletools.genops(program):
         if "PUT" in opcode.name and argument is not None:
             if int(argument) > len(program):
                 raise _Refused(f"memo {argument} in a pickle of {len(program)} bytes")
-    unpickler = _Unpickler(program)
+    unpickler = _Unpickler(program, inert)
     return unpickler.load(), unpickler.storages
+
+
+class _DoesNothing:
+    """Takes whatever a pickle gives to an object, and keeps none of it."""
+
+    def __new__(cls, *_args: Any, **_values: Any) -> Any:
+        return super().__new__(cls)
+
+    def _take(self, *_args: Any) -> None: ...
+
+    __setstate__ = __setitem__ = append = extend = add = _take
 
 
 class _Unpickler(pickle.Unpickler):
@@ -163,8 +217,9 @@ class _Unpickler(pickle.Unpickler):
       storages: those that were named, by key.
     """
 
-    def __init__(self, program: bytes):
+    def __init__(self, program: bytes, inert: _Inert):
         super().__init__(io.BytesIO(program))
+        self._inert = inert
         self.storages: dict[str, _Storage] = {}
         # functions of this instance: a program can set attributes of what it is given
         self._allowed: dict[str, Callable[..., Any]] = {
@@ -178,6 +233,8 @@ class _Unpickler(pickle.Unpickler):
         if module_name == "torch" and global_name in DTYPES:
             return global_name
         if name not in self._allowed:
+            if self._inert is not None:
+                return self._inert.setdefault(name, type("Inert", (_DoesNothing,), {}))
             raise _Refused(
                 f"refused: it names {name!r}, which no state_dict of plain tensors"
                 " needs; nothing was executed"

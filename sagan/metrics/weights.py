@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import tempfile
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from tqdm import tqdm
 
 from sagan.config.schema import ConfigError
 from sagan.metrics.inception import Inception
-from sagan.metrics.pickled import download, read_state_dict
+from sagan.metrics.pickled import read_state_dict
 from sagan.metrics.resize import SIZE
 from sagan.runtime import cache
 from sagan.runtime.files import open_regular
@@ -104,6 +106,16 @@ def converted(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, x in tensors.items()
         if not name.endswith(".num_batches_tracked")  # nothing reads this count
     }
+
+
+def download(url: str, path: Path) -> None:
+    """Downloads `url` to a file, with a progress bar."""
+    with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
+        size = int(answer.headers.get("Content-Length") or 0) or None
+        bar = tqdm(desc=path.name, total=size, disable=None, unit="B", unit_scale=True)
+        with bar:
+            while block := answer.read(1 << 20):
+                bar.update(file.write(block))
 
 
 def _fetch(path: Path) -> None:

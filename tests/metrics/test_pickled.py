@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sagan.config import ConfigError
-from sagan.metrics.pickled import MAGIC, PROTOCOL, read_state_dict
+from sagan.metrics.pickled import MAGIC, PROTOCOL, read_checkpoint, read_state_dict
 
 try:
     import torch
@@ -281,3 +281,47 @@ def test_tensors_of_torch_save_come_back(tmp_path, zipped, monkeypatch):
         expected = tensor.detach().numpy()
         assert found[name].dtype == expected.dtype, name
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
+
+
+class Stateful:
+    """Pickled as an object with a state, items and an attribute."""
+
+    def __reduce__(self):
+        return os.getcwd, (), {"a": 1}, iter([1, 2]), iter([("k", 3)])
+
+
+@formats
+def test_a_checkpoint_gives_its_tensors_and_does_nothing_else(tmp_path, zipped):
+    mark, x = tmp_path / "mark", np.arange(6, dtype="<f4").reshape(2, 3)
+    around = {"epoch": 3, "hook": Call(os.system, f"touch {mark}"), "more": Stateful()}
+    inner = {"w": plain(x), 5: plain(x), "deeper": {"n": None}}
+    path = write(tmp_path / "a.pth", {**around, "state_dict": inner}, zipped=zipped)
+    tree, inert = read_checkpoint(path, path.read_bytes())
+    assert not mark.exists()
+    assert set(tree) == {"state_dict"} and set(tree["state_dict"]) == {"w", "deeper"}
+    np.testing.assert_array_equal(tree["state_dict"]["w"], x)
+    assert inert == sorted(
+        f"{os.system.__module__}.{name}" for name in ("getcwd", "system")
+    )
+    with pytest.raises(ConfigError, match="names"):
+        read_state_dict(path, path.read_bytes())
+
+
+@formats
+def test_dictionaries_that_hold_themselves_or_each_other_often_end(tmp_path, zipped):
+    tree = {"w": plain(np.zeros(2, "<f4"))}
+    for _ in range(40):  # 2^40 paths
+        tree = {"a": tree, "b": tree}
+    tree["itself"] = tree
+    path = write(tmp_path / "a.pth", tree, zipped=zipped)
+    found, inert = read_checkpoint(path, path.read_bytes())
+    assert found["itself"] is found and inert == []
+
+
+@formats
+def test_a_checkpoint_of_something_else_is_one_line(tmp_path, zipped):
+    for thing in ([plain(np.zeros(2, "<f4"))], Call(os.getcwd)):
+        path = write(tmp_path / "a.pth", thing, zipped=zipped)
+        with pytest.raises(ConfigError, match="not a state_dict") as info:
+            read_checkpoint(path, path.read_bytes())
+        assert "\n" not in str(info.value)

@@ -1,0 +1,63 @@
+"""The commands for weights of other projects: import."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from sagan.cli.arguments import OPTIONS, Arguments, ConfigFields, check_paths
+from sagan.cli.arguments import parse_dataclass as parse
+from sagan.cli.spelling import NO_WORKDIR, joined, option_types, spell
+from sagan.config import fields
+from sagan.config.schema import Config, ConfigError
+
+Project = Literal["studiogan", "biggan", "mmgen"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportOptions:
+    """Options of `sagan import`."""
+
+    files: tyro.conf.Positional[
+        Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]
+    ]
+    """G.pth [D.pth]: a generator and, to train on, its discriminator."""
+    like: Project
+    """Project that wrote them: PyTorch-StudioGAN, BigGAN-PyTorch or MMGeneration."""
+    workdir: str = ""
+    """New workdir."""
+    bgr: bool = False
+    """The images have blue first, as MMGeneration's have."""
+    config: ConfigFields = Config()
+
+
+OPTIONS["import"] = lambda: ImportOptions
+
+
+def import_command(args: Arguments) -> None:
+    """Makes a workdir from files of StudioGAN, BigGAN-PyTorch or MMGeneration."""
+    known = option_types(ImportOptions)
+    files, rest = spell(args, known)
+    check_paths(files, rest, known)
+    about = import_command.__doc__ or ""
+    options = parse(
+        ImportOptions, joined(files, rest), prog="sagan import", description=about
+    )
+    if not options.files:
+        raise ConfigError("name the files first: G.pth, or G.pth and D.pth")
+    if not options.workdir:
+        raise ConfigError(NO_WORKDIR)
+    values = fields(options.config)
+    names = {re.sub(r"(^|\.)no_", r"\1", o[2:].replace("-", "_")) for o, *_ in rest}
+    overrides = {name: values[name] for name in names if name in values}
+    from sagan.weights.importing import import_weights  # imports JAX
+
+    import_weights(
+        options.files,
+        options.like,
+        Path(options.workdir),
+        bgr=options.bgr,
+        overrides=overrides,
+    )

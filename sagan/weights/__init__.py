@@ -1,0 +1,1 @@
+"""Weights in and out: files of other projects, and ours for others."""

@@ -1,0 +1,131 @@
+"""The architecture of a network, from the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sagan.config.schema import ConfigError
+from sagan.weights.layouts import LAYOUTS, Layout
+
+Tensors = Mapping[str, np.ndarray]
+
+
+def player(tensors: Tensors, layout: Layout) -> str | None:
+    """Whether a state_dict is this project's generator, "g", or discriminator, "d"."""
+    ends = {"g": (layout.g["stem"], layout.g["out"])}
+    ends["d"] = layout.d["logit"], layout.d["embed"]
+    for name, layers in ends.items():
+        if all(_weight(tensors, layer) for layer in layers):
+            return name
+    return None
+
+
+def owner(tensors: Tensors) -> str | None:
+    """The project, a key of LAYOUTS, whose names these are."""
+    return next((name for name, its in LAYOUTS.items() if player(tensors, its)), None)
+
+
+def generator_fields(tensors: Tensors, layout: Layout) -> dict[str, Any]:
+    """Fields of the generator with these tensors, by dotted name.
+
+    Raises:
+      ConfigError: It has no blocks, or sizes that no config gives.
+    """
+    channels, slots = _blocks(tensors, layout, d=False)
+    stem, z = _shape(tensors, layout.g["stem"])[:2]
+    first = _shape(tensors, f"{layout.blocks.format(0)}.{layout.g['conv1']}")[1]
+    base = round((stem / first) ** 0.5)
+    if base * base * first != stem or not 4 <= base <= 7:
+        raise ConfigError(
+            f"{layout.g['stem']}: {stem} features of {first} channels are no image of"
+            " 4x4 to 7x7: not a SAGAN, whose latents enter once"
+        )
+    size, width = base * 2 ** len(channels), min(channels)
+    table = f"{layout.blocks.format(0)}.{layout.g['bn1']}.{layout.scale_and_bias[0]}"
+    if not _weight(tensors, table):
+        raise ConfigError(
+            f"{table}.weight: is missing; only class-conditional ones fit"
+        )
+    normalised = any(f"{table}.{name}" in tensors for name in ("weight_u", "u0"))
+    classes = _shape(tensors, table)[1 if layout.linear_tables else 0]
+    return {
+        "data.size": size,
+        "data.channels": _shape(tensors, layout.g["out"])[0],
+        "data.classes": classes,
+        "g.z": z,
+        "g.width": width,
+        "g.multipliers": _multipliers((first, *channels), width, "g"),
+        "g.attention": tuple(
+            base * 2 ** (i + 1) for i, slot in enumerate(slots) if slot
+        ),
+        "g.sn_tables": layout.tables[-1] if normalised else "none",
+    }
+
+
+def discriminator_fields(tensors: Tensors, layout: Layout, size: int) -> dict[str, Any]:
+    """Fields of the discriminator with these tensors, for images of a size."""
+    channels, slots = _blocks(tensors, layout, d=True)
+    learned = sum(
+        name.endswith(f".{layout.d['shortcut']}.bias") for name in tensors
+    )  # a block that halves has one; those come first
+    halvings = 0
+    while size % 2 == 0 and size // 2**halvings > 7:
+        halvings += 1
+    down, width = min(learned, halvings), min(channels)
+    return {
+        "d.width": width,
+        "d.multipliers": _multipliers(channels, width, "d"),
+        "d.down": None if down == halvings else down,
+        "d.attention": tuple(
+            size // 2 ** min(i + 1, down) for i, slot in enumerate(slots) if slot
+        ),
+    }
+
+
+def _blocks(
+    tensors: Tensors, layout: Layout, *, d: bool
+) -> tuple[list[int], list[bool]]:
+    """Output channels of each block, and whether attention follows it."""
+    names, gamma = (layout.d if d else layout.g), layout.attention[-1]
+    channels: list[int] = []
+    slots: list[bool] = []
+    at = 0
+    while True:
+        apart = d and not channels and layout.first_d is not None
+        place = layout.first_d if apart else layout.blocks.format(at)
+        if not _weight(tensors, f"{place}.{names['conv1']}"):
+            return channels, slots
+        channels.append(_shape(tensors, f"{place}.{names['conv1']}")[0])
+        here, at = at, at + (not apart)
+        where = layout.attention_place or layout.blocks
+        inner = where.format(here if layout.attention_place else at)
+        slots.append(f"{inner}.{gamma}" in tensors)
+        at += slots[-1] and layout.attention_place is None
+
+
+def _multipliers(channels: Any, width: int, name: str) -> tuple[int, ...]:
+    if any(c % width for c in channels):
+        raise ConfigError(
+            f"{name.upper()}'s blocks have {', '.join(map(str, channels))} channels:"
+            f" not multiples of the narrowest, {width}"
+        )
+    return tuple(c // width for c in channels)
+
+
+def _weight(tensors: Tensors, name: str) -> str | None:
+    """The name of a layer's weight, normalised or not; None if it is not there."""
+    names = f"{name}.weight_orig", f"{name}.weight"
+    return next((known for known in names if known in tensors), None)
+
+
+def _shape(tensors: Tensors, name: str) -> tuple[int, ...]:
+    known = _weight(tensors, name)
+    shape = tensors[known].shape if known else ()
+    if len(shape) < 2:
+        raise ConfigError(
+            f"{name}.weight: must be a matrix or a convolution, not {shape}"
+        )
+    return shape
