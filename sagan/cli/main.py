@@ -21,7 +21,7 @@ from sagan.cli.evaluate import (
 )
 from sagan.cli.info import info_command
 from sagan.cli.run import run
-from sagan.cli.weights import import_command
+from sagan.cli.weights import export_command, import_command
 from sagan.config.schema import Config, ConfigError
 from sagan.runtime import output, program_cache
 from sagan.runtime.progress import printable
@@ -225,6 +225,7 @@ COMMANDS = {
     "diff": diff_command,
     "plan": plan_command,
     "import": import_command,
+    "export": export_command,
     "completion": completion_command,
 }
 

@@ -1,4 +1,4 @@
-"""The commands for weights of other projects: import."""
+"""The commands for weights of other projects: import, export."""
 
 import dataclasses
 import re
@@ -7,8 +7,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sagan.cli.arguments import OPTIONS, Arguments, ConfigFields, check_paths
-from sagan.cli.arguments import parse_dataclass as parse
+from sagan.cli.arguments import (
+    OPTIONS,
+    Arguments,
+    ConfigFields,
+    Workdir,
+    check_paths,
+    command,
+    parse_dataclass,
+)
 from sagan.cli.spelling import NO_WORKDIR, joined, option_types, spell
 from sagan.config import fields
 from sagan.config.schema import Config, ConfigError
@@ -23,9 +30,10 @@ class ImportOptions:
     files: tyro.conf.Positional[
         Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]
     ]
-    """G.pth [D.pth]: a generator and, to train on, its discriminator."""
-    like: Project
-    """Project that wrote them: PyTorch-StudioGAN, BigGAN-PyTorch or MMGeneration."""
+    """G.pth [D.pth]: a generator and, to train on, its discriminator; or a folder."""
+    like: Project | None = None
+    """Project that wrote them: PyTorch-StudioGAN, BigGAN-PyTorch or MMGeneration. None:
+    a folder of `sagan export`."""
     workdir: str = ""
     """New workdir."""
     bgr: bool = False
@@ -42,7 +50,7 @@ def import_command(args: Arguments) -> None:
     files, rest = spell(args, known)
     check_paths(files, rest, known)
     about = import_command.__doc__ or ""
-    options = parse(
+    options = parse_dataclass(
         ImportOptions, joined(files, rest), prog="sagan import", description=about
     )
     if not options.files:
@@ -61,3 +69,29 @@ def import_command(args: Arguments) -> None:
         bgr=options.bgr,
         overrides=overrides,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of `sagan export`."""
+
+    workdir: Workdir
+    """Workdir of the run; also as --workdir."""
+    to: Literal["safetensors", "studiogan", "biggan", "mmgen"]
+    """safetensors: a folder for the Hugging Face hub. Else the names of a project."""
+    out: Path
+    """The folder, or the .pth file."""
+    step: str = "latest"
+    """Checkpoint: latest, best, or a number."""
+    weights: str = ""
+    """raw, ema, or the decay of one average. Empty: ema if there is one."""
+    bgr: bool = False
+    """Write a network whose images have blue first, for MMGeneration."""
+
+
+@command(lambda: ExportOptions)
+def export_command(options: ExportOptions) -> None:
+    """Writes a run's generator as safetensors, or under another project's names."""
+    from sagan.weights.exporting import export_weights  # imports JAX
+
+    print(export_weights(**vars(options)))

@@ -1,9 +1,8 @@
-"""Makes a workdir, as training leaves one, from files of other projects."""
+"""`sagan import`: files of other projects, and our own exports, become runs."""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,37 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sagan import config as config_lib
-from sagan.checkpoints.manager import Checkpoints
-from sagan.checkpoints.workdir import (
-    IMPORTED,
-    check_workdir,
-    has_checkpoint,
-    write_config,
-)
 from sagan.config import loading
 from sagan.config.architecture import fit_attention
 from sagan.config.schema import Config, ConfigError, DiscriminatorConfig
 from sagan.config.validation import check_config
-from sagan.runtime.files import write_whole
-from sagan.runtime.progress import Report, first_few
-from sagan.state import (
-    Average,
-    Game,
-    GANState,
-    Player,
-    abstract_state,
-    count,
-    create_state,
-    make_game,
-)
+from sagan.runtime.progress import Report
+from sagan.state import Game, GANState, abstract_state, count, make_game
 from sagan.weights import infer
-from sagan.weights.convert import Tensors, to_ours, to_theirs
+from sagan.weights.convert import Collections, Tensors, to_ours, to_theirs
 from sagan.weights.entries import discriminator_entries, generator_entries
 from sagan.weights.files import Networks, read_networks
+from sagan.weights.folder import is_folder, read_folder
 from sagan.weights.layouts import LAYOUTS
+from sagan.weights.new_run import (
+    check,
+    claim_new,
+    collections_of,
+    empty,
+    new_state,
+    save,
+)
 
 PRESETS = {  # by project and size; the last is for all other sizes
     "studiogan": {
@@ -56,7 +47,7 @@ PRESETS = {  # by project and size; the last is for all other sizes
 
 def import_weights(
     paths: Sequence[Path],
-    like: str,
+    like: str | None,
     workdir: Path,
     *,
     bgr: bool = False,
@@ -69,8 +60,8 @@ def import_weights(
     recipe of configs/peers/. `import.json` tells where the weights are from.
 
     Args:
-      paths: One or two files.
-      like: The project that wrote them, a key of LAYOUTS.
+      paths: One or two files, or a folder of `sagan export`.
+      like: The project that wrote them, a key of LAYOUTS; None: `sagan export`.
       workdir: Its step is the number after `step` or `iter` in a file's name, or 0.
       bgr: Whether the networks' images have blue first, as MMGeneration's do.
       overrides: Fields of the config by dotted name.
@@ -79,24 +70,42 @@ def import_weights(
     Raises:
       ConfigError: A file cannot be used, or the workdir is in use.
     """
+    if len(paths) == 1 and is_folder(paths[0]):
+        return _import_folder(paths[0], workdir, overrides or {}, report)
+    if like is None:
+        raise ConfigError(
+            "--like is missing: studiogan, biggan or mmgen; only what `sagan export"
+            " --to safetensors` wrote needs none"
+        )
     networks = read_networks(paths, like)
     config, preset = make_config(networks, like, overrides or {})
-    workdir_config = check_workdir(workdir, config)
-    if has_checkpoint(workdir):
-        raise ConfigError(f"{workdir}: has checkpoints already; name a new directory")
-    game = make_game(workdir_config)
-    state = make_state(game, networks, like, bgr=bgr, where=", ".join(map(str, paths)))
+    claim_new(workdir, config)
+    game, where = make_game(config), ", ".join(map(str, paths))
+    state = new_state(game, _collections(game, networks, like, bgr=bgr, where=where))
     found = [re.search(r"(?:step|iter)[=_](\d+)", path.stem) for path in paths]
     step = next((int(match[1]) for match in found if match), 0)
-    write_config(workdir, game.config)
-    facts = {"like": like, "bgr": bgr, "recipe": preset, "sha256": networks.sources}
-    write_whole(workdir / IMPORTED, json.dumps(facts, indent=1) + "\n")
-    folder, keep = workdir / "checkpoints", config.run.keep
-    with contextlib.closing(Checkpoints(folder, keep, report)) as checkpoints:
-        checkpoints.save(step, replace(state, step=jnp.int32(step)))
     for line in _summary(networks, state, config, preset):
         report(line)
-    report(f"step {step} is in {workdir}: sagan sample {workdir}")
+    facts = {"like": like, "bgr": bgr, "recipe": preset, "sha256": networks.sources}
+    save(workdir, config, state, step, facts, report)
+
+
+def _import_folder(
+    path: Path, workdir: Path, overrides: Mapping[str, Any], report: Report
+) -> None:
+    """Reads a generator that `sagan export --to safetensors` wrote."""
+    config, step, arrays, model = read_folder(path)
+    config = config_lib.replace(config, {"ema.decays": (), **overrides})
+    check_config(config)
+    claim_new(workdir, config)
+    game = make_game(config)
+    shapes: Any = flatten_dict(collections_of(abstract_state(game).g), sep=".")
+    check(arrays, jax.device_get(empty(shapes)), str(model))
+    g: Any = unflatten_dict(dict(arrays), sep=".")
+    state = new_state(game, {"g": g})
+    report("the discriminator is random: an export has the generator alone")
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    save(workdir, config, state, step, {"sha256": {str(model): digest}}, report)
 
 
 def make_config(
@@ -123,68 +132,25 @@ def make_config(
     return config, name
 
 
-def make_state(
+def _collections(
     game: Game, networks: Networks, like: str, *, bgr: bool, where: str
-) -> GANState:
-    """The state of a run with these weights; optimizers are at their start.
+) -> dict[str, Collections]:
+    """Our collections of each network that is there, by g, g_ema and d."""
+    shapes, model = abstract_state(game), game.config.model
 
-    Raises:
-      ConfigError: Names are missing or left over, or shapes do not fit; the message
-        begins with `where`.
-    """
-    shapes = abstract_state(game)
-
-    def zeros(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
-
-    def read(tensors: Tensors, player: Player, entries_of: Any) -> Any:
+    def read(tensors: Tensors, player: str) -> Collections:
+        entries_of = generator_entries if player == "g" else discriminator_entries
         entries = list(entries_of(game.config, LAYOUTS[like], bgr=bgr))
-        shape = {"params": player.params, **player.stats}
-        empty = jax.device_get(zeros(shape))
-        model = game.config.model
-        check(tensors, to_theirs(entries, LAYOUTS[like], empty, model), where)
-        read = to_ours(entries, LAYOUTS[like], tensors, model)
-        return jax.tree.map(jnp.asarray, read)
+        zeros = jax.device_get(empty(collections_of(getattr(shapes, player))))
+        check(tensors, to_theirs(entries, LAYOUTS[like], zeros, model), where)
+        return to_ours(entries, LAYOUTS[like], tensors, model)
 
-    def player(collections: Any, shape: Player) -> Player:
-        params = collections.pop("params")
-        return Player(params, collections, opt_state=zeros(shape.opt_state))
-
-    g = player(read(networks.g, shapes.g, generator_entries), shapes.g)
-    average = Average(g.params, g.stats["batch_stats"])
-    if networks.g_ema is not None:
-        of_average = read(networks.g_ema, shapes.g, generator_entries)
-        average = Average(of_average["params"], of_average["batch_stats"])
-    if networks.d is None:
-        d = create_state(game).d
-    else:
-        d = player(read(networks.d, shapes.d, discriminator_entries), shapes.d)
-    ema = tuple(jax.tree.map(jnp.copy, average) for _ in shapes.ema)
-    counters = zeros({"step": shapes.step, "rollbacks": shapes.rollbacks})
-    return GANState(g=g, d=d, ema=ema, lecam=zeros(shapes.lecam), **counters)
-
-
-def check(tensors: Tensors, expected: Tensors, where: str) -> None:
-    """Raises a ConfigError if a name is missing, left over or of another shape."""
-    ignored = {
-        name
-        for name in tensors
-        if name.endswith("num_batches_tracked")
-        or f"{name}_orig" in tensors  # a normalised weight, as torch last applied it
+    found = {"g": networks.g, "g_ema": networks.g_ema, "d": networks.d}
+    return {
+        name: read(tensors, name[0])
+        for name, tensors in found.items()
+        if tensors is not None
     }
-    odd = {
-        name: f"{name} {tensors[name].shape}, not {expected[name].shape}"
-        for name in expected
-        if name in tensors and tensors[name].shape != expected[name].shape
-    }
-    wrong = {
-        "missing": sorted(set(expected) - set(tensors)),
-        "left over": sorted(set(tensors) - set(expected) - ignored),
-        "of another shape": list(odd.values()),
-    }
-    if any(wrong.values()):
-        counts = [f"{len(x)} {what} ({first_few(x)})" for what, x in wrong.items() if x]
-        raise ConfigError(f"{where}: names that do not fit: {'; '.join(counts)}")
 
 
 def _summary(

@@ -44,6 +44,7 @@ WITH_RUN = [k for k, v in TYPES.items() if "workdir" in v and k != "import"]
 def test_the_workdir_is_an_argument_or_an_option(name):
     first = ["digits"] * (name == "train")
     options = ["--seed", 1] * ("seed" in TYPES[name])
+    options += ["--to", "mmgen", "--out", "x"] * (name == "export")
     ways = [
         [*first, "runs/a", *options],
         [*first, *options, "--workdir", "runs/a"],

@@ -247,9 +247,9 @@ def with_places(network, project, slots):
 
 
 class Generator(nn.Module):
-    def __init__(self, name, sizes, tables="none"):
+    def __init__(self, name, sizes, tables="none", eps=None):
         super().__init__()
-        self.project, self.sizes = project, s = with_eps(name), sizes
+        self.project, self.sizes = project, s = with_eps(name, eps), sizes
         width = s.base**2 * s.stem
         put(self, project.stem, normalised(project, nn.Linear(s.z, width)))
         self.places, c = with_places("g", project, s.g_slots), s.stem
@@ -295,8 +295,8 @@ class Discriminator(nn.Module):
         return linear + (self.get_submodule(self.project.embed)(y) * h).sum(1)
 
 
-def with_eps(name):
-    eps = {"studiogan": 1e-4, "biggan": 1e-5, "mmgen": 1e-5}[name]
+def with_eps(name, eps=None):
+    eps = eps or {"studiogan": 1e-4, "biggan": 1e-5, "mmgen": 1e-5}[name]
     return types.SimpleNamespace(**vars(PROJECTS[name]), eps=eps)
 
 

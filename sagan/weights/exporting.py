@@ -1,0 +1,94 @@
+"""Writes a run's generator for others: safetensors, or as another project has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sagan.checkpoints.restore import open_run
+from sagan.config.architecture import generator_blocks
+from sagan.config.schema import Config, ConfigError
+from sagan.runtime.files import make_place, write_whole
+from sagan.weights.convert import to_theirs
+from sagan.weights.entries import generator_entries
+from sagan.weights.folder import write_folder
+from sagan.weights.layouts import LAYOUTS
+from sagan.weights.torch_file import torch_file
+
+
+def export_weights(
+    workdir: Path,
+    to: str,
+    out: Path,
+    *,
+    step: int | str | None = None,
+    weights: str | None = None,
+    bgr: bool = False,
+) -> str:
+    """Writes the generator of a checkpoint; returns a line that says where.
+
+    Args:
+      workdir: The run's directory.
+      to: "safetensors" or a key of LAYOUTS.
+      out: For safetensors a folder, which gets config.json, a model card and a grid
+        too, as the Hugging Face hub expects; else a .pth file.
+      step: As for open_run.
+      weights: As for open_run.
+      bgr: Whether its images shall have blue first.
+
+    Raises:
+      ConfigError: There is no such checkpoint, or the project cannot hold it.
+    """
+    opened = open_run(workdir, step, weights)
+    collections = jax.device_get(opened.variables)
+    if to == "safetensors":
+        if bgr:
+            raise ConfigError("--bgr: safetensors of ours have red first")
+        make_place(out, is_file=False)
+        write_folder(opened, collections, out)
+        return f"G of {opened.words}: {out}; its licence is for you to fill in"
+    check_layout(opened.config, to)
+    make_place(out, is_file=True)
+    layout, model = LAYOUTS[to], opened.config.model
+    entries = generator_entries(opened.config, layout, bgr=bgr)
+    tensors = to_theirs(entries, layout, collections, model)
+    write_whole(out, torch_file(as_saved(to, tensors)))
+    note = ""
+    if (model.sn_eval, layout.sn_eval) == ("stored", "iterate"):
+        note = f"; {layout.title} iterates once more in evaluation, this run does not"
+    return f"G of {opened.words}: {out}{note}"
+
+
+def as_saved(to: str, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A generator's tensors where the project has them in its file."""
+    if to == "biggan":
+        return dict(tensors)
+    if to == "studiogan":
+        return {"state_dict": tensors}
+    state = {f"generator.{name}": x for name, x in tensors.items()}
+    return {"meta": {}, "state_dict": state}
+
+
+def check_layout(config: Config, to: str) -> None:
+    """Raises a ConfigError if a project's names cannot hold the generator."""
+    layout = LAYOUTS[to]
+    slots = any(block.slot for block in generator_blocks(config))
+    wrong = {
+        "data.classes = 0: has only": "class-conditional batch norm",
+        "g.sn = False: has only": "layers with spectral normalisation",
+        f"g.block = {config.g.block!r}: has only": "attention",
+        f"g.sn_tables = {config.g.sn_tables!r}: has only": " or ".join(layout.tables),
+    }
+    holds = (
+        bool(config.data.classes),
+        config.g.sn,
+        config.g.block == "attention" or not slots,
+        config.g.sn_tables in layout.tables,
+    )
+    for (problem, only), right in zip(wrong.items(), holds, strict=True):
+        if not right:
+            field, _, rest = problem.partition(": ")
+            raise ConfigError(f"{field}: {layout.title} {rest} {only}")

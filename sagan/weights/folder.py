@@ -1,0 +1,64 @@
+"""A generator as a folder for the Hugging Face hub: written, and read again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+import sagan
+from sagan.checkpoints.restore import OpenedRun
+from sagan.checkpoints.workdir import class_names
+from sagan.config.fields import from_tree, to_json
+from sagan.config.schema import Config, ConfigError
+from sagan.runtime.files import read_json, write_whole
+from sagan.sampling import sampler
+from sagan.sampling.grid import class_titles, image_grid, png
+from sagan.weights.model_card import model_card
+from sagan.weights.safetensors import read_safetensors, safetensors
+
+MODEL, CONFIG, CARD, GRID = "model.safetensors", "config.json", "README.md", "grid.png"
+
+
+def write_folder(opened: OpenedRun, collections: Any, out: Path) -> None:
+    """Writes the arrays, the config, a model card and a grid of samples."""
+    flat: Any = flatten_dict(collections, sep=".")
+    about = {"step": str(opened.step), "weights": opened.weights}
+    about |= {"format": "flax", "sagan": sagan.__version__}
+    write_whole(out / MODEL, safetensors(flat, about))
+    config = json.loads(to_json(opened.config))
+    config["data"]["path"] = config["run"]["local_dir"] = ""  # of this machine
+    names = class_names(opened.workdir)
+    facts = {"model_type": "sagan", **about, "classes": names, "config": config}
+    write_whole(out / CONFIG, json.dumps(facts, indent=1) + "\n")
+    z, y = sampler.fixed_inputs(opened.config)
+    images = np.asarray(sampler.make_sampler(opened.config)(opened.variables, z, y))
+    titles = class_titles(opened.config.data.classes, names)
+    write_whole(out / GRID, png(image_grid(images, np.asarray(y), titles)))
+    write_whole(out / CARD, model_card(opened, GRID))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is such a folder, or the file of arrays in one."""
+    return path.is_dir() or path.suffix == ".safetensors"
+
+
+def read_folder(path: Path) -> tuple[Config, int, dict[str, np.ndarray], Path]:
+    """The config, the step, the arrays by dotted path, and the file of these.
+
+    Raises:
+      ConfigError: Something is missing, or is not as `write_folder` leaves it.
+    """
+    model = path / MODEL if path.is_dir() else path
+    facts = model.with_name(CONFIG)
+    arrays = read_safetensors(model)
+    try:
+        about = read_json(facts)
+        return from_tree(about["config"]), int(about["step"]), arrays, model
+    except OSError as error:
+        raise ConfigError(f"{facts}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{facts}: not as sagan export writes it: {error}") from error
