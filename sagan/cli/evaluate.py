@@ -7,8 +7,22 @@ from typing import Any
 
 import tyro
 
+from sagan import config as config_lib
 from sagan.cli.arguments import DataPath, Flat, Workdir, Workdirs, command
+from sagan.config.schema import Config
 from sagan.runtime import program_cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Which of several processes this is, as in training."""
+
+    coordinator: str = ""
+    """HOST:PORT of process 0, if several evaluate together; TPU hosts need none."""
+    processes: int | None = None
+    """Number of processes."""
+    process: int | None = None
+    """Number of this process, from 0."""
 
 
 def _eval_options() -> Any:
@@ -27,6 +41,7 @@ def _eval_options() -> Any:
         save_features: bool = False
         """Keep the features of the samples."""
         data_path: DataPath = ""
+        run: Processes = Processes()
         protocol: Flat[Protocol] = Protocol()
 
     return Options
@@ -36,8 +51,13 @@ def _eval_options() -> Any:
 def eval_command(options: Any) -> None:
     """Evaluates checkpoints of a run; writes to eval/step_N/ in the workdir."""
     from sagan.evaluation import run
+    from sagan.runtime import processes
 
     program_cache.keep_compiled()
+    joined = {f"run.{name}": value for name, value in vars(options.run).items()}
+    config = config_lib.replace(Config(), joined)
+    config_lib.check_config(config)
+    processes.initialize(config, "restart all of them with the same command")
     kinds = {"samples": options.save_samples, "features": options.save_features}
     keep = [kind for kind, wanted in kinds.items() if wanted]
     choices = {"again": options.again, "keep": keep, "data_path": options.data_path}

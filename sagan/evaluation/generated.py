@@ -12,6 +12,7 @@ from jaxtyping import Int, Int32
 from sagan.config.schema import Config
 from sagan.data.source import Examples, Source
 from sagan.evaluation.protocol import Protocol
+from sagan.runtime import exchange
 from sagan.runtime.progress import bar
 from sagan.sampling import sampler
 from sagan.state import GANState, generator_variables
@@ -106,7 +107,7 @@ def draw_samples(
     mode: str,
     seed: int,
 ) -> Iterator[Examples]:
-    """Draws the samples in pieces, with their labels.
+    """Draws the samples in pieces, with their labels: this process's share of them.
 
     Args:
       samples: The run's samples.
@@ -119,18 +120,21 @@ def draw_samples(
     variables = generator_variables(state, average)
     if mode == "standing":
         variables = samples.standing(variables, seed, truncation)
+    mine = exchange.share(-(-len(samples.labels) // batch))
+    labels = samples.labels[mine.start * batch : mine.stop * batch]
     pieces = sampler.samples(
         samples.config,
         variables,
-        samples.labels,
+        labels,
         seed=seed,
+        first=mine.start * batch,
         truncation=truncation,
         batch=batch,
         sampler=samples.samplers[mode],
     )
     length = batch * -(-_CHUNK // batch)
-    starts = range(0, len(samples.labels), length)
+    starts = range(0, len(labels), length)
     for start in bar(starts, f"step {int(state.step)}, {mode} statistics"):
-        label = samples.labels[start : start + length]
+        label = labels[start : start + length]
         images = list(itertools.islice(pieces, -(-len(label) // batch)))
         yield Examples(np.concatenate(images), label)

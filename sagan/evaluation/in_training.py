@@ -12,6 +12,7 @@ from sagan.evaluation.protocol import Protocol
 from sagan.evaluation.run import evaluate_state
 from sagan.evaluation.scoring import Function
 from sagan.metrics.features import metric_name
+from sagan.runtime import processes
 from sagan.runtime.files import own_folder
 from sagan.runtime.progress import Report
 from sagan.state import GANState
@@ -25,7 +26,8 @@ def while_training(
 
     Evaluates the averaged weights (without averages the raw ones) with their running
     statistics into eval/step_N/, by all metrics but the classification accuracy score
-    and FID-infinity. The Fréchet distance decides which checkpoint is best.
+    and FID-infinity. The Fréchet distance decides which checkpoint is best. All
+    processes take part; the numbers are those of the first, {} in the others.
     """
 
     def start(experiment: Experiment) -> Callable[[GANState], dict[str, float]]:
@@ -37,11 +39,12 @@ def while_training(
             batch_norm="moving",
         )
         ready = prepare_evaluation(config, protocol, source=source, features=features)
+        tell = report if processes.is_main() else lambda line: None
         before = results_lib.read_results(workdir / "eval")[0]
         name = "labels of the samples"
         kinds = {str(result["protocol"].get(name)) for result in before}
         for other in kinds - {ready.facts[name]}:
-            report(
+            tell(
                 f"run.evaluate_every: {name} were {other} and are {ready.facts[name]}:"
                 " the best checkpoint is chosen among both"
             )
@@ -50,7 +53,9 @@ def while_training(
             if int(state.step) % config.run.evaluate_every:
                 return {}
             folder = own_folder(workdir, "eval", f"step_{int(state.step)}")
-            result = evaluate_state(ready, state, folder, report=report)
+            result = evaluate_state(ready, state, folder, report=tell)
+            if not processes.is_main():
+                return {}
             rows = [row for row in result["results"] if "/" not in row["metric"]]
             values = {row["metric"]: row["value"] for row in rows}
             best_by = metric_name("fid", ready.scorer.network)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sagan.metrics import Extracted
+from sagan.runtime import processes
 from sagan.runtime.files import file_name, write_arrays
 
 FIELDS = {"samples": ("image", "label"), "features": ("vector", "logits", "label")}
@@ -21,11 +22,15 @@ def kept_path(folder: Path, kind: str, weights: str, mode: str, seed: int) -> Pa
 @contextlib.contextmanager
 def keeping(
     kinds: Sequence[str], folder: Path, weights: str, mode: str, seed: int
-) -> Iterator[Callable[[Extracted], None]]:
+) -> Iterator[Callable[[Extracted], None] | None]:
     """Takes the pieces of an evaluation, and writes an .npz for each kind at the end.
 
-    They stay in memory until then. `sagan evaluate` reads a file of samples.
+    They stay in memory until then. `sagan evaluate` reads a file of samples. Nothing is
+    taken, and None yielded, without kinds.
     """
+    if not kinds:
+        yield None
+        return
     names = {name for kind in kinds for name in FIELDS[kind]}
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in names}
 
@@ -34,6 +39,6 @@ def keeping(
             pieces[name].append(getattr(extracted, name))
 
     yield take
-    for kind in kinds:
+    for kind in kinds if processes.is_main() else ():
         arrays = {name: np.concatenate(pieces[name]) for name in FIELDS[kind]}
         write_arrays(kept_path(folder, kind, weights, mode, seed), arrays)

@@ -17,6 +17,7 @@ from sagan.evaluation.protocol import Protocol, check_labels, check_protocol
 from sagan.evaluation.reference import read_reference
 from sagan.evaluation.scoring import Function, Scorer
 from sagan.metrics.interface import Baseline
+from sagan.runtime import exchange
 from sagan.runtime.progress import first_few
 
 
@@ -62,15 +63,16 @@ def prepare_evaluation(
     """
     check_protocol(protocol)
     notes, trained_on = [], source
-    if trained_on is None:
-        trained_on = open_data(workdir, config) if workdir else open_source(config)
-        notes = data_notes(workdir, trained_on) if workdir else []
-    config = resolve(config, trained_on)
-    classes = config.data.classes or 0
-    check_labels(protocol, classes)
     split = protocol.split or config.data.split
-    source = _open_split(config, split, trained_on)
-    reals = _open_reals(config, protocol, source, trained_on)
+    with exchange.together():
+        if trained_on is None:
+            trained_on = open_data(workdir, config) if workdir else open_source(config)
+            notes = data_notes(workdir, trained_on) if workdir else []
+        config = resolve(config, trained_on)
+        classes = config.data.classes or 0
+        check_labels(protocol, classes)
+        source = _open_split(config, split, trained_on)
+        reals = _open_reals(config, protocol, source, trained_on)
     scorer = scoring.open_scorer(
         protocol, reals, labelled=classes > 0, features=features
     )

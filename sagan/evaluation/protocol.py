@@ -154,9 +154,12 @@ def check_protocol(protocol: Comparison) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def check_labels(protocol: Comparison, classes: int) -> None:
-    """Raises ConfigError if a requested metric needs classes and there are none."""
-    names = protocol.chosen_metrics() if protocol.strict and not classes else ()
+def check_labels(protocol: Comparison, classes: int | None) -> None:
+    """Raises ConfigError if a requested metric needs classes and there are 0.
+
+    None: their number is not known yet.
+    """
+    names = protocol.chosen_metrics() if protocol.strict and classes == 0 else ()
     if impossible := [name for name in names if METRICS[name].labelled]:
         raise ConfigError(
             f"--metrics {','.join(impossible)}: need classes, and there are none"

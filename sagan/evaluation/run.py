@@ -28,6 +28,7 @@ from sagan.evaluation.protocol import (
     protocol_to_json,
 )
 from sagan.evaluation.scoring import Function
+from sagan.runtime import exchange, processes
 from sagan.runtime.files import own_folder
 from sagan.runtime.progress import Report
 from sagan.state import GANState
@@ -46,10 +47,13 @@ def evaluate_run(
 ) -> list[results_lib.Result]:
     """Evaluates checkpoints of a run into eval/step_N/, and plots eval/metrics.png.
 
-    Results of an earlier call with the same protocol are not computed again.
+    Results of an earlier call with the same protocol are not computed again. If several
+    processes make this call, each draws its share of the samples and extracts its share
+    of the features; the first computes, reports and writes, and only its results have
+    rows.
 
     Args:
-      workdir: The run's directory; the run may be going on.
+      workdir: The run's directory, which all processes can read; it may be going on.
       protocol: All choices.
       steps: "latest", "best", "all", or the step of a checkpoint.
       again: Compute existing results again too.
@@ -62,26 +66,22 @@ def evaluate_run(
       ConfigError: There is no such run or checkpoint, or a metric is not defined.
     """
     check_protocol(protocol)
-    saved = open_saved(workdir, data_path)
-    config = saved.config
-    evaluated_weights(protocol, config)
-    if config.data.classes is not None:
-        check_labels(protocol, config.data.classes)
-    chosen = saved.steps(steps)
-    ready = prepare_evaluation(config, protocol, workdir, features=features)
+    report = report if processes.is_main() else lambda line: None
+    with exchange.together():
+        saved = open_saved(workdir, data_path)
+        evaluated_weights(protocol, saved.config)
+        check_labels(protocol, saved.config.data.classes)
+        chosen = saved.steps(steps)
+    ready = prepare_evaluation(saved.config, protocol, workdir, features=features)
+    command = "" if features else f"sagan eval {shlex.quote(shown(workdir))}"
+    how = [*(f"--save-{kind}" for kind in keep), options(protocol)]
     results = []
     for state, step in _checkpoints(saved, steps, chosen, report):
-        command = f"sagan eval {shlex.quote(shown(workdir))} --step {step}"
-        how = [command, *(f"--save-{kind}" for kind in keep), options(protocol)]
         folder = own_folder(workdir, "eval", f"step_{step}")
+        repeat = " ".join(filter(None, [command, f"--step {step}", *how]))
+        choices = {"again": again, "keep": keep, "report": report}
         result = evaluate_state(
-            ready,
-            state,
-            folder,
-            again=again,
-            keep=keep,
-            report=report,
-            command="" if features else " ".join(filter(None, how)),
+            ready, state, folder, command=command and repeat, **choices
         )
         report(f"\n{result['about']['what']}: {folder / results_lib.CARD}")
         report(card.text_table(card.result_table(result)))
@@ -90,7 +90,9 @@ def evaluate_run(
         raise ConfigError(f"{workdir}: no checkpoint is good")
     for note in results[-1]["notes"]:
         report(f"note: {note}")
-    _plot(workdir / "eval", results[-1], report)
+    if processes.is_main():
+        _plot(workdir / "eval", results[-1], report)
+    processes.barrier()
     return results
 
 
@@ -99,12 +101,17 @@ def _checkpoints(
 ) -> Iterator[tuple[GANState, int]]:
     """The states to evaluate and their steps; of all steps, those that are good."""
     for step in chosen:
+        loaded, said = None, ""
         try:
-            yield saved.load(None if steps == "latest" else step)
+            loaded = saved.load(None if steps == "latest" else step)
         except ConfigError as error:
+            said = str(error)
+        if bad := next(filter(None, exchange.texts(said)), ""):
             if steps != "all":
-                raise
-            report(f"passed over: {error}")
+                raise ConfigError(bad)
+            report(f"passed over: {bad}")
+        elif loaded:
+            yield loaded
 
 
 def _plot(folder: Path, newest: results_lib.Result, report: Report) -> None:
@@ -148,13 +155,16 @@ def evaluate_state(
         for (name, _), mode in variants
         if again or not _are_kept(keep, folder, name, mode, protocol)
     }
+    main = processes.is_main()  # the others draw their share, and know no files
     result = _begun(ready, folder, about, redone)
-    done = set(map(_variant, result["results"]))
+    done = processes.broadcast_json([*map(_variant, result["results"])])
     for (name, average), mode in variants:
-        if (name, mode) in done:
+        if [name, mode] in done:
             continue
         started = datetime.datetime.now(datetime.UTC)
         values, notes = _over_seeds(ready, state, (name, average), mode, keep, folder)
+        if not main:
+            continue
         baseline, without = ready.baselines()
         variant = {"weights": name, "batch_norm": mode}
         results_lib.add_rows(result, variant, values, baseline, ready.scorer.samples)
@@ -164,7 +174,8 @@ def evaluate_state(
         results_lib.note_made(result, started, command)
         results_lib.write_result(folder, result)
         report(f"step {step}, {name} weights, {mode} statistics: done")
-    results_lib.write_result(folder, result)  # the latest, even if all was there
+    if main:  # the latest, even if all was there
+        results_lib.write_result(folder, result)
     return result
 
 
@@ -199,7 +210,7 @@ def _over_seeds(
     measured = []
     for seed in ready.samples.protocol.every_seed():
         pieces = generated.draw_samples(ready.samples, state, average, mode, seed)
-        with keeping(keep, folder, name, mode, seed) as take:
+        with exchange.together(), keeping(keep, folder, name, mode, seed) as take:
             measured.append(scoring.score(ready.scorer, pieces, take))
     names = [k for k in measured[0].values if all(k in m.values for m in measured)]
     notes = [note for m in measured for note in m.notes]

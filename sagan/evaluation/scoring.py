@@ -1,7 +1,7 @@
 """Compares any number of sets of generated images with one set of real ones."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,7 +23,7 @@ from sagan.metrics.features import (
     of_callable,
     open_features,
 )
-from sagan.runtime import cache
+from sagan.runtime import cache, exchange, processes
 from sagan.runtime.progress import bar
 
 T = TypeVar("T")
@@ -158,19 +158,23 @@ def score(
 ) -> Measured:
     """Numbers for scorer.samples fakes, which come in pieces, by their full names.
 
-    `take` gets each piece with its features, to keep it.
+    `take` gets each piece with its features, to keep it. Each of several processes
+    passes its own part of the fakes, in their order; only the first gets numbers.
 
     Raises:
       MetricError: A feature is not finite, or a metric that was requested by name is
         not defined for these images.
     """
     states = {name: metric.empty() for name, metric in scorer.metrics.items()}
-    for image, label in fakes:
-        extracted = Extracted(image, label, *scorer.network.extract(image))
+    made = scorer.network, fakes, scorer.samples
+    keeps_images = any("image" in m.keeps for m in scorer.metrics.values())
+    for extracted in _extract(*made, images=bool(take) or keeps_images):
         if take:
             take(extracted)
         for name, metric in scorer.metrics.items():
             states[name] = metric.update(states[name], extracted)
+    if not processes.is_main():
+        return Measured({})
     values, notes = {}, []
     for name, metric in scorer.metrics.items():
         try:
@@ -183,6 +187,20 @@ def score(
         values |= full_names(scorer, metric, measured.values)
         notes += measured.notes
     return Measured(values, tuple(notes))
+
+
+def _extract(
+    network: FeatureNetwork, fakes: Iterable[Examples], count: int, *, images: bool
+) -> Iterator[Extracted]:
+    """The pieces with their features; those of several processes in one."""
+    pieces = (Extracted(*piece, *network.extract(piece.image)) for piece in fakes)
+    if processes.index_and_count()[1] == 1:
+        yield from pieces
+        return
+    mine = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+    if not images:
+        mine[0] = mine[0][:, :1, :1, :1]
+    yield Extracted(*(exchange.join_rows(x)[:count] for x in mine))
 
 
 def full_names(scorer: Scorer, metric: Metric, values: Mapping[str, T]) -> dict[str, T]:
@@ -205,14 +223,19 @@ def state_of(metric: Metric, extracted: Extracted, rows: Rows) -> Any:
 def cached_features(
     network: FeatureNetwork, image: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features and logits; cached if everything that decides them is known."""
+    """Features and logits; cached if everything that decides them is known.
 
-    def make() -> cache.Arrays:
-        vector, logits = network.extract(image, bar)
-        return {"vector": vector, "logits": logits}
-
+    Each of several processes, which all have the same images, extracts a part.
+    """
     name = f"features-{network.key}-{cache.digest(image)[:32]}"
-    arrays = cache.cached_arrays(name, make) if network.key else make()
+    arrays = cache.read_arrays(name) if network.key else {}
+    if not exchange.all_have(bool(arrays)):
+        mine = exchange.share(len(image))
+        outputs = network.extract(image[mine.start : mine.stop], bar)
+        vector, logits = (exchange.join_rows(x)[: len(image)] for x in outputs)
+        arrays = {"vector": vector, "logits": logits}
+        if network.key:
+            cache.keep_arrays(name, arrays)
     return arrays["vector"], arrays["logits"]
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Int32, PyTree, UInt8
 from sagan.data.pixels import to_float
 from sagan.metrics import gaussian
 from sagan.metrics.extract import over_batches
-from sagan.runtime import cache
+from sagan.runtime import cache, exchange
 from sagan.runtime.progress import Progress, silent
 
 RECIPE = 2  # raise it when the result of `fit` changes
@@ -77,7 +77,23 @@ def fit(
     AdamW with a cosine schedule up to 3e-3, 30 epochs (between 200 and 3000 steps) of
     batches of 128, each shifted by up to a pixel; seed 0. With `keep` it is cached.
     """
+    return _fitted(_arrays(image, label, classes, progress, keep), classes)
 
+
+def fit_once(
+    image: UInt8[np.ndarray, "n h w c"],
+    label: Int32[np.ndarray, " n"],
+    classes: int,
+    progress: Progress = silent,
+) -> Fitted:
+    """`fit`, cached, by process 0 alone; all processes get the same parameters."""
+    arrays = functools.partial(_arrays, image, label, classes, progress, True)
+    return _fitted(exchange.from_main(arrays), classes)
+
+
+def _arrays(
+    image: np.ndarray, label: np.ndarray, classes: int, progress: Progress, keep: bool
+) -> cache.Arrays:
     def make() -> cache.Arrays:
         params = jax.device_get(_train(image, label, classes, progress))
         total = _total_variance(params, image, classes)
@@ -85,7 +101,10 @@ def fit(
         return {**flat, "scale": np.asarray(10 / np.sqrt(max(total, 1e-12)))}
 
     name = cache.digest(image, label, np.array([classes, RECIPE]))
-    arrays = cache.cached_arrays(f"classifier-{name}", make) if keep else make()
+    return cache.cached_arrays(f"classifier-{name}", make) if keep else make()
+
+
+def _fitted(arrays: cache.Arrays, classes: int) -> Fitted:
     digest = cache.digest(*(arrays[name] for name in sorted(arrays)))
     scale = arrays.pop("scale")
     return Fitted(unflatten_dict(arrays, sep="/"), scale, classes, digest)

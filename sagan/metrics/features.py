@@ -17,7 +17,7 @@ from sagan.config.schema import ConfigError
 from sagan.data.source import Examples
 from sagan.metrics import classifier, inception, weights
 from sagan.metrics.extract import Outputs
-from sagan.runtime import cache
+from sagan.runtime import cache, exchange, processes
 from sagan.runtime.progress import Progress, silent
 
 
@@ -83,7 +83,7 @@ def open_features(name: str, request: FeatureRequest) -> FeatureNetwork:
       ConfigError: The name is unknown, or the weights are not available.
     """
     if name == "auto":
-        name = _best(request)
+        name = processes.broadcast_json(_best(request))
     if ":" in name:
         return of_callable(_imported(name), name.replace(":", "."))
     if name not in FEATURES:
@@ -155,7 +155,9 @@ def _imported(name: str) -> Callable[[np.ndarray], Any]:
 
 
 def _inception(request: FeatureRequest) -> FeatureNetwork:
-    variables, digest = weights.load(request.weights)
+    with exchange.together():
+        loaded = weights.load(request.weights)
+    variables, digest = loaded
     about = {"weights file sha256": digest, "resize": f"{request.resize}, to 299x299"}
     extract = inception.extractor(variables, request.resize)
     read = cache.digest(*jax.device_get(jax.tree.leaves(variables["params"])))
@@ -168,7 +170,7 @@ def _classifier(request: FeatureRequest) -> FeatureNetwork:
             "--features classifier: the data has no labels; use rotation or inception"
         )
     image, label = request.examples
-    network = classifier.fit(image, label, request.classes, request.progress, keep=True)
+    network = classifier.fit_once(image, label, request.classes, request.progress)
     extract = classifier.extractor(network)
     about = _accuracy(extract, request)
     return FeatureNetwork("classifier", network.digest, about, True, True, extract)
@@ -176,7 +178,7 @@ def _classifier(request: FeatureRequest) -> FeatureNetwork:
 
 def _rotation(request: FeatureRequest) -> FeatureNetwork:
     image, turn = classifier.rotated(request.examples.image)
-    network = classifier.fit(image, turn, 4, request.progress, keep=True)
+    network = classifier.fit_once(image, turn, 4, request.progress)
     extract = classifier.extractor(network)
     about: dict[str, str] = {"trained to tell": "by how much an image is turned"}
     return FeatureNetwork("rotation", network.digest, about, False, False, extract)

@@ -7,7 +7,7 @@ import ipaddress
 import json
 import os
 import socket
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from sagan.config.fields import differences, from_json, replace, to_json
 from sagan.config.schema import Config, ConfigError
 from sagan.runtime import exit_message
+from sagan.runtime.exchange import end_all, texts
 from sagan.runtime.progress import Report
 
 _BIND = "JAX_COORDINATOR_BIND_ADDRESS"  # overrides what we choose
@@ -172,21 +173,9 @@ def barrier() -> None:
         multihost_utils.sync_global_devices("sagan:barrier")
 
 
-def _texts(text: str) -> list[str]:
-    """The texts that the processes pass, in their order; the same list in each."""
-    if jax.process_count() == 1:
-        return [text]
-    data = np.frombuffer(text.encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array(len(data)))
-    padded = np.zeros(lengths.max(), np.uint8)
-    padded[: len(data)] = data
-    rows = multihost_utils.process_allgather(padded)
-    return [bytes(row[:n]).decode() for row, n in zip(rows, lengths, strict=True)]
-
-
 def broadcast_json(value: Any) -> Any:
     """The JSON value that process 0 passes."""
-    return json.loads(_texts(json.dumps(value))[0])
+    return json.loads(texts(json.dumps(value))[0])
 
 
 def shared_config(config: Config) -> Config:
@@ -195,7 +184,7 @@ def shared_config(config: Config) -> Config:
     Raises:
       ConfigError: Some process was started with another config; in all of them.
     """
-    first, *others = map(from_json, _texts(to_json(config)))
+    first, *others = map(from_json, texts(to_json(config)))
     for i, other in enumerate(others, start=1):
         odd = {
             name: values
@@ -210,22 +199,16 @@ def shared_config(config: Config) -> Config:
         ]
         if odd:
             said = f"process 0 was started with another config than process {i}:"
-            _end_all("\n  ".join([said, *lines]))
+            end_all("\n  ".join([said, *lines]))
     return replace(first, {"data.path": config.data.path})
 
 
 def check_same_data(images: int, class_names: tuple[str, ...]) -> None:
     """Raises a ConfigError in all processes unless they have the same data."""
-    first, *others = _texts(f"{images} images of the classes {list(class_names)}")
+    first, *others = texts(f"{images} images of the classes {list(class_names)}")
     for i, other in enumerate(others, start=1):
         if other != first:
-            _end_all(
+            end_all(
                 f"the data of process {i} differ from those of process 0: {other} in"
                 f" process {i}, {first} there"
             )
-
-
-def _end_all(problem: str) -> NoReturn:
-    """Raises a ConfigError that all processes raise."""
-    jax.distributed.shutdown()  # else the first to end aborts the others
-    raise ConfigError(problem)

@@ -73,17 +73,19 @@ def samples(
     seed: int,
     truncation: float = 0.0,
     batch: int = 64,
+    first: int = 0,
     sampler: Sampler | None = None,
 ) -> Iterator[UInt8[np.ndarray, "m h w c"]]:
     """Images of the labels in order, in pieces of at most `batch`.
 
-    The batch changes them by rounding at most, unless the sampler uses batch
-    statistics. A sampler from make_sampler is compiled once for several calls; see
-    state.generator_variables for the variables, `latents` for seed and truncation.
+    `first` is the number of the first sample. The batch changes them by rounding at
+    most, unless the sampler uses batch statistics. A sampler from make_sampler is
+    compiled once for several calls; see state.generator_variables for the variables,
+    `latents` for seed and truncation.
     """
     images = padded_batches(sampler or make_sampler(config), variables, batch)
     for start in range(0, len(labels), batch):
-        z = latents(config, seed, start + np.arange(batch), truncation)
+        z = latents(config, seed, first + start + np.arange(batch), truncation)
         yield images(z, labels[start : start + batch].astype(np.int32))
 
 

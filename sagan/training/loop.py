@@ -46,15 +46,15 @@ def train(
     The same call resumes a run that was stopped: the state after step n is the same,
     bit for bit on one CPU, however often training was stopped before it. With several
     processes (see runtime/processes.py) all of them make this call; only the first uses
-    the workdir, reports and evaluates.
+    the workdir and reports.
 
     Args:
       config: The experiment.
       workdir: Directory of config.json, checkpoints, metrics and pictures. If it is
         gs://BUCKET/PATH, a local folder is mirrored there.
       evaluate: Called once before the first step. The function that it returns is
-        called before each checkpoint; its value `metric`, lower is better, decides
-        which checkpoint is the best.
+        called before each checkpoint, in all processes; its value `metric` in the first
+        process, lower is better, decides which checkpoint is the best.
       report: Takes the lines for the user.
 
     Returns:
@@ -79,7 +79,7 @@ def train(
         if run.checkpoints:  # waits for one that is being written, whatever happened
             stack.enter_context(contextlib.closing(run.checkpoints))
         config = run.experiment.config
-        measure = evaluate(run.experiment) if evaluate and main else None
+        measure = evaluate(run.experiment) if evaluate else None
         interrupt.preparing = False
         while True:
             monitor = Monitor(folder, config, run.state, run.memory, active=main)
@@ -205,9 +205,11 @@ def _saver(
 
     def save(state: GANState, step: int) -> Rollback | None:
         rollback = feedback.flush()  # or raises: the state is not worth keeping
-        if rollback is None and checkpoints is not None:
-            with clocks.spent("other"):
-                metrics = measure(devices.local(state)) if measure else {}
+        if rollback is not None:
+            return rollback
+        with clocks.spent("other"):
+            metrics = measure(devices.local(state)) if measure else {}
+        if checkpoints is not None:
             logger.curves(step, {f"eval/{k}": v for k, v in metrics.items()})
             with clocks.spent("save"):
                 checkpoints.save(step, devices.local(state), metrics, feedback.memory)

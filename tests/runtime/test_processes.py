@@ -44,6 +44,10 @@ def launch(workdir, *args, devices=2, script="train.py", **env):
     """A training process; -k: after abort() nothing else is sure to end it."""
     command = ["timeout", "-k", "1", "240", sys.executable, "-u", str(script)]
     command += ["configs/digits.py", "--workdir", str(workdir), *TINY, *args]
+    return launch_command(command, devices, **env)
+
+
+def launch_command(command, devices, **env):
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -58,6 +62,11 @@ def launch(workdir, *args, devices=2, script="train.py", **env):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def evaluation(*args, devices=2):
+    command = ["timeout", "-k", "1", "240", sys.executable, "-u", "eval.py", *args]
+    return launch_command(command, devices)
 
 
 def launch_two(workdir, *args):
@@ -121,6 +130,52 @@ def test_two_processes_give_the_state_of_one_with_as_many_devices(runs):
     assert step == same_step == 4
     assert_close(state, expected)
     assert read_config(one) == read_config(two)  # nothing of one process remains
+
+
+def numbers_of(workdir, step):
+    result = json.loads(
+        (workdir / "eval" / f"step_{step}" / "results.json").read_text()
+    )
+    return {row["metric"]: row["value"] for row in result["results"]}, result
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one_does_while_training_and_after(tmp_path):
+    """Each draws its share: 40 samples in batches of 16 are 2 and 1 of them."""
+    while_training = ["--run.evaluate-every", "2", "--run.evaluate-samples", "40"]
+    pair = finish(*launch_two(tmp_path / "two", *while_training))
+    for said, code in pair:
+        assert code == 0, said
+    assert "step 4, ema" in pair[0][0] and "step 4, ema" not in pair[1][0]
+    in_training, _ = numbers_of(tmp_path / "two", 4)
+    protocol = "--samples 40 --metrics all,-cas,-fid_infinity --weights ema"
+    command = f"--workdir {tmp_path}/two --batch-norm moving {protocol} --again".split()
+    port = free_port()
+    joined = ["--run.coordinator", f"127.0.0.1:{port}", "--run.processes", "2"]
+    both = [evaluation(*command, *joined, "--run.process", str(i)) for i in (0, 1)]
+    for said, code in finish(*both):
+        assert code == 0, said
+    by_two, result = numbers_of(tmp_path / "two", 4)
+    assert result["protocol"]["samples"] == 40
+    ((said, code),) = finish(evaluation(*command, devices=4))
+    assert code == 0, said
+    by_one, _ = numbers_of(tmp_path / "two", 4)
+    for found in (in_training, by_two):
+        assert found == pytest.approx(by_one, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.slow
+def test_a_mistake_of_one_process_ends_the_evaluation_of_both(runs, tmp_path):
+    one, _, _ = runs
+    port = free_port()
+    joined = ["--run.coordinator", f"127.0.0.1:{port}", "--run.processes", "2"]
+    places = [one, tmp_path / "nothing"]
+    both = [
+        evaluation("--workdir", str(place), *joined, "--run.process", str(i))
+        for i, place in enumerate(places)
+    ]
+    for said, code in finish(*both):
+        assert code == 2 and "nothing" in said, said
 
 
 @pytest.mark.slow
