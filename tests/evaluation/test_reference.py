@@ -1,5 +1,7 @@
 """Statistics of real images in place of the images."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -112,6 +114,7 @@ def test_a_run_is_compared_with_statistics(tiny, finished_run, tmp_path):
     moments = ready.scorer.states["fid"]
     covariance = moments.scatter / (moments.n - 1)
     np.savez(tmp_path / "s.npz", mu=moments.mean, sigma=covariance, count=60)
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
     values = {}
     for reference in (None, tmp_path / "s.npz"):
         protocol = Protocol(
@@ -123,7 +126,7 @@ def test_a_run_is_compared_with_statistics(tiny, finished_run, tmp_path):
             reference=reference,
         )
         (result,) = run.evaluate_run(
-            finished_run, protocol, features=features, report=quiet, again=True
+            workdir, protocol, features=features, report=quiet, again=True
         )
         values[reference] = result["results"][0]["value"]
     images, statistics = values.values()
