@@ -1,10 +1,10 @@
-"""Times the FID features against torch-fidelity's module, with random weights.
+"""Times FID's features against torch-fidelity's module and EfficientNet-Lite0's.
 
 python benchmarks/features.py [--size 64] [--batch 16] [--rounds 5]
 
-A round is one batch for each side, in rotating order. Ratios are taken within a round,
-so that other programs disturb all sides equally. Without torch and torch-fidelity, only
-ours is timed.
+Weights are random. A round is one batch for each side, in rotating order. Ratios are
+taken within a round, so that other programs disturb all sides equally. Without torch
+and torch-fidelity, only ours are timed.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from functools import partial
 
 import numpy as np
 
-from sagan.metrics import inception, weights
+from sagan.metrics import efflite0, weights
+from sagan.metrics.features import extractor
 
 _REFERENCE = "torch_fidelity.feature_extractor_inceptionv3"
 
@@ -52,22 +53,22 @@ def _is_reference(name):
     return name.partition(".")[0] == "torch_fidelity"
 
 
-def random_tensors(seed=0):
-    """Random weights with the published names, in PyTorch's layout.
+def random_tensors(seed=0, network=weights.INCEPTION):
+    """Random weights with a network's published names, in PyTorch's layout.
 
     Kernels are He-normal, gamma is U(.7, 1.3), beta N(0, .2). Running statistics are 0
     and 1, until `calibrate` replaces them by those of images.
     """
     numbers = np.random.default_rng(seed)
     tensors = {}
-    for name, (_, shape) in weights.layout().items():
+    for name, (_, shape) in weights.layout(network).items():
         shape = tuple(
             shape[axis] for axis in {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(shape), (0,))
         )
-        if name.endswith("conv.weight") or name == "fc.weight":
+        if len(shape) > 1:
             scale = np.sqrt(2 / np.prod(shape[1:]))
             values = scale * numbers.standard_normal(shape)
-        elif name.endswith("bn.weight"):
+        elif name.endswith("weight"):
             values = numbers.uniform(0.7, 1.3, shape)
         elif name.endswith("bias"):
             values = 0.2 * numbers.standard_normal(shape)
@@ -119,7 +120,12 @@ def saved(tensors, path):
 def sides(tensors, batch, threads):
     """The functions to time; each maps uint8 images [n h w c] to arrays."""
     variables = weights.as_variables(weights.converted(tensors), "random")
-    found = {"sagan": inception.extractor(variables, batch=batch)}
+    arrays = weights.converted(random_tensors(network=efflite0.NETWORK))
+    lite = weights.as_variables(arrays, "random", efflite0.NETWORK)
+    found = {
+        "efflite0": extractor(efflite0.NETWORK, lite, batch=batch),
+        "sagan": extractor(weights.INCEPTION, variables, batch=batch),
+    }
     try:
         net = torch_module(tensors)
     except ImportError as error:

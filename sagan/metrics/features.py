@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array, PyTree, UInt8
 
 from sagan.config.schema import ConfigError
 from sagan.data.source import Examples
-from sagan.metrics import classifier, inception, weights
-from sagan.metrics.extract import Outputs
+from sagan.metrics import classifier, efflite0, weights
+from sagan.metrics.extract import Outputs, over_batches
+from sagan.metrics.resize import RESIZES
 from sagan.runtime import cache, exchange, processes
 from sagan.runtime.progress import Progress, silent
 
@@ -122,6 +124,26 @@ def of_callable(
     return FeatureNetwork(name, digest, {}, False, False, extract)
 
 
+def extractor(
+    network: Any, variables: PyTree, resize: str = "tf1", batch: int = 32
+) -> Any:
+    """`over_batches` of a network for RGB images of its SIZE, as floats in [0, 255].
+
+    Images of any size are resized, and grey ones get three equal channels. The network
+    is compiled once for a size.
+
+    Raises:
+      ConfigError: `resize` is no name in RESIZES.
+    """
+    if resize not in RESIZES:
+        raise ConfigError(f"resize {resize!r}: must be one of {', '.join(RESIZES)}")
+
+    def resized(variables: PyTree, images: UInt8[Array, "n h w c"]) -> Any:
+        return network.apply(variables, RESIZES[resize](images, network.SIZE))
+
+    return over_batches(resized, variables, batch)
+
+
 def metric_name(metric: str, network: FeatureNetwork) -> str:
     """The name of a metric with the features of a network.
 
@@ -155,13 +177,24 @@ def _imported(name: str) -> Callable[[np.ndarray], Any]:
 
 
 def _inception(request: FeatureRequest) -> FeatureNetwork:
+    return _published("inception", weights.INCEPTION, weights.load, request)
+
+
+def _efflite0(request: FeatureRequest) -> FeatureNetwork:
+    return _published("efflite0", efflite0.NETWORK, efflite0.load, request)
+
+
+def _published(
+    name: str, network: Any, load: Callable[..., Any], request: FeatureRequest
+) -> FeatureNetwork:
     with exchange.together():
-        loaded = weights.load(request.weights)
+        loaded = load(request.weights)
     variables, digest = loaded
-    about = {"weights file sha256": digest, "resize": f"{request.resize}, to 299x299"}
-    extract = inception.extractor(variables, request.resize)
+    resize = f"{request.resize}, to {network.SIZE}x{network.SIZE}"
+    about = {"weights file sha256": digest, "resize": resize}
+    extract = extractor(network, variables, request.resize)
     read = cache.digest(*jax.device_get(jax.tree.leaves(variables["params"])))
-    return FeatureNetwork("inception", read, about, False, True, extract)
+    return FeatureNetwork(name, read, about, False, True, extract)
 
 
 def _classifier(request: FeatureRequest) -> FeatureNetwork:
@@ -195,6 +228,7 @@ def _accuracy(
 
 FEATURES: dict[str, Callable[[FeatureRequest], FeatureNetwork]] = {
     "inception": _inception,
+    "efflite0": _efflite0,
     "classifier": _classifier,
     "rotation": _rotation,
 }

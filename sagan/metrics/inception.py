@@ -7,16 +7,11 @@ Its weights are read by weights.py.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, PyTree, UInt8
-
-from sagan.config.schema import ConfigError
-from sagan.metrics.extract import over_batches
-from sagan.metrics.resize import RESIZES
+from jaxtyping import Array, Float32
 
 # see layers.py, the precision policy
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -157,6 +152,8 @@ class Inception(nn.Module):
     names the parameters have.
     """
 
+    SIZE = 299
+
     @nn.compact
     def __call__(
         self, x: Float32[Array, "n 299 299 3"]
@@ -173,20 +170,3 @@ class Inception(nn.Module):
         weight = self.param("fc.weight", nn.initializers.he_normal(), (2048, 1008))
         self.param("fc.bias", nn.initializers.zeros, (1008,))  # for who wants it
         return pool3, jnp.dot(pool3, weight, precision=HIGHEST)
-
-
-def extractor(variables: PyTree[Array], resize: str = "tf1", batch: int = 32) -> Any:
-    """A function (images [n h w c] uint8, progress) -> (pool3, logits without bias).
-
-    Of any number of images of any size; compiled once for a size. See `over_batches`.
-
-    Raises:
-      ConfigError: `resize` is no name in RESIZES.
-    """
-    if resize not in RESIZES:
-        raise ConfigError(f"resize {resize!r}: must be one of {', '.join(RESIZES)}")
-
-    def network(variables: PyTree[Array], images: UInt8[Array, "n h w c"]) -> Any:
-        return Inception().apply(variables, RESIZES[resize](images))
-
-    return over_batches(network, variables, batch)

@@ -1,4 +1,4 @@
-"""Resizing for the feature network: uint8 images of any size to 299x299 RGB.
+"""Resizing for a feature network: uint8 images of any size to its own, in RGB.
 
 Features depend on the resizing more than on most changes of a model. So each entry of
 RESIZES is exactly a method by which published numbers were computed.
@@ -13,26 +13,25 @@ from jaxtyping import Array, Float32
 
 from sagan.metrics.interface import MetricError
 
-SIZE = 299
-
-Resized = Float32[Array, "n 299 299 3"]
+Resized = Float32[Array, "n s s 3"]
 
 
-def resize_tf1(images: Any) -> Resized:
+def resize_tf1(images: Any, size: int) -> Resized:
     """TensorFlow 1's bilinear resize with align_corners=False; nothing is rounded.
 
-    Output pixel i lies at i * in / 299 of the input, without a half-pixel offset or
+    Output pixel i lies at i * in / size of the input, without a half-pixel offset or
     antialiasing, computed in float32; the last pixel is repeated past the edge.
 
     Args:
       images: uint8 [n h w c], c = 1 (the channel is tiled) or 3.
+      size: Height and width of the new images.
 
     Source: the first operation of the 2015-12-05 graph; TensorFlow 1,
     core/kernels/resize_bilinear_op.cc.
     """
     x = check_images(images).astype(jnp.float32)
     for axis in (2, 1):  # columns first: the order decides the last bit
-        low, high, part = _tf1_grid(x.shape[axis])
+        low, high, part = _tf1_grid(x.shape[axis], size)
         part = jnp.asarray(part.reshape((-1, *(1,) * (3 - axis))))
         # "clip" repeats the last pixel past the edge
         below, above = (jnp.take(x, at, axis, mode="clip") for at in (low, high))
@@ -40,36 +39,37 @@ def resize_tf1(images: Any) -> Resized:
     return _rgb(x)
 
 
-def _tf1_grid(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tf1_grid(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both neighbours of every new pixel, and its position between them."""
-    place = np.arange(SIZE, dtype=np.float32) * np.float32(size / SIZE)
+    place = np.arange(new, dtype=np.float32) * np.float32(old / new)
     low = place.astype(np.int32)
     return low, low + 1, place - low.astype(np.float32)
 
 
-def resize_clean(images: Any) -> Resized:
+def resize_clean(images: Any, size: int) -> Resized:
     """Bicubic with antialiasing, on half-pixel centres, clipped to [0, 255].
 
     Equals Pillow's resize of a channel in its float mode, as two matrix products.
 
     Args:
       images: uint8 [n h w c], c = 1 (the channel is tiled) or 3.
+      size: Height and width of the new images.
 
     Source: Parmar et al. 2022 (arXiv:2104.11222), and clean-fid's "clean" mode.
     """
     x = check_images(images).astype(jnp.float32)
-    rows, columns = (jnp.asarray(_bicubic(size)) for size in x.shape[1:3])
+    rows, columns = (jnp.asarray(_bicubic(old, size)) for old in x.shape[1:3])
     x = jnp.einsum("xw,nhwc->nhxc", columns, x, precision="highest")
     x = jnp.einsum("yh,nhxc->nyxc", rows, x, precision="highest")
     return _rgb(jnp.clip(x, 0, 255))
 
 
-def _bicubic(size: int) -> Float32[np.ndarray, "299 size"]:
-    """Weights of the `size` old pixels in each of the 299 new ones."""
-    scale = size / SIZE
+def _bicubic(old: int, new: int) -> Float32[np.ndarray, "{new} {old}"]:
+    """Weights of the old pixels in each of the new ones."""
+    scale = old / new
     stretch = max(scale, 1.0)  # antialiasing: the kernel grows as the image shrinks
-    centre = (np.arange(SIZE)[:, None] + 0.5) * scale
-    x = np.abs(np.arange(size)[None] + 0.5 - centre) / stretch
+    centre = (np.arange(new)[:, None] + 0.5) * scale
+    x = np.abs(np.arange(old)[None] + 0.5 - centre) / stretch
     a = -0.5  # Pillow's
     near = ((a + 2) * x - (a + 3)) * x**2 + 1
     far = (((x - 5) * x + 8) * x - 4) * a
@@ -77,7 +77,7 @@ def _bicubic(size: int) -> Float32[np.ndarray, "299 size"]:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-RESIZES: dict[str, Callable[[Any], Resized]] = {
+RESIZES: dict[str, Callable[[Any, int], Resized]] = {
     "tf1": resize_tf1,
     "clean": resize_clean,
 }
@@ -96,5 +96,5 @@ def check_images(images: Any) -> Array:
     return jnp.asarray(images)
 
 
-def _rgb(x: Float32[Array, "n 299 299 c"]) -> Resized:
+def _rgb(x: Float32[Array, "n s s c"]) -> Resized:
     return x if x.shape[3] == 3 else jnp.tile(x, (1, 1, 1, 3))

@@ -1,4 +1,4 @@
-"""Weights of the Inception network: downloaded or given, verified, converted."""
+"""Published weights of feature networks: fetched or given, verified, converted."""
 
 import hashlib
 import http.client
@@ -17,16 +17,18 @@ from tqdm import tqdm
 from sagan.config.schema import ConfigError
 from sagan.metrics.inception import Inception
 from sagan.metrics.pickled import read_state_dict
-from sagan.metrics.resize import SIZE
 from sagan.runtime import cache
 from sagan.runtime.files import open_regular
 
+INCEPTION = Inception()
 NAME = "weights-inception-2015-12-05"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     f"{NAME}-{SHA256[:8]}.pth"
 )
+
+Layout = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
 
 
 def load(path: Path | None = None) -> tuple[dict, str]:
@@ -42,11 +44,21 @@ def load(path: Path | None = None) -> tuple[dict, str]:
         path = cached()
         if not path.exists():
             _fetch(path)
+    return read(path, INCEPTION, NAME, SHA256)
+
+
+def read(path: Path, network: Any, name: str, sha256: str) -> tuple[dict, str]:
+    """Reads the variables of a network from the published `.pth` of this SHA-256.
+
+    Returns the SHA-256 too.
+
+    Raises:
+      ConfigError: The file cannot be read, or is another one.
+    """
     content = _read(path)
-    sha256 = hashlib.sha256(content).hexdigest()
-    _refuse_others(path, sha256)
+    _refuse_others(path, hashlib.sha256(content).hexdigest(), sha256)
     tensors = read_state_dict(path, content)
-    return as_variables(converted(tensors), str(path)), sha256
+    return as_variables(converted(tensors), str(path), network, name), sha256
 
 
 def _read(path: Path) -> bytes:
@@ -57,9 +69,9 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _refuse_others(path: Path, sha256: str) -> None:
-    if sha256 != SHA256:
-        wrong = f"SHA-256 {sha256}, not {SHA256}"
+def _refuse_others(path: Path, found: str, sha256: str) -> None:
+    if found != sha256:
+        wrong = f"SHA-256 {found}, not {sha256}"
         advice = "; remove it, to have them fetched again" * (path == cached())
         raise ConfigError(f"{path}: not the published weights: {wrong}{advice}")
 
@@ -69,17 +81,26 @@ def cached() -> Path:
     return cache.folder() / URL.rpartition("/")[2]
 
 
-def layout() -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+def layout(network: Any = INCEPTION) -> Layout:
     """Path and shape in the variables for each name in the state_dict."""
-    x = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), np.float32)
-    shapes: Any = jax.eval_shape(Inception().init, jax.random.key(0), x)
+    x = jax.ShapeDtypeStruct((1, network.SIZE, network.SIZE, 3), np.float32)
+    shapes: Any = jax.eval_shape(network.init, jax.random.key(0), x)
     flat: Any = flatten_dict(shapes["params"])
     return {".".join(path): (path, leaf.shape) for path, leaf in flat.items()}
 
 
-def as_variables(arrays: Mapping[str, np.ndarray], origin: str) -> dict[str, Any]:
-    """Converted arrays as variables of `Inception`; ConfigError if any is missing."""
-    places = layout()
+def as_variables(
+    arrays: Mapping[str, np.ndarray],
+    origin: str,
+    network: Any = INCEPTION,
+    published: str = NAME,
+) -> dict[str, Any]:
+    """Converted arrays as variables of a network.
+
+    Raises:
+      ConfigError: Any is missing, superfluous or of another shape.
+    """
+    places = layout(network)
     wrong = {
         "arrays missing": sorted(set(places) - set(arrays)),
         "unexpected": sorted(set(arrays) - set(places)),
@@ -93,7 +114,7 @@ def as_variables(arrays: Mapping[str, np.ndarray], origin: str) -> dict[str, Any
         f"{len(x)} {what} ({', '.join(x[:3])})" for what, x in wrong.items() if x
     ]
     if problems:
-        raise ConfigError(f"{origin}: not {NAME}: {'; '.join(problems)}")
+        raise ConfigError(f"{origin}: not {published}: {'; '.join(problems)}")
     flat = {place: jnp.asarray(arrays[name]) for name, (place, _) in places.items()}
     return {"params": unflatten_dict(flat)}
 
@@ -125,7 +146,7 @@ def _fetch(path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             pth = Path(folder, path.name)
             download(URL, pth)
-            _refuse_others(pth, hashlib.sha256(_read(pth)).hexdigest())
+            _refuse_others(pth, hashlib.sha256(_read(pth)).hexdigest(), SHA256)
             pth.replace(path)
     except (OSError, http.client.HTTPException) as error:
         advice = "fetch it where there is a network, give it with --weights-file PATH"

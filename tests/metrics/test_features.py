@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
 
 from sagan.config import ConfigError, loading
 from sagan.data import pipeline
@@ -17,6 +16,7 @@ from sagan.metrics.features import (
     open_features,
 )
 from sagan.runtime import cache
+from tests.support.damage import blur, noise, repeated, without_classes
 
 DIGITS = loading.load("configs/digits.py")
 
@@ -66,29 +66,6 @@ def halves(asked):
     """Two disjoint sets of real digits."""
     image, label = asked.examples
     return Examples(image[:746], label[:746]), Examples(image[746:], label[746:])
-
-
-def noise(examples, strength):
-    rng = np.random.default_rng(0)
-    image = examples.image + rng.normal(0, 255 * strength, examples.image.shape)
-    return examples._replace(image=np.clip(image, 0, 255).astype(np.uint8))
-
-
-def blur(examples, strength):
-    image = gaussian_filter(examples.image.astype(float), (0, strength, strength, 0))
-    return examples._replace(image=image.round().astype(np.uint8))
-
-
-def without_classes(examples, count):
-    kept = examples.label >= count
-    return Examples(*(part[kept] for part in examples))
-
-
-def repeated(examples, share):
-    """All of them copies of a share of them."""
-    count = int(len(examples.label) * (1 - share))
-    chosen = np.resize(np.arange(count), len(examples.label))
-    return Examples(*(part[chosen] for part in examples))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +162,7 @@ def test_any_function_gives_features(asked):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("vgg", "--features vgg: unknown; there are auto, inception, classifier"),
+        ("vgg", "--features vgg: unknown; there are auto, inception, efflite0"),
         ("no_such_module:f", "cannot be imported"),
         ("math:f", "cannot be imported"),
         ("math:pi", "is not a function"),

@@ -12,6 +12,7 @@ import pytest
 
 from sagan.config import ConfigError
 from sagan.metrics import inception, resize, weights
+from sagan.metrics.features import extractor
 from sagan.metrics.interface import MetricError
 from sagan.runtime import files
 
@@ -66,7 +67,7 @@ def errors(ours, theirs):
 
 def parity(network, published, reference, size):
     images = smooth(2, size, seed=size)
-    ours = network(published, resize.resize_tf1(images))
+    ours = network(published, resize.resize_tf1(images, 299))
     for mine, theirs in zip(ours, features.forward(reference, images), strict=True):
         assert mine.shape == theirs.shape
         assert theirs.std(axis=0).max() > 1e-2 * abs(theirs).max()  # images differ
@@ -92,22 +93,22 @@ def test_parity_at_more_sizes(network, published, reference, size):
 def test_every_image_has_its_features_on_any_number_of_devices(tensors):
     assert jax.device_count() == 8
     images = smooth(9, 32)  # one more than a batch of one image for each device
-    eight = inception.extractor(as_ours(tensors), batch=8)(images)
+    eight = extractor(weights.INCEPTION, as_ours(tensors), batch=8)(images)
     assert eight[0].shape == (9, 2048) and eight[1].shape == (9, 1008)
-    one = inception.extractor(as_ours(tensors), batch=1)(images[[0, 7, 8]])
+    one = extractor(weights.INCEPTION, as_ours(tensors), batch=1)(images[[0, 7, 8]])
     for many, few in zip(eight, one, strict=True):
         assert many.std(axis=0).max() > 1e-2 * abs(many).max()  # images differ
         assert max(errors(many[[0, 7, 8]], few)) < 1e-6
 
 
 def test_extractor_takes_uint8_only(tensors):
-    extract = inception.extractor(as_ours(tensors), batch=1)
+    extract = extractor(weights.INCEPTION, as_ours(tensors), batch=1)
     with pytest.raises(MetricError, match="uint8"):
         extract(smooth(1, 8).astype(np.float32))
     with pytest.raises(MetricError, match="c = 1 or 3"):
         extract(smooth(1, 8, c=2))
     with pytest.raises(ConfigError, match="must be one of tf1, clean"):
-        inception.extractor({}, "lanczos")
+        extractor(weights.INCEPTION, {}, "lanczos")
 
 
 def test_averages_leave_out_the_padding():
