@@ -28,13 +28,14 @@ class Comparison:
     reals: int = 50_000
     """Number of reals at most, in an order that never changes; 0: all."""
     features: str = "auto"
-    """inception, classifier, rotation, or module:function, your own function from uint8
-    images [n h w c] to vectors [n d]. auto: inception for colour images if its weights
-    are given or cached, else classifier, or rotation for data without labels."""
+    """inception, efflite0, classifier, rotation, or module:function, your own function
+    from uint8 images [n h w c] to vectors [n d]. auto: inception for colour images if
+    its weights are given or cached, else classifier, or rotation without labels."""
     weights_file: Path | None = None
-    """Weights of inception: the published .pth."""
+    """Weights of inception or efflite0: the published .pth."""
     resize: str = "tf1"
-    """Resize before inception: tf1, as in the original FID, or clean (antialiased)."""
+    """Resize before inception and efflite0: tf1, as in the original FID, or clean
+    (antialiased)."""
     splits: int = 10
     """Number of splits of the Inception Score."""
 
