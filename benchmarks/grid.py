@@ -118,17 +118,22 @@ def evaluate(
     }
 
 
-def about(script: str, config: Config, seeds: Iterable[int]) -> str:
-    """A line for the head of a results file: setting and machine."""
+def processor() -> str:
+    """The name of this machine's processor."""
     info, names = Path("/proc/cpuinfo"), [platform.processor()]
     if info.exists():
         lines = info.read_text(encoding="utf-8").splitlines()
         names = [x.partition(":")[2].strip() for x in lines if "model name" in x]
+    return names[0]
+
+
+def about(script: str, config: Config, seeds: Iterable[int]) -> str:
+    """A line for the head of a results file: setting and machine."""
     data, steps = config.data, config.run.steps
     return (
         f"python benchmarks/{script}.py: {data.name} at {data.size} px, width"
         f" {config.g.width}, batch {data.batch}, {steps} steps, seeds"
-        f" {', '.join(map(str, seeds))}; {names[0]}"
+        f" {', '.join(map(str, seeds))}; {processor()}"
     )
 
 

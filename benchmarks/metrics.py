@@ -1,90 +1,69 @@
-"""Measures time and memory of the metrics over all pairs; extrapolates to 50,000.
+"""Measures time and memory of FID, KID and precision/recall, from start to end.
 
-python benchmarks/metrics.py [--features 2048] [--images 5000 10000]
+python benchmarks/metrics.py [--features 2048] [--images 5000 50000] [--out FILE]
 
-Each row is a process of its own, so that its peak memory is its own; compilation is
-included. The printed power of n is that of the CPU seconds. The wall time at 50,000 is
-extrapolated from the larger number by n^2, as the products grow. Memory is extrapolated
-linearly: features in float32 and float64, and blocks of a fixed size. The kernel
-distance is timed with one subset; a hundred subsets cost the same at every n, and are
-the last line.
+The features are random, past a ReLU as Inception's are, as many real as fake. Each row
+is a process of its own, so that its peak memory is its own. The time includes
+compilation and the moments of both sets, and not the features.
 """
 
 import argparse
 import concurrent.futures
-import math
 import multiprocessing
 import resource
 import time
+from pathlib import Path
 
 import numpy as np
+from grid import processor
 
-from sagan.metrics.interface import Extracted, Metric
-from sagan.metrics.kid import KernelDistance
-from sagan.metrics.prdc import PrecisionRecall
+from sagan.metrics import METRICS
+from sagan.metrics.interface import Extracted
+from sagan.runtime.files import write_whole
 
-TARGET = 50_000
+NAMES = ("fid", "fid_infinity", "kid", "prdc")
 GIB = 2**30
 
 
-def features(n, d, seed):
+def features(n: int, d: int, seed: int) -> Extracted:
+    """Features of n images."""
     vector = np.random.default_rng(seed).standard_normal((n, d), np.float32)
     return Extracted(
         image=np.zeros((n, 1, 1, 1), np.uint8),
         label=np.zeros(n, np.int32),
-        vector=np.maximum(vector, 0),  # Inception's are past a ReLU
+        vector=np.maximum(vector, 0),
         logits=np.zeros((n, 0), np.float32),
     )
 
 
-def measure(metric: Metric, n: int, d: int):
-    """Seconds, CPU seconds and peak bytes of one `compute`, and the peak before it."""
-    real, fake = (
-        metric.update(metric.empty(), features(n, d, seed)) for seed in (0, 1)
-    )
+def measure(name: str, n: int, d: int) -> str:
+    """A line: seconds, CPU seconds, peak memory, and the peak before the metric."""
+    metric, sets = METRICS[name], [features(n, d, seed) for seed in (0, 1)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
-    metric.compute(real, fake)
+    metric.compute(*(metric.update(metric.empty(), one) for one in sets))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return wall, cpu, peak * 1024, before * 1024  # Linux counts in KiB
+    memory = f"peak {peak * 1024 / GIB:.2f} GiB ({before * 1024 / GIB:.2f} before)"
+    return f"{name}, {n:,} images: {wall:.1f} s, {cpu:.1f} CPU s, {memory}"
 
 
-def apart(metric, n, d):
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(measure, metric, n, d).result()
-
-
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--features", type=int, default=2048)
-    parser.add_argument("--images", type=int, nargs=2, default=[5000, 10_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[5000])
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    small, large = sorted(args.images)
-    for metric in (PrecisionRecall(), KernelDistance(subsets=1)):
-        name, rows = type(metric).__name__, []
-        for n in (small, large):
-            wall, cpu, peak, before = apart(metric, n, args.features)
-            rows.append((cpu, wall, peak))
-            print(
-                f"{name} {n}: {wall:.1f} s, {cpu:.1f} CPU s,"
-                f" peak {peak / GIB:.2f} GiB ({before / GIB:.2f} before)",
-                flush=True,
-            )
-        power = math.log(rows[1][0] / rows[0][0]) / math.log(large / small)
-        seconds = rows[1][1] * (TARGET / large) ** 2
-        slope = (rows[1][2] - rows[0][2]) / (large - small)
-        peak = rows[1][2] + slope * (TARGET - large)
-        print(
-            f"{name} {TARGET}: {seconds:.0f} s and {peak / GIB:.1f} GiB expected"
-            f" (CPU seconds grow as n^{power:.2f} so far)"
-        )
-    one, many = (
-        apart(KernelDistance(subsets=subsets), small, args.features)[0]
-        for subsets in (1, 11)
-    )
-    print(f"Kernel: a hundred subsets {10 * (many - one):.0f} s")
+    lines = [f"{args.features} random features, {processor()}"]
+    print(lines[0])
+    context = multiprocessing.get_context("spawn")
+    for n in args.images:
+        for name in NAMES:
+            with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+                lines.append(pool.submit(measure, name, n, args.features).result())
+            print(lines[-1], flush=True)
+    if args.out:
+        write_whole(args.out, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
