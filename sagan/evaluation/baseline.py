@@ -212,14 +212,16 @@ def split_sizes(reals: Counts, fakes: Counts, *, extrapolated: bool) -> _Sizes:
     else:
         a = round(min(m, 2 * _MOST) * min(max(m / (m + n), 1 / 3), 2 / 3))
         b = min(m, 2 * _MOST) - a
-    shares = fakes / n
+    wanted = np.where(reals, fakes, 0)  # a class without reals has no stand-ins
+    shares = wanted / max(wanted.sum(), 1)
     unlike = reals / m - shares
-    alike = bool(np.abs(unlike).sum() / 2 <= _UNLIKE)
+    alike = bool(np.abs(unlike).sum() / 2 <= _UNLIKE and np.all(reals[fakes > 0]))
     enlarged = math.sqrt((1 / a + 1 / b) / (1 / m + 1 / n)) if alike else 1.0
     real = a * np.maximum(shares + enlarged * unlike, 0)
     fake = b * shares
     used = real + fake
-    fit = min(1.0, float(np.min(reals[used > 0] / used[used > 0], initial=1.0)))
+    room = float(np.min(reals[used > 0] / used[used > 0], initial=1.0))
+    fit, alike = max(room, 0.5), alike and room >= 0.5
     fake = np.floor(fit * fake + 0.5).astype(int)
     real = np.minimum(np.floor(fit * real + 0.5).astype(int), reals - fake)
     return _Sizes(reals, fakes, np.maximum(real, 0), np.minimum(fake, reals), alike)

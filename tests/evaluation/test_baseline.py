@@ -77,11 +77,14 @@ def test_an_estimate_is_what_a_perfect_generator_gets(classes, reals, fakes):
         lambda rng: rng.permutation(even(reals, classes)),
         lambda rng: even(fakes, classes),
         30,
-        "fid,ifid" if classes else "fid",
+        "fid,ifid,prdc" if classes else "fid,prdc",
     )
     assert ("ifd_vectors" in found) == (classes > 0)
     for name, (perfect, estimated, one) in found.items():
         assert estimated == pytest.approx(perfect, rel=0.05), name
+        if not name.startswith(("fd", "ifd")):
+            assert one.kind == MEASURED
+            continue
         each = (classes or 1) if name.startswith("ifd") else 1
         assert one[1:3] == (fakes // each, reals // each) and one.kind == ESTIMATE
 
@@ -166,6 +169,15 @@ def test_stand_ins_have_the_labels_of_the_fakes_and_no_image_twice():
         assert np.all(sizes.real + sizes.fake <= [10, 20, 6])
         if not extrapolated:
             assert sizes.fake.tolist() == [5, 4, 2]
+
+
+def test_a_class_of_few_or_no_reals_leaves_the_others_theirs():
+    for few in (0, 1):
+        reals, fakes = np.array([500, 500, few]), np.array([200, 200, 40])
+        sizes = split_sizes(reals, fakes, extrapolated=True)
+        assert not sizes.alike
+        assert np.all(sizes.real[:2] > 150) and np.all(sizes.fake[:2] > 70)
+        assert sizes.real[2] + sizes.fake[2] <= few
 
 
 def test_few_fakes_have_as_many_stand_ins():

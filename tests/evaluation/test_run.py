@@ -125,6 +125,33 @@ def test_a_second_evaluation_takes_what_is_there(workdir, evaluated, monkeypatch
     assert evaluate(workdir, steps="all") == evaluated
 
 
+def test_a_renamed_run_keeps_its_evaluations(workdir, evaluated, monkeypatch, tmp_path):
+    renamed = shutil.copytree(workdir, tmp_path / "other")
+    monkeypatch.setattr(scoring, "score", None)
+    results = evaluate(renamed, steps="all")
+    assert [r["results"] for r in results] == [r["results"] for r in evaluated]
+    assert "of other" in results[-1]["about"]["what"]
+
+
+def test_samples_and_features_are_kept_if_asked_for(workdir, evaluated, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    narrow = dataclasses.replace(PROTOCOL, weights="ema", batch_norm="moving")
+    (result,) = evaluate(copy, narrow, keep=["samples", "features"])
+    name = "ema0.5-moving-seed0.npz"
+    folder = copy / "eval" / "step_2"
+    with np.load(folder / f"features-{name}") as file:
+        vector, label = file["vector"], file["label"]
+    with np.load(folder / f"samples-{name}") as file:
+        np.testing.assert_array_equal(vector, features(file["image"]))
+        np.testing.assert_array_equal(label, file["label"])
+    assert len(label) == 40
+    assert (
+        "--save-samples --save-features" not in result["made"]
+    )  # no command: features
+    fakes = image_sets.of_path(folder / f"samples-{name}")
+    assert fakes.labelled and fakes.examples.image.shape == (40, 8, 8, 1)
+
+
 def test_an_interrupted_evaluation_goes_on(workdir, evaluated, monkeypatch):
     path = workdir / "eval" / "step_2" / "results.json"
     result = results.read_result(path)

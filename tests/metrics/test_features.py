@@ -1,5 +1,6 @@
 """The embedded feature networks tell real digits from worse ones."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -112,6 +113,15 @@ def test_the_classifier_is_kept_and_pinned(network, asked, monkeypatch):
     other = asked.examples._replace(label=np.roll(asked.examples.label, 1))
     with pytest.raises(AssertionError):  # other data are another classifier
         open_features("classifier", asked._replace(examples=other))
+
+
+def test_its_digest_does_not_depend_on_the_number_of_devices(asked, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", (5, 5))
+    monkeypatch.setattr(cache, "read_arrays", lambda name: {})
+    fitted = [classifier.fit(*asked.examples, 10)]
+    monkeypatch.setattr("jax.local_devices", lambda: jax.devices()[:1])
+    fitted.append(classifier.fit(*asked.examples, 10))
+    assert fitted[0].digest == fitted[1].digest
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
