@@ -118,8 +118,12 @@ def class_table(result: Result) -> list[list[str]]:
     head = ["class"]
     for name in names:
         head += [titled(name), "real"]
-    lines = [[*head, *("taken for" for _ in confused)]]
-    return lines + [[*cells(k)] for k in sorted(classes, key=place)[:CLASSES_SHOWN]]
+    shown = sorted(classes, key=place)[:CLASSES_SHOWN]
+    lines = [[*head, *("taken for" for _ in confused)], *([*cells(k)] for k in shown)]
+    used = [any(column[1:]) for column in zip(*lines, strict=True)]
+    return [
+        [cell for cell, kept in zip(line, used, strict=True) if kept] for line in lines
+    ]
 
 
 def text_table(lines: Sequence[Sequence[str]]) -> str:
@@ -158,7 +162,7 @@ def render_card(result: Result) -> str:
     facts = {**result["about"], "protocol sha256": result["protocol_sha256"]}
     parts = [f"# Evaluation of {facts['what']}", markdown_table(result_table(result))]
     words = [f"{result['protocol']['samples']} samples.", *explanations(result)]
-    parts.append("\n".join(words))
+    parts.append("\n".join(f"- {text}" for text in words))
     if spread := result_table(result, spread=True)[1:]:
         head = result_table(result, spread=True)[:1]
         parts.append(f"## Spread\n\n{markdown_table(head + spread)}")
