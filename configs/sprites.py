@@ -3,7 +3,8 @@
 python train.py configs/sprites.py --workdir runs/sprites/run \
     --data.path runs/sprites/images
 `python benchmarks/sprites.py` makes the folder, and trains, evaluates and draws.
-Cost: not run here yet.
+Cost: 53 minutes on two cores of an AMD EPYC at its undisturbed speed, 60 images a
+second. The races then differ in shape and colour; details need more steps.
 """
 
 from sagan.config import (
@@ -47,6 +48,6 @@ def config() -> Config:
         ema=EmaConfig(decays=(0.999,), start=500),
         augment=AugmentConfig(policy="color,translation"),
         run=RunConfig(
-            steps=10_000, log_every=50, sample_every=500, checkpoint_every=200
+            steps=6_000, log_every=50, sample_every=500, checkpoint_every=200
         ),
     )
