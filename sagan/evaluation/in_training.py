@@ -9,11 +9,10 @@ from tqdm import tqdm
 from sagan.evaluation import results as results_lib
 from sagan.evaluation.prepared import prepare_evaluation
 from sagan.evaluation.protocol import Protocol
-from sagan.evaluation.run import evaluate_state
+from sagan.evaluation.run import evaluate_state, step_folder
 from sagan.evaluation.scoring import Function
 from sagan.metrics.features import metric_name
 from sagan.runtime import processes
-from sagan.runtime.files import own_folder
 from sagan.runtime.progress import Report
 from sagan.state import GANState
 from sagan.training.experiment import Experiment
@@ -40,7 +39,8 @@ def while_training(
         )
         ready = prepare_evaluation(config, protocol, source=source, features=features)
         tell = report if processes.is_main() else lambda line: None
-        before = results_lib.read_results(workdir / "eval")[0]
+        main = processes.is_main()  # the others may have no workdir
+        before = results_lib.read_results(workdir / "eval")[0] if main else []
         name = "labels of the samples"
         kinds = {str(result["protocol"].get(name)) for result in before}
         for other in kinds - {ready.facts[name]}:
@@ -52,7 +52,7 @@ def while_training(
         def measure(state: GANState) -> dict[str, float]:
             if int(state.step) % config.run.evaluate_every:
                 return {}
-            folder = own_folder(workdir, "eval", f"step_{int(state.step)}")
+            folder = step_folder(workdir, int(state.step))
             result = evaluate_state(ready, state, folder, report=tell)
             if not processes.is_main():
                 return {}

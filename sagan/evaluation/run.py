@@ -77,7 +77,7 @@ def evaluate_run(
     how = [*(f"--save-{kind}" for kind in keep), options(protocol)]
     results = []
     for state, step in _checkpoints(saved, steps, chosen, report):
-        folder = own_folder(workdir, "eval", f"step_{step}")
+        folder = step_folder(workdir, step)
         repeat = " ".join(filter(None, [command, f"--step {step}", *how]))
         choices = {"again": again, "keep": keep, "report": report}
         result = evaluate_state(
@@ -114,6 +114,18 @@ def _checkpoints(
             yield loaded
 
 
+def step_folder(workdir: Path, step: int) -> Path:
+    """The folder of a step's results, which only the first process makes.
+
+    Raises:
+      ConfigError: It is a link; in all processes.
+    """
+    with exchange.together():
+        if processes.is_main():
+            own_folder(workdir, "eval", f"step_{step}")
+    return workdir / "eval" / f"step_{step}"
+
+
 def _plot(folder: Path, newest: results_lib.Result, report: Report) -> None:
     """Plots the results that can be compared with the newest, if there are several."""
     results = results_lib.comparable(results_lib.read_results(folder)[0], newest)
@@ -137,7 +149,7 @@ def evaluate_state(
 
     Writes the results after each variant, and continues from existing ones. `what` is
     the state's name in the card; by default step and run, whose eval/ has the folder.
-    `command` repeats the evaluation.
+    `command` repeats the evaluation. Of several processes only the first uses `folder`.
     """
     config, protocol = ready.samples.config, ready.samples.protocol
     step = int(state.step)
@@ -150,22 +162,25 @@ def evaluate_state(
         "config sha256": config_digest(config),
         "generator sha256": generator_digest(state),
     }
-    redone = {
-        (name, mode)
-        for (name, _), mode in variants
-        if again or not _are_kept(keep, folder, name, mode, protocol)
-    }
+    result = _new_result(ready, about)
     main = processes.is_main()  # the others draw their share, and know no files
-    result = _begun(ready, folder, about, redone)
+    if main:
+        redone = {
+            (name, mode)
+            for (name, _), mode in variants
+            if again or not _are_kept(keep, folder, name, mode, protocol)
+        }
+        _take_earlier(result, ready, folder, redone)
     done = processes.broadcast_json([*map(_variant, result["results"])])
     for (name, average), mode in variants:
         if [name, mode] in done:
             continue
         started = datetime.datetime.now(datetime.UTC)
         values, notes = _over_seeds(ready, state, (name, average), mode, keep, folder)
+        with exchange.together():
+            baseline, without = ready.baselines() if main else ({}, [])
         if not main:
             continue
-        baseline, without = ready.baselines()
         variant = {"weights": name, "batch_norm": mode}
         results_lib.add_rows(result, variant, values, baseline, ready.scorer.samples)
         notes = [*ready.notes, *without, generated.MODES[mode], *notes]
@@ -179,22 +194,27 @@ def evaluate_state(
     return result
 
 
-def _begun(
-    ready: PreparedEvaluation,
-    folder: Path,
-    about: dict[str, Any],
-    redone: set[tuple[str, str]],
-) -> results_lib.Result:
-    """A result with the rows that an earlier call left, except those of `redone`."""
+def _new_result(ready: PreparedEvaluation, about: dict[str, Any]) -> results_lib.Result:
     result = results_lib.new_result(ready.facts, about)
     result["asked"] = protocol_to_json(ready.samples.protocol)
     result["class_names"] = list(ready.class_names)
-    before = results_lib.read_same_result(folder, result)
-    if before and ready.scorer.network.key:  # without a key the features may differ
-        result["notes"], result["made"] = before["notes"], before.get("made", {})
-        rows = before["results"]
-        result["results"] = [row for row in rows if _variant(row) not in redone]
     return result
+
+
+def _take_earlier(
+    result: results_lib.Result,
+    ready: PreparedEvaluation,
+    folder: Path,
+    redone: set[tuple[str, str]],
+) -> None:
+    """Adds the rows that an earlier call left, except those of `redone`."""
+    before = results_lib.read_same_result(folder, result)
+    if not before or not ready.scorer.network.key:  # the features may differ
+        return
+    rows = [row for row in before["results"] if _variant(row) not in redone]
+    if rows:
+        result["results"] = rows
+        result["notes"], result["made"] = before["notes"], before.get("made", {})
 
 
 def _over_seeds(
@@ -210,7 +230,7 @@ def _over_seeds(
     measured = []
     for seed in ready.samples.protocol.every_seed():
         pieces = generated.draw_samples(ready.samples, state, average, mode, seed)
-        with exchange.together(), keeping(keep, folder, name, mode, seed) as take:
+        with keeping(keep, folder, name, mode, seed) as take:
             measured.append(scoring.score(ready.scorer, pieces, take))
     names = [k for k in measured[0].values if all(k in m.values for m in measured)]
     notes = [note for m in measured for note in m.notes]

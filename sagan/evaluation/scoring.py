@@ -1,7 +1,7 @@
 """Compares any number of sets of generated images with one set of real ones."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -165,16 +165,28 @@ def score(
       MetricError: A feature is not finite, or a metric that was requested by name is
         not defined for these images.
     """
-    states = {name: metric.empty() for name, metric in scorer.metrics.items()}
-    made = scorer.network, fakes, scorer.samples
     keeps_images = any("image" in m.keeps for m in scorer.metrics.values())
-    for extracted in _extract(*made, images=bool(take) or keeps_images):
+    images = bool(take) or keeps_images
+    pieces = _extract(scorer.network, fakes, scorer.samples, images=images)
+    measured = Measured({})
+    with exchange.together():
+        if processes.is_main():
+            measured = _measure(scorer, pieces, take)
+    return measured
+
+
+def _measure(
+    scorer: Scorer,
+    pieces: Iterable[Extracted],
+    take: Callable[[Extracted], None] | None,
+) -> Measured:
+    """`score` of all fakes, with their features."""
+    states = {name: metric.empty() for name, metric in scorer.metrics.items()}
+    for extracted in pieces:
         if take:
             take(extracted)
         for name, metric in scorer.metrics.items():
             states[name] = metric.update(states[name], extracted)
-    if not processes.is_main():
-        return Measured({})
     values, notes = {}, []
     for name, metric in scorer.metrics.items():
         try:
@@ -191,16 +203,16 @@ def score(
 
 def _extract(
     network: FeatureNetwork, fakes: Iterable[Examples], count: int, *, images: bool
-) -> Iterator[Extracted]:
+) -> Iterable[Extracted]:
     """The pieces with their features; those of several processes in one."""
     pieces = (Extracted(*piece, *network.extract(piece.image)) for piece in fakes)
     if processes.index_and_count()[1] == 1:
-        yield from pieces
-        return
-    mine = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+        return pieces
+    with exchange.together():
+        mine = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
     if not images:
         mine[0] = mine[0][:, :1, :1, :1]
-    yield Extracted(*(exchange.join_rows(x)[:count] for x in mine))
+    return [Extracted(*(exchange.join_rows(x)[:count] for x in mine))]
 
 
 def full_names(scorer: Scorer, metric: Metric, values: Mapping[str, T]) -> dict[str, T]:
@@ -231,7 +243,8 @@ def cached_features(
     arrays = cache.read_arrays(name) if network.key else {}
     if not exchange.all_have(bool(arrays)):
         mine = exchange.share(len(image))
-        outputs = network.extract(image[mine.start : mine.stop], bar)
+        with exchange.together():
+            outputs = network.extract(image[mine.start : mine.stop], bar)
         vector, logits = (exchange.join_rows(x)[: len(image)] for x in outputs)
         arrays = {"vector": vector, "logits": logits}
         if network.key:

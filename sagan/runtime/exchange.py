@@ -1,4 +1,4 @@
-"""What several processes exchange: arrays, texts and errors."""
+"""Exchange of arrays, texts and errors between processes."""
 
 import contextlib
 import io
@@ -19,8 +19,7 @@ class _Ended(ConfigError):
 def share(count: int) -> range:
     """This process's part of `count` items, all parts but the last of one length.
 
-    A process too many gets the first item again, so that nobody has nothing: what
-    join_rows returns is to be cut to its length.
+    Surplus processes repeat the first item; cut the joined rows to `count`.
     """
     index, processes = jax.process_index(), jax.process_count()
     length = -(-count // processes)
@@ -92,7 +91,7 @@ def from_main(make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray
 
 def all_have(it: bool) -> bool:
     """Whether `it` is true in every process."""
-    return all(int(each[0]) for each in _each(np.array([it], np.uint8)))
+    return all(texts("yes" if it else ""))
 
 
 def end_all(problem: str) -> NoReturn:

@@ -69,11 +69,13 @@ def evaluation(*args, devices=2):
     return launch_command(command, devices)
 
 
-def launch_two(workdir, *args):
+def launch_two(workdir, *args, other=None):
+    """Two processes; the second has the workdir `other`, as on a host of its own."""
     port = free_port()
     coordinator = ["--run.coordinator", f"127.0.0.1:{port}", "--run.processes", "2"]
     return [
-        launch(workdir, *coordinator, "--run.process", str(i), *args) for i in (0, 1)
+        launch(place, *coordinator, "--run.process", str(i), *args)
+        for i, place in enumerate((workdir, other or workdir))
     ]
 
 
@@ -143,7 +145,9 @@ def numbers_of(workdir, step):
 def test_two_processes_evaluate_as_one_does_while_training_and_after(tmp_path):
     """Each draws its share: 40 samples in batches of 16 are 2 and 1 of them."""
     while_training = ["--run.evaluate-every", "2", "--run.evaluate-samples", "40"]
-    pair = finish(*launch_two(tmp_path / "two", *while_training))
+    other = tmp_path / "disk" / "two"  # of another host
+    pair = finish(*launch_two(tmp_path / "two", *while_training, other=other))
+    assert not other.exists()
     for said, code in pair:
         assert code == 0, said
     assert "step 4, ema" in pair[0][0] and "step 4, ema" not in pair[1][0]
