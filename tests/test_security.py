@@ -21,7 +21,7 @@ from sagan.checkpoints.manager import Checkpoints
 from sagan.config import Config, ConfigError, DataConfig, replace
 from sagan.data.datasets import prepared
 from sagan.data.pipeline import open_source
-from sagan.evaluation import image_sets, results
+from sagan.evaluation import image_sets, npz, results
 from sagan.runtime import cache
 from sagan.runtime.files import file_name
 from sagan.training.logger import Logger
@@ -134,7 +134,7 @@ def test_an_array_that_claims_more_than_there_is_is_one_line(tmp_path, monkeypat
     with pytest.raises(ConfigError, match="cannot be read as .npz"):
         image_sets.of_path(path)
     np.savez_compressed(path, image=np.zeros((20, 100, 100, 3), np.uint8))
-    monkeypatch.setattr(image_sets, "MOST_BYTES", 10**5)
+    monkeypatch.setattr(npz, "MOST_BYTES", 10**5)
     with pytest.raises(ConfigError, match="600,128 bytes unpacked, 100,000 at most"):
         image_sets.of_path(path)
 

@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-import zipfile
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from sagan.data.folders import read_folder
 from sagan.data.images import decode_whole
 from sagan.data.pipeline import open_source
 from sagan.data.source import Examples, Source
+from sagan.evaluation.npz import read_npz
 from sagan.runtime.progress import bar, first_few, printable
 
 _ORDER_SEED = 0  # of the order, and so of the choice, of reals
@@ -24,7 +25,6 @@ _IMAGES = ("image", "images", "arr_0", "x", "samples")
 _LABELS = ("label", "labels", "arr_1", "y")
 _TESTS = ("test", "val", "validation")
 _CHUNK = 512
-MOST_BYTES = 2**35  # of one array: 170,000 images of 256x256
 
 
 def order(count: int) -> Int[np.ndarray, " n"]:
@@ -194,19 +194,15 @@ def check_alike(fake: Examples, real: Examples) -> None:
 
 
 def _of_npz(path: Path) -> ImageSet:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            largest = max((part.file_size for part in archive.infolist()), default=0)
-        if largest > MOST_BYTES:
-            raise ValueError(f"{largest:,} bytes unpacked, {MOST_BYTES:,} at most")
-        with np.load(path, allow_pickle=False) as file:
-            names = list(file)
-            image = next((file[name] for name in _IMAGES if name in names), None)
-            label = next((file[name] for name in _LABELS if name in names), None)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: is not there") from error
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{path}: cannot be read as .npz ({error})") from error
+    def first(kinds: Iterable[str], names: Collection[str]) -> list[str]:
+        return [name for name in kinds if name in names][:1]
+
+    arrays, names = read_npz(
+        path, lambda names: first(_IMAGES, names) + first(_LABELS, names)
+    )
+    image, label = (
+        next(map(arrays.get, first(kinds, names)), None) for kinds in (_IMAGES, _LABELS)
+    )
     if image is None:
         raise ConfigError(
             f"{path}: holds {', '.join(names) or 'nothing'}; must hold uint8 images"

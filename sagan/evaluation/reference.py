@@ -1,6 +1,5 @@
 """Reference statistics: mean and covariance of the features of real images, as .npz."""
 
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from sagan.config.schema import ConfigError
+from sagan.evaluation.npz import read_npz
 from sagan.metrics import gaussian
 from sagan.metrics.features import FeatureNetwork
 from sagan.metrics.interface import Extracted
@@ -16,6 +16,8 @@ from sagan.runtime.files import make_place, write_arrays
 
 _ASSUMED = 50_000  # images behind a file that does not say how many
 _CHECKED = ("features", "features sha256", "image", "resize")
+_ROUNDING = 1e-3  # of the largest entry; half precision has 1e-3
+_READ = {"mu", "sigma", "count", *_CHECKED}
 
 
 class Reference(NamedTuple):
@@ -46,10 +48,10 @@ class Reference(NamedTuple):
 def holds_statistics(path: Path) -> bool:
     """Whether an .npz file has mu and sigma, and no images."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {"mu", "sigma"} <= set(file) and "arr_0" not in file
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        _, names = read_npz(path, lambda names: ())
+    except ConfigError:
         return False
+    return {"mu", "sigma"} <= set(names) and "arr_0" not in names
 
 
 def read_reference(path: Path) -> Reference:
@@ -61,16 +63,10 @@ def read_reference(path: Path) -> Reference:
     Raises:
       ConfigError: It is no such file.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file if name != "arr_0"}
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: is not there") from error
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{path}: cannot be read as .npz ({error})") from error
+    arrays, names = read_npz(path, lambda names: _READ & set(names))
     if not {"mu", "sigma"} <= arrays.keys():
-        names = ", ".join(arrays) or "nothing"
-        raise ConfigError(f"{path}: holds {names}; must hold mu [d] and sigma [d d]")
+        held = ", ".join(names) or "nothing"
+        raise ConfigError(f"{path}: holds {held}; must hold mu [d] and sigma [d d]")
     mean, covariance = (arrays[name] for name in ("mu", "sigma"))
     kinds = [np.issubdtype(x.dtype, np.floating) for x in (mean, covariance)]
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not all(kinds):
@@ -84,7 +80,28 @@ def read_reference(path: Path) -> Reference:
     single = {k: x for k, x in arrays.items() if x.ndim == 0}
     facts = {k: str(x) for k, x in single.items() if x.dtype.kind == "U"}
     known = "count" in single and single["count"].dtype.kind in "iu"
-    return Reference(mean, covariance, int(single["count"]) if known else None, facts)
+    reference = Reference(
+        mean, covariance, int(single["count"]) if known else None, facts
+    )
+    if problem := _impossible(reference):
+        raise ConfigError(f"{path}: {problem}")
+    return reference
+
+
+def _impossible(reference: Reference) -> str:
+    """Why no features have these statistics; empty: some may."""
+    covariance = reference.covariance
+    if not len(covariance):
+        return "mu and sigma are of no features; must be of at least one"
+    least = covariance.diagonal().min()
+    if least < 0:
+        return f"sigma has the variance {least:g}; must be at least 0"
+    largest = np.abs(covariance - covariance.T).max()
+    if largest > _ROUNDING * np.abs(covariance).max():
+        return f"sigma is not symmetric: entries differ by up to {largest:g}"
+    if reference.count is not None and reference.count < 2:
+        return f"count {reference.count}; must be at least 2"
+    return ""
 
 
 def write_reference(path: Path, extracted: Extracted, network: FeatureNetwork) -> None:

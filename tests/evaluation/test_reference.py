@@ -8,7 +8,7 @@ import pytest
 from sagan.cli import main
 from sagan.config import ConfigError, replace
 from sagan.data.source import Examples
-from sagan.evaluation import image_folders, prepared, run, scoring
+from sagan.evaluation import image_folders, npz, prepared, run, scoring
 from sagan.evaluation.protocol import Comparison, Protocol
 from sagan.evaluation.reference import read_reference
 
@@ -187,3 +187,44 @@ def test_the_reference_is_a_part_of_the_protocol(tiny, tmp_path):
         prepared.prepare_evaluation(
             missing, Protocol(reference=tmp_path / "no.npz"), features=features
         )
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"mu": np.zeros(0), "sigma": np.eye(0)}, "of no features"),
+        ({"sigma": np.diag([1.0, -1])}, "sigma has the variance -1; must be at least"),
+        ({"sigma": np.array([[1.0, 0.5], [0.4, 1]])}, "sigma is not symmetric"),
+        ({"count": 1}, "count 1; must be at least 2"),
+        ({"count": -5}, "count -5; must be at least 2"),
+    ],
+)
+def test_statistics_of_no_features_are_refused(tmp_path, arrays, said):
+    path = tmp_path / "s.npz"
+    np.savez(path, **{"mu": np.zeros(2), "sigma": np.eye(2), **arrays})
+    with pytest.raises(ConfigError, match=said):
+        read_reference(path)
+    rounded = np.eye(2) + np.array([[0, 1e-7], [0, 0]])
+    np.savez(path, mu=np.zeros(2), sigma=rounded, count=2)
+    assert read_reference(path).count == 2
+
+
+@pytest.mark.parametrize("kind", ["npy", "deflated", "large"])
+def test_a_file_that_is_no_archive_or_damaged_is_one_line(
+    files, tmp_path, monkeypatch, kind
+):
+    path = tmp_path / "s.npz"
+    if kind == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        rng = np.random.default_rng(0)
+        np.savez_compressed(path, mu=rng.normal(size=50), sigma=np.eye(50))
+        content = bytearray(path.read_bytes())
+        content[60:90] = bytes(30) if kind == "deflated" else content[60:90]
+        path.write_bytes(content)
+    monkeypatch.setattr(npz, "MOST_BYTES", 10**4 if kind == "large" else 10**6)
+    for read in (read_reference, lambda path: compare(files, path.name)):
+        with pytest.raises(ConfigError, match="s.npz: cannot be read as .npz") as error:
+            read(path)
+        assert "\n" not in str(error.value)
