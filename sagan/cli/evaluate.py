@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -103,7 +103,7 @@ class StatisticsOptions:
     """The .npz file to write."""
     size: int = 0
     """Height and width of a data set's images, in pixels."""
-    channels: int = 3
+    channels: Literal[1, 3] = 3
     """Channels of a data set's images."""
     data_path: str = ""
     """Location of the data set, like data.path in a config."""

@@ -19,6 +19,7 @@ from sagan.evaluation.protocol import (
     options,
 )
 from sagan.evaluation.reference import (
+    check_size,
     holds_statistics,
     read_reference,
     write_reference,
@@ -118,8 +119,13 @@ def write_statistics(
     if out.suffix != ".npz":
         raise ConfigError(f"--out {out}: must be an .npz file")
     path = Path(real)
+    if path.suffix == ".npz" and holds_statistics(path):
+        raise ConfigError(f"{real}: holds statistics already; must hold images")
+    _check_there(real)
     if not (path.suffix == ".npz" or path.is_dir() or size):
         raise ConfigError(f"{real}: a data set needs --size, in pixels")
+    if size < 0:
+        raise ConfigError(f"--size {size}: must be at least 1")
     make_place(out, is_file=True)
     like = np.zeros((1, size, size, channels), np.uint8)
     fakes = ImageSet(Examples(like, np.zeros(1, np.int32)))
@@ -136,9 +142,10 @@ def _open_reals(
     """The reals with the names of their classes, and as `Reals`."""
     path = Path(real)
     if path.suffix == ".npz" and holds_statistics(path):
-        like = Examples(*(part[:1] for part in fakes.examples))
-        images = ImageSet(like)
-        return images, scoring.Reals(like, like, reference=read_reference(path))
+        like, none = (Examples(*(x[:n] for x in fakes.examples)) for n in (1, 0))
+        reference = read_reference(path)
+        check_size(reference, like.image)
+        return ImageSet(like), scoring.Reals(like, none, reference=reference)
     if path.suffix == ".npz" or path.is_dir():
         images = image_sets.of_path(path)
         order = image_sets.order(len(images.examples.label))
@@ -148,6 +155,7 @@ def _open_reals(
         )
         images = images._replace(examples=some)
         return images, scoring.Reals(some, training, None, images.classes)
+    _check_there(real)
     source = image_sets.of_data_set(real, data_path, fakes.examples)
     some = image_sets.of_source(source, limit)
     images = ImageSet(some, source.classes > 0, source.class_names)
@@ -157,3 +165,10 @@ def _open_reals(
         trained_on = open_source(config, "train")
     training, test = image_sets.for_features(config, source, some, trained_on)
     return images, scoring.Reals(some, training, test, images.classes)
+
+
+def _check_there(real: str) -> None:
+    """Raises ConfigError for a path, rather than a data set's name, of nothing."""
+    is_path = real.startswith(("/", "./", "../", "~")) or real.endswith("/")
+    if is_path and not Path(real).exists():
+        raise ConfigError(f"{real}: is not there")

@@ -14,7 +14,7 @@ from sagan.data.source import Source
 from sagan.evaluation import generated, image_sets, scoring
 from sagan.evaluation.baseline import DRAWS, baselines
 from sagan.evaluation.protocol import Protocol, check_labels, check_protocol
-from sagan.evaluation.reference import read_reference
+from sagan.evaluation.reference import check_size, read_reference
 from sagan.evaluation.scoring import Function, Scorer
 from sagan.metrics.interface import Baseline
 from sagan.runtime import exchange
@@ -106,6 +106,7 @@ def _open_reals(
     reference = read_reference(protocol.reference) if protocol.reference else None
     if reference:
         examples = source.examples(np.arange(1))
+        check_size(reference, examples.image)
     else:
         examples = image_sets.of_source(source, protocol.reals)
     training, test = image_sets.for_features(config, source, examples, trained_on)

@@ -148,6 +148,10 @@ def check_protocol(protocol: Comparison) -> None:
             problems.append(f"--{name} {value}: must be at least {minimum}")
     if isinstance(protocol, Protocol) and protocol.seed + protocol.seeds > 2**32:
         problems.append(f"--seed {protocol.seed}: must be below 2^32")
+    if isinstance(protocol, Protocol) and protocol.reference and protocol.split:
+        problems.append(
+            f"--split {protocol.split}: --reference has the reals; leave one out"
+        )
     if protocol.resize not in RESIZES:
         known = ", ".join(RESIZES)
         problems.append(f"--resize {protocol.resize}: unknown; there are {known}")
@@ -206,15 +210,20 @@ def possible_metrics(
     return names, notes
 
 
-def check_samples(protocol: Comparison, reals: int, available: int | None) -> None:
-    """Raises ConfigError if there are too few reals, or too few fakes available."""
+def check_samples(
+    protocol: Comparison, reals: int, available: int | None, *, images: bool = True
+) -> None:
+    """Raises ConfigError if there are too few reals, or too few fakes available.
+
+    Without images of the reals no metric needs as many of them as of the fakes.
+    """
     samples = protocol.samples
     if available is not None and samples is not None and samples > available:
         raise ConfigError(f"--samples {samples}: there are {available} fakes")
     if reals < 4:
         raise ConfigError(f"there are {reals} reals: must be at least 4")
     paired = [name for name in protocol.chosen_metrics() if METRICS[name].paired]
-    if samples is not None and samples > reals and paired:
+    if images and samples is not None and samples > reals and paired:
         raise ConfigError(
             f"--samples {samples}: {', '.join(paired)} needs as many reals, and there"
             f" are {reals}; ask for {reals}, or leave it out of --metrics"

@@ -124,11 +124,16 @@ def image_facts(
 ) -> dict[str, str]:
     """What decides whether statistics of images can be compared with others."""
     return {
-        "image": "x".join(map(str, image.shape[1:])),
+        "image": _shape(image),
         "features": network.name,
         "features sha256": network.digest,
         **network.about,
     }
+
+
+def check_size(reference: Reference, image: UInt8[np.ndarray, "n h w c"]) -> None:
+    """Raises ConfigError if the statistics are of images of another size."""
+    _compare(reference, "image", _shape(image))
 
 
 def check_reference(
@@ -143,18 +148,26 @@ def check_reference(
     """
     mine = image_facts(image, network)
     for name in _CHECKED:
-        theirs = reference.facts.get(name)
-        if theirs is not None and theirs != mine.get(name):
-            raise ConfigError(
-                f"the statistics have {name} {theirs}, and this evaluation"
-                f" {mine.get(name, 'none')}: they cannot be compared"
-            )
+        _compare(reference, name, mine.get(name, "none"))
     width = network.extract(image[:1])[0].shape[1]
     if width != len(reference.mean):
         raise ConfigError(
             f"the statistics are of {len(reference.mean)} features; {network.name} has"
             f" {width}; see --features"
         )
+
+
+def _compare(reference: Reference, name: str, mine: str) -> None:
+    theirs = reference.facts.get(name)
+    if theirs is not None and theirs != mine:
+        raise ConfigError(
+            f"the statistics have {name} {theirs}, and this evaluation {mine}: they"
+            " cannot be compared"
+        )
+
+
+def _shape(image: UInt8[np.ndarray, "n h w c"]) -> str:
+    return "x".join(map(str, image.shape[1:]))
 
 
 def assumed_count(reference: Reference) -> int:

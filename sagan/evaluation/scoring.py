@@ -17,6 +17,7 @@ from sagan.evaluation.reference import (
 )
 from sagan.metrics import METRICS, Extracted, Measured, Metric, MetricError
 from sagan.metrics.features import (
+    FEATURES,
     FeatureNetwork,
     FeatureRequest,
     metric_name,
@@ -36,7 +37,7 @@ class Reals(NamedTuple):
 
     Attributes:
       examples: Images to compare with; one image of their size if there are statistics.
-      training: Images to train an embedded feature network on.
+      training: Images to train an embedded feature network on; empty: there are none.
       test: Other images of the same classes, unseen by any training; None without any.
       classes: Number of classes; 0: there are no labels.
       reference: Statistics in place of the images.
@@ -98,7 +99,7 @@ def open_scorer(
     image, label = reals.examples
     reference = reals.reference
     count = len(image) if reference is None else assumed_count(reference)
-    check_samples(protocol, count, available)
+    check_samples(protocol, count, available, images=not reference)
     network = open_network(protocol, reals, features)
     known = reals.classes if labelled else 0
     own = reals.training.image is image and not reference
@@ -260,7 +261,11 @@ def open_network(
         return of_callable(features, getattr(features, "__name__", "features"))
     choices = (protocol.resize, protocol.weights_file, bar)
     request = FeatureRequest(reals.training, reals.test, reals.classes, *choices)
-    return open_features(protocol.features, request)
+    name = protocol.features
+    if name == "auto" and reals.reference:
+        named = reals.reference.facts.get("features")
+        name = named if named in FEATURES else name  # never import what a file names
+    return open_features(name, request)
 
 
 def _default_samples(network: FeatureNetwork, reals: int, available: int | None) -> int:

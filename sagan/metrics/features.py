@@ -27,7 +27,7 @@ class FeatureRequest(NamedTuple):
     """Everything that a feature network may need.
 
     Attributes:
-      examples: The real training split.
+      examples: The real training split; empty: there are only statistics.
       test: Real images of another split, to measure its accuracy; None without any.
       classes: Number of classes; 0: there are no labels.
       resize: A name in resize.RESIZES, for networks with an image size of their own.
@@ -88,6 +88,12 @@ def open_features(name: str, request: FeatureRequest) -> FeatureNetwork:
         name = processes.broadcast_json(_best(request))
     if ":" in name:
         return of_callable(_imported(name), name.replace(":", "."))
+    if name in ("classifier", "rotation") and not len(request.examples.label):
+        raise ConfigError(
+            f"the features {name} are trained on real images, and there are only"
+            " statistics: choose --features inception or efflite0, or evaluate a run by"
+            " eval.py --reference"
+        )
     if name not in FEATURES:
         raise ConfigError(
             f"--features {name}: unknown; there are auto, {', '.join(FEATURES)}, and"

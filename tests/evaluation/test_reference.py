@@ -8,9 +8,10 @@ import pytest
 from sagan.cli import main
 from sagan.config import ConfigError, replace
 from sagan.data.source import Examples
-from sagan.evaluation import image_folders, npz, prepared, run, scoring
-from sagan.evaluation.protocol import Comparison, Protocol
+from sagan.evaluation import image_folders, image_sets, npz, prepared, run, scoring
+from sagan.evaluation.protocol import Comparison, Protocol, check_protocol
 from sagan.evaluation.reference import read_reference
+from sagan.metrics.features import FEATURES, of_callable
 
 
 def features(image):
@@ -221,10 +222,76 @@ def test_a_file_that_is_no_archive_or_damaged_is_one_line(
         rng = np.random.default_rng(0)
         np.savez_compressed(path, mu=rng.normal(size=50), sigma=np.eye(50))
         content = bytearray(path.read_bytes())
-        content[60:90] = bytes(30) if kind == "deflated" else content[60:90]
+        if kind == "deflated":
+            content[56:60] = b"\xff" * 4  # no type of a block
         path.write_bytes(content)
     monkeypatch.setattr(npz, "MOST_BYTES", 10**4 if kind == "large" else 10**6)
     for read in (read_reference, lambda path: compare(files, path.name)):
         with pytest.raises(ConfigError, match="s.npz: cannot be read as .npz") as error:
             read(path)
         assert "\n" not in str(error.value)
+
+
+def test_statistics_choose_the_network_that_they_name_or_a_published_one(
+    files, tmp_path, monkeypatch
+):
+    """One generated image trains no network."""
+    monkeypatch.setenv("SAGAN_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr("sagan.metrics.classifier.fit_once", None)
+    opened = []
+    monkeypatch.setitem(FEATURES, "efflite0", lambda _: opened.append("e") or one)
+    one = of_callable(features, "efflite")
+    mu, sigma = np.zeros(10), np.eye(10)
+    np.savez(files / "named.npz", mu=mu, sigma=sigma, features="efflite0")
+    with pytest.raises(ConfigError, match="statistics have features efflite0"):
+        compare(files, "named.npz", features=None)  # those of `one` are not called so
+    assert opened
+    np.savez(files / "bare.npz", mu=mu, sigma=sigma)
+    np.savez(files / "code.npz", mu=mu, sigma=sigma, features="antigravity:theirs")
+    for name in ("bare.npz", "code.npz"):
+        with pytest.raises(ConfigError, match="only statistics: choose") as error:
+            compare(files, name, features=None)
+        assert "eval.py --reference" in str(error.value)
+
+
+def test_only_metrics_that_are_possible_limit_the_samples(files, images, tmp_path):
+    example = Examples(images[:1], np.zeros(1, np.int32))
+    np.savez(tmp_path / "s.npz", mu=np.zeros(10), sigma=np.eye(10), count=20)
+    np.savez(tmp_path / "u.npz", mu=np.zeros(10), sigma=np.eye(10))
+    for name, samples in (("s.npz", 50), ("u.npz", 60_000)):
+        reals = scoring.Reals(
+            example, example, reference=read_reference(tmp_path / name)
+        )
+        asked = Comparison(samples=samples)
+        scorer = scoring.open_scorer(asked, reals, labelled=False, features=features)
+        assert scorer.samples == samples and "prdc" not in scorer.metrics
+
+
+def test_a_split_beside_statistics_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--split test: --reference has the reals"):
+        check_protocol(Protocol(reference=tmp_path / "s.npz", split="test"))
+
+
+def test_the_size_is_compared_before_images_are_read(tiny, tmp_path, monkeypatch):
+    path = tmp_path / "s.npz"
+    np.savez(path, mu=np.zeros(10), sigma=np.eye(10), image="32x32x3")
+    monkeypatch.setattr(image_sets, "for_features", None)
+    with pytest.raises(ConfigError, match="image 32x32x3, and this evaluation 8x8x1"):
+        prepared.prepare_evaluation(tiny(), Protocol(reference=path))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["digits", "--size", "-5"], "--size -5: must be at least 1"),
+        (["digits", "--size", "8", "--channels", "-1"], "--channels"),
+        (["{files}/stats.npz"], "holds statistics already"),
+        (["/nonexistent/folder"], "/nonexistent/folder: is not there"),
+        (["/nonexistent/folder", "--size", "8"], "/nonexistent/folder: is not there"),
+    ],
+)
+def test_mistakes_of_statistics_are_one_line(files, capsys, args, said):
+    args = [arg.format(files=files) for arg in args] + ["--out", str(files / "o.npz")]
+    assert main.run(main.COMMANDS["statistics"], args) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
