@@ -117,8 +117,8 @@ class SampleOptions(CheckpointOptions):
     """Number of images."""
     truncation: float = 0.0
     """Redraw latents larger than this, such as 0.5; 0: no truncation."""
-    batch: int = 64
-    """Images at a time."""
+    batch: int | None = None
+    """Images at a time. None: 64; with --batch-norm batch the run's data.batch."""
     batch_norm: Literal["moving", "standing", "batch"] = "moving"
     """Batch statistics: running averages, recomputed ones, or those of each batch."""
     out: Path | None = None

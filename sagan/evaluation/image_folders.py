@@ -1,7 +1,6 @@
 """Compares folders, .npz files and data sets, whatever they come from."""
 
 import datetime
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,10 @@ from sagan.evaluation.baseline import baselines
 from sagan.evaluation.image_sets import ImageSet
 from sagan.evaluation.protocol import (
     Comparison,
+    absolute,
     check_labels,
     check_protocol,
+    option,
     options,
 )
 from sagan.evaluation.reference import (
@@ -76,17 +77,26 @@ def compare(
     each = {name: [value] for name, value in measured.values.items()}
     results.add_rows(result, {}, each, values, scorer.samples)
     result["notes"] = [*scorer.notes, *measured.notes, *without]
-    command = f"sagan evaluate --fake {shlex.quote(str(fake))} --real {real}"
-    if data_path:
-        command += f" --data.path {shlex.quote(data_path)}"
-    command = "" if features else f"{command} {options(protocol)}".rstrip()
-    results.note_made(result, started, command)
+    command = _command(fake, real, protocol, data_path, out)
+    results.note_made(result, started, "" if features else command)
     results.write_result(out, result)
     report(f"{fake} beside {real}: {out / results.CARD}")
     report(card.text_table(card.result_table(result)))
     for note in result["notes"]:
         report(f"note: {note}")
     return result
+
+
+def _command(
+    fake: Path, real: str, protocol: Comparison, data_path: str, out: Path
+) -> str:
+    """The command that repeats a comparison, in any folder."""
+    is_path = Path(real).suffix == ".npz" or Path(real).is_dir()
+    given = {"fake": absolute(str(fake)), "real": absolute(real) if is_path else real}
+    given |= {"data-path": absolute(data_path)} if data_path else {}
+    given |= {"out": absolute(str(out))}
+    named = (option(name, value) for name, value in given.items())
+    return " ".join(filter(None, ["sagan evaluate", *named, options(protocol)]))
 
 
 def write_statistics(

@@ -1,12 +1,14 @@
 """The protocol of an evaluation: every choice that decides a number."""
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from sagan.config.schema import Config, ConfigError
+from sagan.config.validation import is_bucket
 from sagan.metrics import METRICS
 from sagan.metrics.features import FeatureNetwork
 from sagan.metrics.resize import RESIZES
@@ -92,16 +94,26 @@ class Protocol(Comparison):
 
 
 def options(protocol: Comparison) -> str:
-    """The options of a command line that give this protocol."""
+    """The options of a command line, in any folder, that give this protocol."""
     values = {
         field.name: getattr(protocol, field.name)
         for field in dataclasses.fields(protocol)
         if getattr(protocol, field.name) != field.default
     }
     return " ".join(
-        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+        option(name, absolute(str(value)) if isinstance(value, Path) else value)
         for name, value in values.items()
     )
+
+
+def option(name: str, value: Any) -> str:
+    """An option of a command line for a shell."""
+    return f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+
+
+def absolute(path: str) -> str:
+    """A path that means the same in any folder; a bucket's stays as it is."""
+    return path if is_bucket(path) else os.path.abspath(path)
 
 
 def protocol_to_json(protocol: Protocol) -> dict[str, Any]:

@@ -21,9 +21,11 @@ from sagan.evaluation.kept import keeping, kept_path
 from sagan.evaluation.prepared import PreparedEvaluation, prepare_evaluation
 from sagan.evaluation.protocol import (
     Protocol,
+    absolute,
     check_labels,
     check_protocol,
     evaluated_weights,
+    option,
     options,
     protocol_to_json,
 )
@@ -73,16 +75,14 @@ def evaluate_run(
         check_labels(protocol, saved.config.data.classes)
         chosen = saved.steps(steps)
     ready = prepare_evaluation(saved.config, protocol, workdir, features=features)
-    command = "" if features else f"sagan eval {shlex.quote(shown(workdir))}"
-    how = [*(f"--save-{kind}" for kind in keep), options(protocol)]
+    how = [f"--save-{kind}" for kind in keep] + ["--again"] * again
+    how += [option("data-path", absolute(data_path))] if data_path else []
     results = []
     for state, step in _checkpoints(saved, steps, chosen, report):
         folder = step_folder(workdir, step)
-        repeat = " ".join(filter(None, [command, f"--step {step}", *how]))
+        command = "" if features else _command(workdir, step, how, protocol)
         choices = {"again": again, "keep": keep, "report": report}
-        result = evaluate_state(
-            ready, state, folder, command=command and repeat, **choices
-        )
+        result = evaluate_state(ready, state, folder, command=command, **choices)
         report(f"\n{result['about']['what']}: {folder / results_lib.CARD}")
         report(card.text_table(card.result_table(result)))
         results.append(result)
@@ -94,6 +94,13 @@ def evaluate_run(
         _plot(workdir / "eval", results[-1], report)
     processes.barrier()
     return results
+
+
+def _command(workdir: Path, step: int, how: list[str], protocol: Protocol) -> str:
+    """The command that repeats an evaluation, in any folder."""
+    run = shlex.quote(absolute(shown(workdir)))
+    parts = ["sagan eval", run, f"--step {step}", *how, options(protocol)]
+    return " ".join(filter(None, parts))
 
 
 def _checkpoints(

@@ -28,7 +28,7 @@ def export(
     truncation: float,
     step: int | str | None,
     weights: str | None,
-    batch: int,
+    batch: int | None,
     batch_norm: str,
     out: Path | None,
 ) -> str:
@@ -40,7 +40,8 @@ def export(
 
     By default all classes are drawn, into a folder of the workdir. See sampler.samples
     for truncation and batch, restore.open_run for step and weights. `batch_norm` is
-    moving, standing or batch, as in an evaluation.
+    moving, standing or batch, as in an evaluation, whose batches have data.batch
+    images: so many are the default with `batch`, and 64 otherwise.
 
     Raises:
       ConfigError: There is no such run, checkpoint, class or average, or `out` is a
@@ -56,16 +57,20 @@ def export(
         standing = sampler.make_standing(opened.config)
         variables = standing(variables, seed, truncation)
     by_batch = batch_norm == "batch"
+    if by_batch:
+        batch = batch or opened.config.data.batch
+    else:
+        batch = min(batch or 64, n)
     pieces = sampler.samples(
         opened.config,
         variables,
         labels,
         seed=seed,
         truncation=truncation,
-        batch=min(batch, n),
+        batch=batch,
         sampler=sampler.make_sampler(opened.config, batch_statistics=by_batch),
     )
-    steps = -(-n // min(batch, n))
+    steps = -(-n // batch)
     images = list(tqdm(pieces, total=steps, disable=None, unit="batch"))
     titles = class_titles(opened.config.data.classes, class_names(workdir))
     _write(out, np.concatenate(images), labels, titles)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sagan.checkpoints import restore
 from sagan.config import ConfigError
-from sagan.sampling import export
+from sagan.sampling import export, sampler
 
 
 @pytest.fixture
@@ -68,3 +69,19 @@ def test_what_is_not_there_is_one_line(workdir, tmp_path, changes, said):
 def test_a_workdir_without_a_run_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         draw(tmp_path, None)
+
+
+@pytest.mark.parametrize(("batch", "wanted"), [(None, 16), (4, 4)])
+def test_batch_statistics_are_of_the_runs_batches(workdir, tmp_path, batch, wanted):
+    image, label = arrays(workdir, tmp_path / "a.npz", batch=batch, batch_norm="batch")
+    opened = restore.open_run(workdir)
+    assert opened.config.data.batch == 16
+    pieces = sampler.samples(
+        opened.config,
+        opened.variables,
+        label,
+        seed=0,
+        batch=wanted,
+        sampler=sampler.make_sampler(opened.config, batch_statistics=True),
+    )
+    np.testing.assert_array_equal(image, np.concatenate(list(pieces)))
