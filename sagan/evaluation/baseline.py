@@ -16,6 +16,7 @@ from sagan.runtime.progress import bar
 DRAWS = 5
 _SEED = 0  # of the draws
 _MOST = 10_000  # images of a set in a draw that is extrapolated
+_EXACTNESS = (ESTIMATE, MEASURED, UPPER)
 _UNLIKE = 0.1  # total variation between labels above which nothing is extrapolated
 
 Counts = Int[np.ndarray, " k"]
@@ -64,6 +65,8 @@ def baselines(
         except MetricError as error:
             notes.append(f"{name}: no baseline: {error}")
             continue
+        if metric.extrapolated and metric.labelled and name not in found:
+            notes.append(f"{name}: no baseline: a class has fewer than four reals")
         values |= full_names(scorer, metric, found)
     return values, notes
 
@@ -82,11 +85,15 @@ def _of_held_out(
         raise MetricError(f"the held-out reals are {number}, the samples {count}")
     fake = state_of(metric, stand_in, slice(count))
     values = metric.compute(scorer.states[name], fake, bar).values
-    return {
-        key: Baseline(value, number, len(reals.label))
-        for key, value in values.items()
-        if key not in metric.in_sample and not is_spread(key) and "/" not in key
-    }
+    label = stand_in.label[:count]
+    found = {}
+    for key, value in values.items():
+        if key in metric.in_sample or is_spread(key) or key.startswith("confused"):
+            continue
+        _, _, k = key.partition("/")
+        samples = int((label == int(k)).sum()) if k else number
+        found[key] = Baseline(value, samples, len(reals.label))
+    return found
 
 
 def _has_others(metric: Metric, reals: Extracted) -> bool:
@@ -132,21 +139,31 @@ def _between_reals(
     if random:
         labels = rng.integers(classes, size=len(labels))
     numbers = (np.bincount(part, minlength=classes) for part in (label, labels))
-    sizes = split_sizes(*numbers, extrapolated=metric.extrapolated)
+    if not metric.extrapolated:
+        sizes = half_sizes(*numbers)
+    elif metric.labelled:
+        sizes = class_sizes(*numbers)
+    else:
+        sizes = split_sizes(*numbers, random=random)
     real, fake = _draw(label, sizes, rng)
     if metric.paired:
         real, fake = (rows[: min(len(real), len(fake))] for rows in (real, fake))
     states = (state_of(metric, reals, rows) for rows in (real, fake))
     values = metric.compute(*states).values
+    values = {key: value for key, value in values.items() if not is_spread(key)}
+    if not metric.extrapolated:
+        return {key: Baseline(v, len(fake), len(real)) for key, v in values.items()}
     features = reals.vector.shape[1]
     found = {
         key: _scaled(metric, value, sizes, features, key.partition("/")[2])
         for key, value in values.items()
-        if not is_spread(key)
     }
-    parts = [part for key, part in found.items() if "/" in key]
-    if parts and metric.extrapolated:
-        found[name] = _mean(parts)
+    if metric.labelled:
+        parts = [part for key, part in found.items() if "/" in key]
+        compared = (sizes.reals >= 2) & (sizes.fakes >= 2)  # by the metric itself
+        del found[name]
+        if len(parts) == compared.sum():
+            found[name] = _mean(parts)
     return found
 
 
@@ -162,16 +179,16 @@ def _scaled(
     metric: Metric, value: float, sizes: _Sizes, features: int, label: str
 ) -> Baseline:
     """A number of one draw, for the numbers of images of the comparison."""
-    if not metric.extrapolated:
-        _, _, a, b = sizes.total()
-        return Baseline(value, b, a)
     m, n, a, b = sizes.total(int(label) if label else slice(None))
-    # a Fréchet distance is proportional to 1/m + 1/n only if its covariances are
-    # regular, or nearly as many images stand in
-    known = not metric.fits_gaussians or 3 * n <= m or a + b >= 2 * features
+    few = 3 * n <= m  # as many stand in: only the number of reals is another
+    known = not metric.fits_gaussians or few or a + b >= 2 * features
     if not known or not (label or sizes.alike):
         return Baseline(value, b, a, None, UPPER if metric.fits_gaussians else MEASURED)
     scale = (1 / m + 1 / n) / (1 / a + 1 / b)
+    if metric.fits_gaussians and few:
+        # the fewer fakes for the features, the less the number of reals matters: not at
+        # all below half of these, fully above twice as many (measured)
+        scale **= min(max(math.log2(2 * b / features) / 2, 0), 1)
     return Baseline(value * scale, n, m, None, ESTIMATE)
 
 
@@ -185,46 +202,76 @@ def _joined(draws: Any) -> dict[str, Baseline]:
         name: each[0]._replace(
             value=statistics.fmean(one.value for one in each),
             std=statistics.stdev(one.value for one in each) if each[1:] else None,
+            kind=max((one.kind for one in each), key=_EXACTNESS.index),
         )
         for name, each in found.items()
     }
 
 
-def split_sizes(reals: Counts, fakes: Counts, *, extrapolated: bool) -> _Sizes:
-    """Sizes of two disjoint sets of reals, by class.
+def half_sizes(reals: Counts, fakes: Counts) -> _Sizes:
+    """Half of the reals of each class, beside at most as many as there are fakes."""
+    half = reals // 2
+    return _Sizes(reals, fakes, reals - half, np.minimum(half, fakes), True)
+
+
+def class_sizes(reals: Counts, fakes: Counts) -> _Sizes:
+    """split_sizes of each class by itself."""
+    each = [_set_sizes(int(m), int(n)) for m, n in zip(reals, fakes, strict=True)]
+    real, fake = np.array(each).T
+    return _Sizes(reals, fakes, real, fake, True)
+
+
+def _set_sizes(m: int, n: int) -> tuple[int, int]:
+    """Sizes of the sets for m reals and n fakes; at least 2 for a covariance."""
+    if 3 * n <= m:
+        return min(m - n, max(_MOST, n)), n
+    m, share = min(m, 2 * _MOST), min(max(m / (m + n), 1 / 3), 2 / 3)
+    real = round(m * share)
+    real = min(max(real, 2), m - 2) if m >= 4 else real
+    return real, m - real
+
+
+def split_sizes(reals: Counts, fakes: Counts, *, random: bool = False) -> _Sizes:
+    """Sizes of two disjoint sets of reals, by class, for a number that is scaled.
+
+    They take all reals, up to _MOST each; where the fakes are few there are as many
+    stand-ins. The square of a difference between the shares of both sets adds to a
+    distance, and is enlarged here as much as the scaling reduces it.
 
     Args:
       reals: Numbers of reals by class.
       fakes: Numbers of fakes by class, whose shares the stand-ins have.
-      extrapolated: Whether the number will be scaled to these numbers of images: the
-        sets then take all reals, up to _MOST each, and where the fakes are few there
-        are as many stand-ins. Otherwise each has at most half of the reals.
+      random: Whether the fakes' labels were drawn at random.
 
-    The square of a difference between the shares of both sets adds to a distance. It is
-    enlarged here as much as the scaling reduces it.
+    Raises:
+      MetricError: A class has too few reals to stand in for its fakes.
     """
     m, n = int(reals.sum()), int(fakes.sum())
-    if not extrapolated:
-        half = reals // 2
-        return _Sizes(reals, fakes, reals - half, np.minimum(half, fakes), True)
-    if 3 * n <= m:
-        a, b = min(m - n, max(_MOST, n)), n
-    else:
-        a = round(min(m, 2 * _MOST) * min(max(m / (m + n), 1 / 3), 2 / 3))
-        b = min(m, 2 * _MOST) - a
-    wanted = np.where(reals, fakes, 0)  # a class without reals has no stand-ins
-    shares = wanted / max(wanted.sum(), 1)
+    a, b = _set_sizes(m, n)
+    wanted = np.where(reals, fakes, 0)
+    if wanted.sum() < 0.99 * n:
+        raise MetricError("a class of the samples has no reals")
+    shares = wanted / wanted.sum()
     unlike = reals / m - shares
-    alike = bool(np.abs(unlike).sum() / 2 <= _UNLIKE and np.all(reals[fakes > 0]))
-    enlarged = math.sqrt((1 / a + 1 / b) / (1 / m + 1 / n)) if alike else 1.0
-    real = a * np.maximum(shares + enlarged * unlike, 0)
-    fake = b * shares
-    used = real + fake
-    room = float(np.min(reals[used > 0] / used[used > 0], initial=1.0))
-    fit, alike = max(room, 0.5), alike and room >= 0.5
-    fake = np.floor(fit * fake + 0.5).astype(int)
-    real = np.minimum(np.floor(fit * real + 0.5).astype(int), reals - fake)
-    return _Sizes(reals, fakes, np.maximum(real, 0), np.minimum(fake, reals), alike)
+    chance = math.sqrt(len(reals) / m) + math.sqrt(len(reals) / n) * random
+    alike = bool(np.abs(unlike).sum() / 2 <= _UNLIKE + 0.4 * chance)
+    fit, real, fake = 1.0, np.zeros(0), np.zeros(0)
+    for _ in range(4):  # each class must have as many reals
+        enlarged = math.sqrt((1 / a + 1 / b) / fit / (1 / m + 1 / n)) if alike else 1.0
+        real = fit * a * np.maximum(shares + enlarged * unlike, 0)
+        fake = fit * b * shares
+        used = real + fake
+        fit *= min(1, float(np.min(reals[used > 0] / used[used > 0], initial=1)))
+    if fit < 0.8:  # rather fewer stand-ins for the fakes than fewer of both
+        alike, rarest = False, np.min(reals[shares > 0] / shares[shares > 0])
+        fewer = min(b, float(rarest) / 2)
+        if 5 * fewer < n:
+            raise MetricError("a class has too few reals for its share of the samples")
+        fake = fewer * shares
+        real = reals * np.min(1 - fake[reals > 0] / reals[reals > 0])
+    fake = np.minimum(np.floor(fake + 0.5).astype(int), reals)
+    real = np.clip(np.floor(real + 0.5).astype(int), 0, reals - fake)
+    return _Sizes(reals, fakes, real, fake, alike)
 
 
 def _draw(

@@ -5,9 +5,9 @@ import pytest
 
 from sagan.data.source import Examples
 from sagan.evaluation import baseline, generated, scoring
-from sagan.evaluation.baseline import split_sizes
+from sagan.evaluation.baseline import half_sizes, split_sizes
 from sagan.evaluation.protocol import Comparison
-from sagan.metrics.interface import ESTIMATE, MEASURED, UPPER
+from sagan.metrics.interface import ESTIMATE, MEASURED, UPPER, MetricError
 
 METRICS = "fid,kid,ifid,prdc"
 
@@ -159,34 +159,89 @@ def test_several_draws_have_a_mean_and_a_deviation():
 def test_stand_ins_have_the_labels_of_the_fakes_and_no_image_twice():
     label = np.repeat(np.arange(3), (10, 20, 6))
     rng = np.random.default_rng(0)
-    for extrapolated in (True, False):
-        sizes = split_sizes(
-            np.bincount(label), np.array([12, 4, 2]), extrapolated=extrapolated
-        )
+    for make in (split_sizes, half_sizes):
+        sizes = make(np.bincount(label), np.array([12, 4, 2]))
         real, fake = baseline._draw(label, sizes, rng)
         assert not set(real) & set(fake)
         assert np.bincount(label[fake], minlength=3).tolist() == sizes.fake.tolist()
         assert np.all(sizes.real + sizes.fake <= [10, 20, 6])
-        if not extrapolated:
+        if make is half_sizes:
             assert sizes.fake.tolist() == [5, 4, 2]
 
 
-def test_a_class_of_few_or_no_reals_leaves_the_others_theirs():
+@pytest.mark.parametrize(
+    ("reals", "fakes", "features"), [(90, 30, 128), (150, 50, 128), (300, 75, 32)]
+)
+def test_few_fakes_for_the_features_have_an_estimate_too(reals, fakes, features):
+    found = perfect_and_estimated(
+        World(0, features=features),
+        lambda rng: np.zeros(reals, int),
+        lambda rng: np.zeros(fakes, int),
+        15,
+        "fid",
+    )
+    perfect, estimated, one = found["fd_vectors"]
+    assert one.kind == ESTIMATE
+    assert estimated == pytest.approx(perfect, rel=0.05)
+
+
+@pytest.mark.parametrize("few", [3, 8, 30])
+def test_one_rare_class_does_not_spoil_the_estimate(few):
+    label = np.repeat(np.arange(10), [110] * 9 + [few])
+    found = perfect_and_estimated(
+        World(10),
+        lambda rng: rng.permutation(label),
+        lambda rng: even(500, 10),
+        10,
+        "fid,ifid",
+    )
+    for name, (perfect, estimated, one) in found.items():
+        if one.kind == ESTIMATE:
+            assert estimated == pytest.approx(perfect, rel=0.08), name
+        else:
+            assert perfect < estimated < 3 * perfect
+    names = {3: set(), 8: {"ifd_vectors"}, 30: {"fd_vectors", "ifd_vectors"}}
+    assert found.keys() == names[few]
+
+
+def test_a_class_too_small_for_two_sets_is_told():
+    world, label = World(4), np.repeat(np.arange(4), (90, 90, 90, 3))
+    label = world.rng.permutation(label)
+    seen = world.scorer(label, 150, "fid,ifid")
+    found, notes = baseline.baselines(seen, label[:150])
+    assert "ifd_vectors" not in found and "ifd_vectors/0" in found
+    assert any("fewer than four reals" in note for note in notes)
+
+
+def test_chance_in_random_labels_costs_no_estimate():
+    reals, rng = np.full(100, 30), np.random.default_rng(0)
+    for _ in range(20):
+        fakes = np.bincount(rng.integers(100, size=1600), minlength=100)
+        assert split_sizes(reals, fakes, random=True).alike
+    skewed = np.repeat([30, 2], 50)
+    assert not split_sizes(reals, skewed, random=True).alike
+
+
+def test_a_class_of_few_or_no_reals_has_no_stand_ins_for_many_fakes():
     for few in (0, 1):
-        reals, fakes = np.array([500, 500, few]), np.array([200, 200, 40])
-        sizes = split_sizes(reals, fakes, extrapolated=True)
-        assert not sizes.alike
-        assert np.all(sizes.real[:2] > 150) and np.all(sizes.fake[:2] > 70)
-        assert sizes.real[2] + sizes.fake[2] <= few
+        with pytest.raises(
+            MetricError, match="too few reals for its share|has no reals"
+        ):
+            split_sizes(np.array([500, 500, few]), np.array([200, 200, 40]))
+    sizes = split_sizes(np.array([500, 500, 60]), np.array([200, 200, 80]))
+    assert not sizes.alike and np.all(sizes.real[:2] > 240)
+    np.testing.assert_allclose(
+        sizes.fake / sizes.fake.sum(), [5 / 12, 5 / 12, 1 / 6], 0.02
+    )
 
 
 def test_few_fakes_have_as_many_stand_ins():
-    sizes = split_sizes(np.array([900]), np.array([100]), extrapolated=True)
+    sizes = split_sizes(np.array([900]), np.array([100]))
     assert sizes.total() == (900, 100, 800, 100)
 
 
 def test_many_images_are_not_all_used():
-    sizes = split_sizes(np.array([60_000]), np.array([50_000]), extrapolated=True)
+    sizes = split_sizes(np.array([60_000]), np.array([50_000]))
     assert sizes.total()[2:] == (10_909, 9_091)
 
 
