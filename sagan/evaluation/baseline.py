@@ -17,7 +17,7 @@ DRAWS = 5
 _SEED = 0  # of the draws
 _MOST = 10_000  # images of a set in a draw that is extrapolated
 _EXACTNESS = (ESTIMATE, MEASURED, UPPER)
-_UNLIKE = 0.1  # total variation between labels above which nothing is extrapolated
+_MOST_GAP = 0.1  # total variation between labels above which nothing is extrapolated
 
 Counts = Int[np.ndarray, " k"]
 
@@ -29,7 +29,7 @@ def baselines(
     random: bool = False,
     draws: int = DRAWS,
 ) -> tuple[dict[str, Baseline], list[str]]:
-    """Every number for a perfect generator, and notes on those without a baseline.
+    """Every number of real images in place of fakes, and notes on those without.
 
     Numbers from a classifier's logits are those of held-out reals. Others compare
     disjoint random sets of reals, and those proportional to a known function of the
@@ -81,7 +81,7 @@ def _of_held_out(
     if stand_in is None or not _has_others(metric, reals):
         raise MetricError("there are no held-out reals")
     number = min(count, len(stand_in.label))
-    if metric.sized and number < count:
+    if metric.grows_with_samples and number < count:
         raise MetricError(f"the held-out reals are {number}, the samples {count}")
     fake = state_of(metric, stand_in, slice(count))
     values = metric.compute(scorer.states[name], fake, bar).values
@@ -110,14 +110,14 @@ class _Sizes(NamedTuple):
       fakes: Fakes of the comparison.
       real: Reals in place of the reals.
       fake: Reals in place of the fakes.
-      alike: Whether both sets have nearly the same shares of classes.
+      same_shares: Whether both sets have nearly the same shares of classes.
     """
 
     reals: Counts
     fakes: Counts
     real: Counts
     fake: Counts
-    alike: bool
+    same_shares: bool
 
     def total(self, label: Any = slice(None)) -> tuple[int, int, int, int]:
         """The four numbers, of all classes or of one."""
@@ -182,7 +182,7 @@ def _scaled(
     m, n, a, b = sizes.total(int(label) if label else slice(None))
     few = 3 * n <= m  # as many stand in: only the number of reals is another
     known = not metric.fits_gaussians or few or a + b >= 2 * features
-    if not known or not (label or sizes.alike):
+    if not known or not (label or sizes.same_shares):
         return Baseline(value, b, a, None, UPPER if metric.fits_gaussians else MEASURED)
     scale = (1 / m + 1 / n) / (1 / a + 1 / b)
     if metric.fits_gaussians and few:
@@ -252,18 +252,20 @@ def split_sizes(reals: Counts, fakes: Counts, *, random: bool = False) -> _Sizes
     if wanted.sum() < 0.99 * n:
         raise MetricError("a class of the samples has no reals")
     shares = wanted / wanted.sum()
-    unlike = reals / m - shares
+    gap = reals / m - shares
     chance = math.sqrt(len(reals) / m) + math.sqrt(len(reals) / n) * random
-    alike = bool(np.abs(unlike).sum() / 2 <= _UNLIKE + 0.4 * chance)
+    same_shares = bool(np.abs(gap).sum() / 2 <= _MOST_GAP + 0.4 * chance)
     fit, real, fake = 1.0, np.zeros(0), np.zeros(0)
     for _ in range(4):  # each class must have as many reals
-        enlarged = math.sqrt((1 / a + 1 / b) / fit / (1 / m + 1 / n)) if alike else 1.0
-        real = fit * a * np.maximum(shares + enlarged * unlike, 0)
+        enlarged = (
+            math.sqrt((1 / a + 1 / b) / fit / (1 / m + 1 / n)) if same_shares else 1.0
+        )
+        real = fit * a * np.maximum(shares + enlarged * gap, 0)
         fake = fit * b * shares
         used = real + fake
         fit *= min(1, float(np.min(reals[used > 0] / used[used > 0], initial=1)))
     if fit < 0.8:  # rather fewer stand-ins for the fakes than fewer of both
-        alike, rarest = False, np.min(reals[shares > 0] / shares[shares > 0])
+        same_shares, rarest = False, np.min(reals[shares > 0] / shares[shares > 0])
         fewer = min(b, float(rarest) / 2)
         if 5 * fewer < n:
             raise MetricError("a class has too few reals for its share of the samples")
@@ -271,7 +273,7 @@ def split_sizes(reals: Counts, fakes: Counts, *, random: bool = False) -> _Sizes
         real = reals * np.min(1 - fake[reals > 0] / reals[reals > 0])
     fake = np.minimum(np.floor(fake + 0.5).astype(int), reals)
     real = np.clip(np.floor(real + 0.5).astype(int), 0, reals - fake)
-    return _Sizes(reals, fakes, real, fake, alike)
+    return _Sizes(reals, fakes, real, fake, same_shares)
 
 
 def _draw(

@@ -15,20 +15,26 @@ Rows = dict[str, dict[str, Any]]
 CLASSES_SHOWN = 10
 _HEADLINE = 5  # metrics
 _ARROWS = {"lower": "↓", "higher": "↑", "": ""}
-_OF_CLASSES = ("if", "accuracy", "improved_recall")  # the worst by the first one there
+_OF_CLASSES = ("if", "accuracy", "improved_recall")  # the first one there ranks them
 _EXPLAINED = {
-    "baseline": "*Real against real*: what real images get in place of the samples.",
-    "estimate": "An estimate of what a perfect generator would get with as many samples"
-    " and real images as the last column says; ± is over draws of the real images.",
-    "upper": "≤: an upper value, of fewer images, where too few for the features make"
-    " an estimate impossible.",
-    "class": "The numbers of images of `ifid` are those of one class.",
-    "kid": "KID may be below 0: it is unbiased only for random labels (`--labels"
-    " random`). Labels in fixed shares are more even, which subtracts a little, less"
-    " with more images.",
+    "baseline": "*Real against real*: real images in place of the samples; *at*: for"
+    " how many samples and real images the number holds (of one class for `ifid`). ± is"
+    " the deviation over draws of the real images.",
+    "estimate": "For distances it is an estimate of what a perfect generator would get"
+    " with as many images as were compared here.",
+    "upper": "≤: with fewer images than were compared, and so too large; they are too"
+    " few for the features, or of other class proportions, for an estimate.",
+    "measured": "Where *at* has fewer images than were compared, it is what these get.",
+    "kid": "With fixed class proportions KID is biased slightly downwards, below 0 for"
+    " a perfect generator; the bias shrinks as 1/n. `--labels random` has none.",
+    "memorisation": "`memorisation` is about 1 if samples are as far from the training"
+    " images as test images are. Copies lower it, and so do truncation and averaged"
+    " weights; a high `memorisation_duplicates` speaks for copies (1 % of the test"
+    " images are as near).",
     "spread": "*Spread*: `kid_std` and `is_std` are deviations over subsets and splits"
-    " of the same images, `fid_infinity_std` is the standard error of its line. The ±"
-    " of a value, if there is one, is the sample standard deviation over seeds.",
+    " of the same images. `fid_infinity_std` is a standard error by the samples, up to"
+    " twice too large, without the bias of the extrapolation. The ± of a value, if"
+    " there is one, is the sample standard deviation over seeds.",
 }
 
 
@@ -47,7 +53,7 @@ def better(name: str) -> str:
     if name.startswith("confused"):
         return ""
     of = [METRICS[k] for k in sorted(METRICS, key=len) if plain.startswith(k)]
-    if is_spread(name) or (of and of[-1].neither):
+    if is_spread(name) or (of and of[-1].undirected):
         return ""
     return "lower" if of and of[-1].distance else "higher"
 
@@ -85,7 +91,8 @@ def result_table(result: Result, *, spread: bool = False) -> list[list[str]]:
 def class_table(result: Result) -> list[list[str]]:
     """A header, and the worst classes of the last variant, the worst first.
 
-    Empty if no number is of a class.
+    The worst are those with the largest first number relative to its baseline, or
+    simply the largest without baselines. Empty if no number is of a class.
     """
     last = ([*map(_variant, result["results"])] or [""])[-1]
     classes: dict[str, Rows] = {}
@@ -100,9 +107,13 @@ def class_table(result: Result) -> list[list[str]]:
     confused = [n for n in known if n.startswith("confused")]
     sign = -1 if better(names[0]) == "lower" else 1
 
+    ranked = {label: rows.get(names[0], {}) for label, rows in classes.items()}
+    relative = all("baseline" in row for row in ranked.values())  # sizes may differ
+
     def place(label: str) -> float:
-        value = classes[label].get(names[0], {}).get("value")
-        return np.inf if value is None else sign * value
+        row = ranked[label]
+        value = row.get("value", -sign * np.inf)
+        return sign * (value / row["baseline"] if relative else value)
 
     def cells(label: str) -> Iterable[str]:
         yield _class_name(result, label)
@@ -142,14 +153,14 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def explanations(result: Result) -> list[str]:
-    """What a reader must know about the tables, as sentences of Markdown."""
+    """Sentences of Markdown that the tables need."""
     rows = result["results"]
     baselines = {row.get("baseline_kind") for row in rows}
     names = {row["metric"] for row in rows}
     wanted = {
         "baseline": any("baseline" in row for row in rows),
-        "class": any("/" in name for name in names),
         "kid": any(name.startswith("kid") for name in names),
+        "memorisation": any(name.startswith("memorisation") for name in names),
         "spread": any(map(is_spread, names)),
     }
     return [

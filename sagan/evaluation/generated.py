@@ -35,7 +35,7 @@ class GeneratedSamples(NamedTuple):
     Attributes:
       config: The run's config; data.classes is a number.
       protocol: The evaluation's protocol.
-      labels: Labels of the samples.
+      labels: Labels of the samples; random ones are those of the first seed.
       samplers: Samplers by batch-norm mode.
       standing: Recomputes batch statistics.
     """
@@ -63,6 +63,12 @@ def even_labels(count: int, classes: int) -> Int32[np.ndarray, " n"]:
     """Equal numbers of all classes, in a fixed random order."""
     even = np.resize(np.arange(max(classes, 1), dtype=np.int32), count)
     return np.random.default_rng(_ORDER_SEED).permutation(even)
+
+
+def random_labels(seed: int, count: int, classes: int) -> Int32[np.ndarray, " n"]:
+    """Labels drawn evenly from all classes."""
+    drawn = np.random.default_rng(seed).integers(classes, size=count)
+    return drawn.astype(np.int32)
 
 
 def choose_labels(
@@ -93,8 +99,7 @@ def choose_labels(
         images = f"{least:,} to {most:,} images" + ("" if known else " of those read")
         notes.append(f"labels of the samples: {kind}, as classes have {images}")
     if kind == "random":
-        drawn = np.random.default_rng(protocol.seed).integers(classes, size=count)
-        return drawn.astype(np.int32), kind, notes
+        return random_labels(protocol.seed, count, classes), kind, notes
     if kind == "real":
         return np.resize(reals, count).astype(np.int32), kind, notes
     return even_labels(count, classes), kind, notes
@@ -120,8 +125,11 @@ def draw_samples(
     variables = generator_variables(state, average)
     if mode == "standing":
         variables = samples.standing(variables, seed, truncation)
-    mine = exchange.share(-(-len(samples.labels) // batch))
-    labels = samples.labels[mine.start * batch : mine.stop * batch]
+    labels = samples.labels
+    if samples.protocol.labels == "random" and samples.config.data.classes:
+        labels = random_labels(seed, len(labels), samples.config.data.classes)
+    mine = exchange.share(-(-len(labels) // batch))
+    labels = labels[mine.start * batch : mine.stop * batch]
     pieces = sampler.samples(
         samples.config,
         variables,

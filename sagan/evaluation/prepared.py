@@ -110,7 +110,9 @@ def _open_reals(
     else:
         examples = image_sets.of_source(source, protocol.reals)
     training, test = image_sets.for_features(config, source, examples, trained_on)
-    return scoring.Reals(examples, training, test, config.data.classes or 0, reference)
+    whole = source is trained_on and len(examples.label) == len(source)
+    classes = config.data.classes or 0
+    return scoring.Reals(examples, training, test, classes, reference, whole)
 
 
 def _open_split(config: Config, split: str, trained_on: Source) -> Source:

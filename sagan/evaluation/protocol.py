@@ -199,7 +199,7 @@ def possible_metrics(
       classes: Number of classes; 0: there are none, or no labels of the fakes.
       network: The feature network.
       images: Whether there are images of the reals, not only their statistics.
-      unseen: Whether the reals are the training images, and there are others.
+      unseen: Whether the reals are all training images, and there are others.
 
     Raises:
       ConfigError: A metric that was requested by name is not defined here.
@@ -211,7 +211,7 @@ def possible_metrics(
         if metric.reads_reals == "images" and not images:
             why = "it needs images of the reals, and there are only their statistics"
         elif metric.reads_reals == "unseen" and not unseen:
-            why = "it needs a test split, and the training split as the reals"
+            why = "it needs a test split, and all training images as the reals"
         why = why or _impossible(name, classes, network)
         if not why:
             names.append(name)

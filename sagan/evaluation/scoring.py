@@ -41,6 +41,7 @@ class Reals(NamedTuple):
       test: Other images of the same classes, unseen by any training; None without any.
       classes: Number of classes; 0: there are no labels.
       reference: Statistics in place of the images.
+      whole: Whether the images are all that the generator was trained on.
     """
 
     examples: Examples
@@ -48,6 +49,7 @@ class Reals(NamedTuple):
     test: Examples | None = None
     classes: int = 0
     reference: Reference | None = None
+    whole: bool = False
 
 
 class Scorer(NamedTuple):
@@ -60,7 +62,8 @@ class Scorer(NamedTuple):
       samples: Number of fakes to compare.
       reals: The reals with their features; None: there are only statistics.
       test: Reals that the feature network was not trained on, if there are any.
-      states: State of the reals by metric; of as many as the fakes if it is `paired`.
+      states: What each metric has prepared of the reals; if it is `paired`, of as many
+        as there are fakes.
       facts: All of this as the card shows it.
       notes: Remarks for the reader.
     """
@@ -103,28 +106,23 @@ def open_scorer(
     network = open_network(protocol, reals, features)
     known = reals.classes if labelled else 0
     own = reals.training.image is image and not reference
-    kinds = {"images": not reference, "unseen": own and reals.test is not None}
+    kinds = {"images": not reference, "unseen": reals.whole and reals.test is not None}
     names, notes = possible_metrics(protocol, known, network, **kinds)
     samples = protocol.samples or _default_samples(network, count, available)
     test = reals.test if network.reads_labels or "memorisation" in names else None
     held_out = test and Extracted(*test, *cached_features(network, test.image))
-    choices = {
-        "splits": protocol.splits,
-        "test": reals.test,
-        "held_out": held_out and held_out.vector,
-        "reverse": not (own and network.reads_labels),
-    }
+    choices = {"splits": protocol.splits, "test": reals.test, "held_out": held_out}
+    choices |= {"reverse": not (own and network.reads_labels)}
     metrics = {name: _configured(METRICS[name], choices) for name in names}
     facts = _facts(protocol, reals, network, samples)
     if reference is None:
         extracted = Extracted(image, label, *cached_features(network, image))
-        states = {
-            name: state_of(metric, extracted, slice(samples if metric.paired else None))
-            for name, metric in metrics.items()
-        }
+        kept = {m: slice(samples if metrics[m].paired else None) for m in names}
+        states = {m: state_of(metrics[m], extracted, kept[m]) for m in names}
     else:
         check_reference(reference, image, network)
-        extracted, states = None, dict.fromkeys(metrics, reference.moments())
+        extracted, states = None, dict.fromkeys(names, reference.moments())
+    states = {m: metrics[m].prepare(state) for m, state in states.items()}
     return Scorer(
         network=network,
         metrics=metrics,

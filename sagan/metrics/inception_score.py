@@ -37,7 +37,7 @@ class InceptionScore(Metric):
     splits: int = 10
     keeps = ("logits",)
     logits = "classes"
-    sized = True
+    grows_with_samples = True
     reads_reals = "nothing"
 
     def update(self, state: Any, extracted: Extracted) -> Any:

@@ -1,6 +1,7 @@
 """The interface of every metric: empty, update, compute."""
 
 import dataclasses
+import re
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -85,12 +86,13 @@ class Metric:
       in_sample: Names of numbers that mean nothing for reals that a classifier was
         trained on.
       distance: Whether less is better.
-      neither: Whether neither less nor more is better.
+      undirected: Whether neither less nor more is better.
       no_baseline: Why reals in place of fakes tell nothing; empty: they do.
-      sized: Whether its numbers grow with the number of fakes.
+      grows_with_samples: Whether its numbers grow with the number of fakes.
       extrapolated: Whether its mean between two sets of one distribution is
         proportional to 1 / reals + 1 / fakes.
-      fits_gaussians: Whether it fits some, which need more images than features.
+      fits_gaussians: Whether it compares fitted Gaussians, whose covariances are
+        singular with fewer images than features.
     """
 
     keeps: ClassVar[tuple[str, ...]] = ("vector",)
@@ -101,9 +103,9 @@ class Metric:
     featured: ClassVar[bool] = True
     in_sample: ClassVar[tuple[str, ...]] = ()
     distance: ClassVar[bool] = False
-    neither: ClassVar[bool] = False
+    undirected: ClassVar[bool] = False
     no_baseline: ClassVar[str] = ""
-    sized: ClassVar[bool] = False
+    grows_with_samples: ClassVar[bool] = False
     extrapolated: ClassVar[bool] = False
     fits_gaussians: ClassVar[bool] = False
 
@@ -120,8 +122,18 @@ class Metric:
         check_finite(extracted)
         return (*state, {name: getattr(extracted, name) for name in self.keeps})
 
+    def prepare(self, real: Any) -> Any:
+        """What `compute` takes of the reals, computed once for any number of fakes.
+
+        By default their state as it is, which `compute` takes in any case.
+
+        Raises:
+          MetricError: The numbers are not defined for these reals.
+        """
+        return real
+
     def compute(self, real: Any, fake: Any, progress: Progress = silent) -> Measured:
-        """Compares the fakes with the reals.
+        """Compares the fakes with the reals: with their state, or as prepared.
 
         Raises:
           MetricError: The numbers are not defined for these sets.
@@ -131,7 +143,7 @@ class Metric:
 
 def is_spread(name: str) -> bool:
     """Whether a number is a deviation or an error of another."""
-    return "_std" in name
+    return re.match(r"(kid|is|fi?d_infinity)_std(_|$)", name) is not None
 
 
 def join_pieces(state: tuple[dict[str, np.ndarray], ...], name: str, what: str) -> Any:

@@ -58,11 +58,11 @@ def test_the_worst_class_comes_first_with_what_it_is_taken_for(result):
 
 def test_a_card_explains_what_it_shows_and_nothing_else(result):
     text = card.render_card(result)
-    for said in ("KID may be below 0", "of one class", "An estimate", "≤: an upper"):
+    for said in ("KID is biased", "of one class", "a perfect generator", "≤: with"):
         assert said in text
     result["results"] = [row for row in result["results"] if row["metric"] == "fid"]
     text = card.render_card(result)
-    for said in ("KID may be below 0", "of one class", "≤", "## Classes", "## Spread"):
+    for said in ("KID is biased", "≤: ", "## Classes", "## Spread", "`memorisation`"):
         assert said not in text
 
 

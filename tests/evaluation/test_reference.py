@@ -112,9 +112,9 @@ def test_a_run_is_compared_with_statistics(tiny, finished_run, tmp_path):
         config, Protocol(metrics="fid", samples=40, reals=60), features=features
     )
     assert ready.scorer.reals is not None
-    moments = ready.scorer.states["fid"]
-    covariance = moments.scatter / (moments.n - 1)
-    np.savez(tmp_path / "s.npz", mu=moments.mean, sigma=covariance, count=60)
+    vector = ready.scorer.reals.vector.astype(np.float64)
+    mu, sigma = vector.mean(axis=0), np.cov(vector, rowvar=False)
+    np.savez(tmp_path / "s.npz", mu=mu, sigma=sigma, count=60)
     workdir = shutil.copytree(finished_run, tmp_path / "run")
     values = {}
     for reference in (None, tmp_path / "s.npz"):

@@ -505,20 +505,48 @@ def test_progress_is_told_and_precision_left_alone(metric):
 
 
 def test_memorisation_is_a_ratio_of_median_distances():
-    training, held_out = some(300).vector, some(100, seed=0, d=6).vector + 0.5
-    fresh = some(200, seed=5).vector
-    metric = Memorisation(held_out=held_out)
-    for fakes in (fresh, training[:100]):
-        found = measure(metric, extracted(training), extracted(fakes)).values
-        distances = [cdist(x, training).min(axis=1) for x in (fakes, held_out)]
+    training, held_out = some(300), some(100, seed=0, d=6)
+    held_out = held_out._replace(vector=held_out.vector + 0.5, label=0 * held_out.label)
+    metric, fresh = Memorisation(held_out=held_out), some(200, seed=5).vector
+    real = metric.prepare(state(metric, training))
+    for fakes in (fresh, training.vector[:100]):
+        found = metric.compute(real, state(metric, extracted(fakes))).values
+        distances = [
+            cdist(x, training.vector).min(axis=1) for x in (fakes, held_out.vector)
+        ]
         expected = np.median(distances[0]) / np.median(distances[1])
         assert found["memorisation"] == pytest.approx(expected, abs=1e-6)
+        near = np.mean(distances[0] < np.percentile(distances[1], 1))
+        assert found["memorisation_duplicates"] == near
     assert found["memorisation"] == pytest.approx(0, abs=1e-6)  # copies
+    assert found["memorisation_duplicates"] == 1
 
 
-def test_memorisation_is_about_one_for_fresh_draws():
+def test_copies_show_in_the_duplicates_where_the_median_is_blind():
     rng = np.random.default_rng(0)
     training, held_out, fresh = (rng.standard_normal((n, 6)) for n in (900, 400, 400))
-    metric = Memorisation(held_out=held_out.astype(np.float32))
-    found = measure(metric, extracted(training), extracted(fresh)).values
+    metric = Memorisation(held_out=extracted(held_out))
+    real = metric.prepare(state(metric, extracted(training)))
+    found = metric.compute(real, state(metric, extracted(fresh))).values
     assert found["memorisation"] == pytest.approx(1, abs=0.08)
+    assert found["memorisation_duplicates"] < 0.04
+    some_copies = np.concatenate([fresh[:300], training[:100]])
+    found = metric.compute(real, state(metric, extracted(some_copies))).values
+    assert found["memorisation"] > 0.8 and found["memorisation_duplicates"] > 0.25
+
+
+def test_memorisation_compares_equal_shares_of_classes():
+    """Class 0 is spread out and class 1 dense; samples of class 1 are no copies."""
+    rng = np.random.default_rng(0)
+
+    def draw(counts):
+        label = np.repeat([0, 1], counts)
+        scale = np.where(label == 0, 1.0, 0.1)[:, None]
+        return extracted(
+            scale * rng.standard_normal((len(label), 4)) + 9 * scale, label
+        )
+
+    metric = Memorisation(held_out=draw((300, 100)))
+    real = metric.prepare(state(metric, draw((500, 500))))
+    found = metric.compute(real, state(metric, draw((0, 300)))).values
+    assert found["memorisation"] == pytest.approx(1, abs=0.15)
