@@ -1,7 +1,7 @@
 """Everything that the evaluations of a run's states share."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,12 +10,13 @@ import numpy as np
 from sagan.checkpoints.restore import data_notes, open_data
 from sagan.config.schema import Config, ConfigError
 from sagan.data.pipeline import open_source, resolve
-from sagan.data.source import Source
+from sagan.data.source import Examples, Source
 from sagan.evaluation import generated, image_sets, scoring
 from sagan.evaluation.baseline import DRAWS, baselines
 from sagan.evaluation.protocol import Protocol, check_labels, check_protocol
 from sagan.evaluation.reference import check_size, read_reference
 from sagan.evaluation.scoring import Function, Scorer
+from sagan.metrics.features import EMBEDDED
 from sagan.metrics.interface import Baseline
 from sagan.runtime import exchange
 from sagan.runtime.progress import first_few
@@ -72,7 +73,8 @@ def prepare_evaluation(
         classes = config.data.classes or 0
         check_labels(protocol, classes)
         source = _open_split(config, split, trained_on)
-        reals = _open_reals(config, protocol, source, trained_on)
+        embedded = () if features else ("auto", *EMBEDDED)
+        reals = _open_reals(config, protocol, source, trained_on, embedded)
     scorer = scoring.open_scorer(
         protocol, reals, labelled=classes > 0, features=features
     )
@@ -100,18 +102,30 @@ def prepare_evaluation(
 
 
 def _open_reals(
-    config: Config, protocol: Protocol, source: Source, trained_on: Source
+    config: Config,
+    protocol: Protocol,
+    source: Source,
+    trained_on: Source,
+    embedded: Sequence[str],
 ) -> scoring.Reals:
-    """The images of a source, or the statistics of the protocol, and how to extract."""
+    """The images of a source, or the statistics of the protocol, and how to extract.
+
+    Beside statistics no images are read that only `embedded` features need.
+    """
+    classes = config.data.classes or 0
     reference = read_reference(protocol.reference) if protocol.reference else None
     if reference:
         examples = source.examples(np.arange(1))
         check_size(reference, examples.image)
+        known = source.memory or source.known_labels is not None or not source.sampled
+        if known and scoring.feature_name(protocol, reference) not in embedded:
+            chosen = image_sets.order(len(source))[: image_sets.TRAINING]
+            labels = Examples(examples.image[:0], source.labels(chosen))
+            return scoring.Reals(examples, labels, None, classes, reference)
     else:
         examples = image_sets.of_source(source, protocol.reals)
     training, test = image_sets.for_features(config, source, examples, trained_on)
     whole = source is trained_on and len(examples.label) == len(source)
-    classes = config.data.classes or 0
     return scoring.Reals(examples, training, test, classes, reference, whole)
 
 

@@ -17,6 +17,7 @@ from sagan.evaluation.reference import (
 )
 from sagan.metrics import METRICS, Extracted, Measured, Metric, MetricError
 from sagan.metrics.features import (
+    EMBEDDED,
     FEATURES,
     FeatureNetwork,
     FeatureRequest,
@@ -37,7 +38,8 @@ class Reals(NamedTuple):
 
     Attributes:
       examples: Images to compare with; one image of their size if there are statistics.
-      training: Images to train an embedded feature network on; empty: there are none.
+      training: Images to train an embedded feature network on; without images
+        if there are only statistics, and none will be trained.
       test: Other images of the same classes, unseen by any training; None without any.
       classes: Number of classes; 0: there are no labels.
       reference: Statistics in place of the images.
@@ -259,16 +261,19 @@ def open_network(
         return of_callable(features, getattr(features, "__name__", "features"))
     choices = (protocol.resize, protocol.weights_file, bar)
     request = FeatureRequest(reals.training, reals.test, reals.classes, *choices)
-    name = protocol.features
-    if name == "auto" and reals.reference:
-        named = reals.reference.facts.get("features")
-        name = named if named in FEATURES else name  # never import what a file names
-    return open_features(name, request)
+    return open_features(feature_name(protocol, reals.reference), request)
+
+
+def feature_name(protocol: Comparison, reference: Reference | None) -> str:
+    """protocol.features; for auto that of the statistics, if they name one of ours."""
+    named = reference.facts.get("features", "") if reference else ""
+    chosen = protocol.features == "auto" and named in FEATURES
+    return named if chosen else protocol.features  # never import what a file names
 
 
 def _default_samples(network: FeatureNetwork, reals: int, available: int | None) -> int:
     """Half the reals with an embedded network: the baseline then has as many."""
-    embedded = network.name in ("classifier", "rotation")
+    embedded = network.name in EMBEDDED
     most = min(50_000, reals // 2 if embedded else reals)
     return most if available is None else min(most, available)
 

@@ -44,6 +44,7 @@ class FeatureRequest(NamedTuple):
 
 
 VERSION = 1  # raise it when the features of an unchanged network change
+EMBEDDED = ("classifier", "rotation")  # trained on the reals
 UNKNOWN = "not known"  # digest of a network whose weights are unknown
 
 
@@ -88,7 +89,7 @@ def open_features(name: str, request: FeatureRequest) -> FeatureNetwork:
         name = processes.broadcast_json(_best(request))
     if ":" in name:
         return of_callable(_imported(name), name.replace(":", "."))
-    if name in ("classifier", "rotation") and not len(request.examples.label):
+    if name in EMBEDDED and not len(request.examples.image):
         raise ConfigError(
             f"the features {name} are trained on real images, and there are only"
             " statistics: choose --features inception or efflite0, or evaluate a run by"

@@ -7,6 +7,7 @@ import pytest
 
 from sagan.cli import main
 from sagan.config import ConfigError, replace
+from sagan.data import pipeline
 from sagan.data.source import Examples
 from sagan.evaluation import image_folders, image_sets, npz, prepared, run, scoring
 from sagan.evaluation.protocol import Comparison, Protocol, check_protocol
@@ -295,3 +296,15 @@ def test_mistakes_of_statistics_are_one_line(files, capsys, args, said):
     assert main.run(main.COMMANDS["statistics"], args) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_no_images_are_read_beside_statistics_if_no_network_is_trained(
+    tiny, tmp_path, monkeypatch
+):
+    path = tmp_path / "s.npz"
+    np.savez(path, mu=np.zeros(10), sigma=np.eye(10))
+    read = image_sets.of_source(pipeline.open_source(tiny()), 40)
+    monkeypatch.setattr(image_sets, "of_source", None)
+    protocol = Protocol(metrics="fid", samples=40, labels="real", reference=path)
+    ready = prepared.prepare_evaluation(tiny(), protocol, features=features)
+    np.testing.assert_array_equal(ready.samples.labels, read.label)
