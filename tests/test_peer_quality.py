@@ -47,6 +47,7 @@ def test_the_networks_of_the_benchmark_have_as_many_parameters(benchmark, peer):
     assert peer.Trainer(config, peer.Options()).counts() == ours
 
 
+@pytest.mark.slow
 def test_the_peers_average_is_a_copy_until_its_start_and_then_moves(trainer, tiny):
     mine = trainer(ema__decays=(0.75,), ema__start=1)
     first, second = batches(tiny, 2)
@@ -66,6 +67,7 @@ def test_the_peers_average_is_a_copy_until_its_start_and_then_moves(trainer, tin
     )
 
 
+@pytest.mark.slow
 def test_a_saved_peer_continues_as_if_it_had_not_stopped(trainer, tiny, tmp_path):
     first, *rest = batches(tiny, 3)
     going, resumed = trainer(), trainer(seed=1)

@@ -42,6 +42,7 @@ def one_line(capsys, *words):
     assert line.startswith("error: ") and all(word in line for word in words), line
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_bucket_alone_and_ends_as_a_local_one(
     tiny,
     url,

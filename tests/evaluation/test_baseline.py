@@ -170,7 +170,12 @@ def test_stand_ins_have_the_labels_of_the_fakes_and_no_image_twice():
 
 
 @pytest.mark.parametrize(
-    ("reals", "fakes", "features"), [(90, 30, 128), (150, 50, 128), (300, 75, 32)]
+    ("reals", "fakes", "features"),
+    [
+        pytest.param(90, 30, 128, marks=pytest.mark.slow),
+        pytest.param(150, 50, 128, marks=pytest.mark.slow),
+        (300, 75, 32),
+    ],
 )
 def test_few_fakes_for_the_features_have_an_estimate_too(reals, fakes, features):
     found = perfect_and_estimated(

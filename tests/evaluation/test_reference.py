@@ -172,6 +172,7 @@ def test_what_needs_images_is_one_line_if_asked_for(files):
 
 def test_the_command_writes_a_file_that_the_other_reads(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sagan.metrics.classifier.STEPS", (5, 5))
+    monkeypatch.setenv("SAGAN_CACHE", str(tmp_path / "cache"))  # nobody else wants it
     stats = str(tmp_path / "digits.npz")
     with pytest.raises(ConfigError, match="digits: a data set needs --size"):
         main.COMMANDS["statistics"](["digits", "--out", stats])

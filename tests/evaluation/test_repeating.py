@@ -74,6 +74,7 @@ def test_of_images_from_anywhere(tmp_path, monkeypatch, real):
     assert options.protocol == protocol and options.data_path == ""
 
 
+@pytest.mark.slow
 def test_again_starts_the_seconds_and_notes_anew(finished_run, tmp_path):
     workdir = shutil.copytree(finished_run, tmp_path / "run")
     protocol = Protocol(metrics="fid", samples=20, weights="raw")

@@ -115,6 +115,7 @@ def test_the_classifier_is_kept_and_pinned(network, asked, monkeypatch):
         open_features("classifier", asked._replace(examples=other))
 
 
+@pytest.mark.slow
 def test_its_digest_does_not_depend_on_the_number_of_devices(asked, monkeypatch):
     monkeypatch.setattr(classifier, "STEPS", (5, 5))
     monkeypatch.setattr(cache, "read_arrays", lambda name: {})

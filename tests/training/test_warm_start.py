@@ -136,6 +136,7 @@ def test_what_fits_is_the_sources_bit_for_bit_and_the_rest_is_fresh(
         assert new - counted == expected
 
 
+@pytest.mark.slow
 def test_new_layers_are_those_of_a_fresh_run_with_the_same_seed(
     tiny, source, tmp_path, monkeypatch
 ):
