@@ -11,12 +11,15 @@ import numpy as np
 from sagan.checkpoints.restore import open_run
 from sagan.config.architecture import generator_blocks
 from sagan.config.schema import Config, ConfigError
-from sagan.runtime.files import make_place, write_whole
+from sagan.runtime.files import make_place, open_regular, read_json, write_whole
 from sagan.weights.convert import to_theirs
 from sagan.weights.entries import generator_entries
-from sagan.weights.folder import write_folder
+from sagan.weights.folder import CONFIG, write_folder
 from sagan.weights.layouts import LAYOUTS
 from sagan.weights.torch_file import torch_file
+
+# what a file of torch.save begins with: a zip archive, or (torch < 1.6) its magic
+_TORCH = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def export_weights(
@@ -40,8 +43,10 @@ def export_weights(
       bgr: Whether its images shall have blue first.
 
     Raises:
-      ConfigError: There is no such checkpoint, or the project cannot hold it.
+      ConfigError: There is no such checkpoint, the project cannot hold it, or `out`
+        is something else than an earlier export.
     """
+    check_out(out, is_file=to != "safetensors")
     opened = open_run(workdir, step, weights)
     collections = jax.device_get(opened.variables)
     if to == "safetensors":
@@ -60,6 +65,43 @@ def export_weights(
     if (model.sn_eval, layout.sn_eval) == ("stored", "iterate"):
         note = f"; {layout.title} iterates once more in evaluation, this run does not"
     return f"G of {opened.words}: {out}{note}"
+
+
+def check_out(out: Path, *, is_file: bool) -> None:
+    """Raises a ConfigError if an export would overwrite other files or lie in a run."""
+    for folder in (out.resolve(), *out.resolve().parents):
+        if _is_run(folder):
+            raise ConfigError(f"--out {out}: is in the workdir {folder}; name another")
+    if is_file and out.exists() and not out.is_dir() and not _is_torch_file(out):
+        raise ConfigError(f"--out {out}: exists, and is no .pth file of an export")
+    if not is_file and out.is_dir() and any(out.iterdir()):
+        if _facts(out).get("model_type") != "sagan":
+            raise ConfigError(
+                f"--out {out}: has files, and is no earlier export; name a new one"
+            )
+
+
+def _is_run(folder: Path) -> bool:
+    if not (folder / CONFIG).exists():
+        return False
+    return (folder / "checkpoints").exists() or {"g", "d", "run"} <= {*_facts(folder)}
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What a folder's config.json says; empty if it is none."""
+    try:
+        facts = read_json(folder / CONFIG)
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _is_torch_file(path: Path) -> bool:
+    try:
+        with open_regular(path) as file:
+            return path.suffix == ".pth" and file.read(20).startswith(_TORCH)
+    except OSError:
+        return False
 
 
 def as_saved(to: str, tensors: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from sagan.runtime.files import read_json, write_whole
 from sagan.sampling import sampler
 from sagan.sampling.grid import class_titles, image_grid, png
 from sagan.weights.model_card import model_card
+from sagan.weights.new_run import as_step
 from sagan.weights.safetensors import read_safetensors, safetensors
 
 MODEL, CONFIG, CARD, GRID = "model.safetensors", "config.json", "README.md", "grid.png"
@@ -30,7 +31,7 @@ def write_folder(opened: OpenedRun, collections: Any, out: Path) -> None:
     about |= {"format": "flax", "sagan": sagan.__version__}
     write_whole(out / MODEL, safetensors(flat, about))
     config = json.loads(to_json(opened.config))
-    config["data"]["path"] = config["run"]["local_dir"] = ""  # of this machine
+    del config["run"], config["data"]["path"]  # of this machine
     names = class_names(opened.workdir)
     facts = {"model_type": "sagan", **about, "classes": names, "config": config}
     write_whole(out / CONFIG, json.dumps(facts, indent=1) + "\n")
@@ -49,6 +50,8 @@ def is_folder(path: Path) -> bool:
 def read_folder(path: Path) -> tuple[Config, int, dict[str, np.ndarray], Path]:
     """The config, the step, the arrays by dotted path, and the file of these.
 
+    Fields of `run` and data.path, which may be a stranger's, are the defaults.
+
     Raises:
       ConfigError: Something is missing, or is not as `write_folder` leaves it.
     """
@@ -57,7 +60,9 @@ def read_folder(path: Path) -> tuple[Config, int, dict[str, np.ndarray], Path]:
     arrays = read_safetensors(model)
     try:
         about = read_json(facts)
-        return from_tree(about["config"]), int(about["step"]), arrays, model
+        tree = {k: v for k, v in about["config"].items() if k != "run"}
+        tree["data"] = {k: v for k, v in tree["data"].items() if k != "path"}
+        return from_tree(tree), as_step(about["step"], str(facts)), arrays, model
     except OSError as error:
         raise ConfigError(f"{facts}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

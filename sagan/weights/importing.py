@@ -17,7 +17,7 @@ from sagan.config import loading
 from sagan.config.architecture import fit_attention
 from sagan.config.schema import Config, ConfigError, DiscriminatorConfig
 from sagan.config.validation import check_config
-from sagan.runtime.progress import Report
+from sagan.runtime.progress import Report, first_few
 from sagan.state import Game, GANState, abstract_state, count, make_game
 from sagan.weights import infer
 from sagan.weights.convert import Collections, Tensors, to_ours, to_theirs
@@ -26,6 +26,7 @@ from sagan.weights.files import Networks, read_networks
 from sagan.weights.folder import is_folder, read_folder
 from sagan.weights.layouts import LAYOUTS
 from sagan.weights.new_run import (
+    as_step,
     check,
     claim_new,
     collections_of,
@@ -70,7 +71,12 @@ def import_weights(
     Raises:
       ConfigError: A file cannot be used, or the workdir is in use.
     """
+    if like and (ours := next(filter(is_folder, paths), None)):
+        kind = "a folder" if ours.is_dir() else "of sagan export"
+        raise ConfigError(f"{ours}: is {kind}; --like {like} needs a .pth")
     if len(paths) == 1 and is_folder(paths[0]):
+        if bgr:
+            raise ConfigError("--bgr: safetensors of ours have red first")
         return _import_folder(paths[0], workdir, overrides or {}, report)
     if like is None:
         raise ConfigError(
@@ -79,11 +85,13 @@ def import_weights(
         )
     networks = read_networks(paths, like)
     config, preset = make_config(networks, like, overrides or {})
-    claim_new(workdir, config)
-    game, where = make_game(config), ", ".join(map(str, paths))
-    state = new_state(game, _collections(game, networks, like, bgr=bgr, where=where))
     found = [re.search(r"(?:step|iter)[=_](\d+)", path.stem) for path in paths]
-    step = next((int(match[1]) for match in found if match), 0)
+    steps = zip(found, paths, strict=True)
+    step = next((as_step(match[1], str(path)) for match, path in steps if match), 0)
+    game, where = make_game(config), ", ".join(map(str, paths))
+    collections = _collections(game, networks, like, bgr=bgr, where=where)
+    claim_new(workdir, config)
+    state = new_state(game, collections)
     for line in _summary(networks, state, config, preset):
         report(line)
     facts = {"like": like, "bgr": bgr, "recipe": preset, "sha256": networks.sources}
@@ -97,10 +105,10 @@ def _import_folder(
     config, step, arrays, model = read_folder(path)
     config = config_lib.replace(config, {"ema.decays": (), **overrides})
     check_config(config)
-    claim_new(workdir, config)
     game = make_game(config)
     shapes: Any = flatten_dict(collections_of(abstract_state(game).g), sep=".")
     check(arrays, jax.device_get(empty(shapes)), str(model))
+    claim_new(workdir, config)
     g: Any = unflatten_dict(dict(arrays), sep=".")
     state = new_state(game, {"g": g})
     report("the discriminator is random: an export has the generator alone")
@@ -167,5 +175,5 @@ def _summary(
         f"everything else as in the recipe {preset}",
     ]
     if networks.inert:
-        lines.append(f"in the file, and not executed: {', '.join(networks.inert)}")
+        lines.append(f"in the file, and not executed: {first_few(networks.inert)}")
     return lines

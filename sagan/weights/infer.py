@@ -97,13 +97,16 @@ def _blocks(
         apart = d and not channels and layout.first_d is not None
         place = layout.first_d if apart else layout.blocks.format(at)
         if not _weight(tensors, f"{place}.{names['conv1']}"):
-            return channels, slots
+            break
         channels.append(_shape(tensors, f"{place}.{names['conv1']}")[0])
         here, at = at, at + (not apart)
         where = layout.attention_place or layout.blocks
         inner = where.format(here if layout.attention_place else at)
         slots.append(f"{inner}.{gamma}" in tensors)
         at += slots[-1] and layout.attention_place is None
+    if not channels:
+        raise ConfigError(f"{place}.{names['conv1']}.weight: is missing: no blocks")
+    return channels, slots
 
 
 def _multipliers(channels: Any, width: int, name: str) -> tuple[int, ...]:
@@ -124,7 +127,7 @@ def _weight(tensors: Tensors, name: str) -> str | None:
 def _shape(tensors: Tensors, name: str) -> tuple[int, ...]:
     known = _weight(tensors, name)
     shape = tensors[known].shape if known else ()
-    if len(shape) < 2:
+    if len(shape) < 2 or 0 in shape:
         raise ConfigError(
             f"{name}.weight: must be a matrix or a convolution, not {shape}"
         )

@@ -75,6 +75,14 @@ def claim_new(workdir: Path, config: Config) -> None:
         raise ConfigError(f"{workdir}: has checkpoints already; name a new directory")
 
 
+def as_step(value: Any, where: str) -> int:
+    """A step that somebody else wrote; ConfigError if int32 does not hold it."""
+    text = str(value)[:11] if type(value) in (int, str) else ""
+    if not (text.isascii() and text.isdecimal() and int(text) < 2**31):
+        raise ConfigError(f"{where}: its step must be whole, from 0 to 2^31 - 1")
+    return int(text)
+
+
 def save(
     workdir: Path,
     config: Config,

@@ -219,6 +219,69 @@ def test_what_a_project_cannot_hold_is_one_line(run, tmp_path, to, changes, said
     assert not (tmp_path / "G.pth").exists()
 
 
+def hub_config(hub, **changes):
+    about = json.loads((hub / "config.json").read_text())
+    (hub / "config.json").write_text(json.dumps(about | changes))
+    return about
+
+
+def test_an_export_overwrites_nothing_but_an_export(run, tmp_path):
+    workdir, hub, other = run(), tmp_path / "hub", tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    text = tmp_path / "x.pth"
+    text.write_text("text")
+    for to, out, said in (
+        ("safetensors", workdir, "is in the workdir"),
+        ("safetensors", workdir / "new", "is in the workdir"),
+        ("safetensors", other, "is no earlier export"),
+        ("biggan", workdir / "config.json", "is in the workdir"),
+        ("biggan", workdir / "new.pth", "is in the workdir"),
+        ("biggan", other / "config.json", "is no .pth file of an export"),
+        ("biggan", text, "is no .pth file of an export"),
+    ):
+        before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+        with pytest.raises(ConfigError, match=said) as error:
+            export_weights(workdir, to, out)
+        assert "\n" not in str(error.value) and not (workdir / "new").exists()
+        assert before == {p: p.read_bytes() for p in before}
+    for _ in range(2):  # an earlier export is replaced
+        export_weights(workdir, "biggan", tmp_path / "G.pth")
+        export_weights(workdir, "safetensors", hub)
+
+
+def test_a_hub_folder_has_nothing_of_a_machine_and_cannot_bring_any(run, tmp_path):
+    workdir, hub = run(run__init_from="/secret", data__path="/secret"), tmp_path / "hub"
+    export_weights(workdir, "safetensors", hub)
+    about = (hub / "config.json").read_text()
+    assert "/secret" not in about and "run" not in json.loads(about)["config"]
+    tree = json.loads(about)["config"]
+    tree["run"] = {"compilation_cache_dir": "/strange", "init_from": "/strange"}
+    tree["data"]["path"] = "/strange"
+    hub_config(hub, config=tree)
+    import_command([str(hub), "--workdir", str(tmp_path / "again")])
+    assert "/strange" not in (tmp_path / "again" / "config.json").read_text()
+
+
+def test_a_bad_hub_import_is_one_line_and_leaves_nothing(run, tmp_path):
+    workdir, hub, again = run(), tmp_path / "hub", tmp_path / "again"
+    export_weights(workdir, "safetensors", hub)
+    about = hub_config(hub)
+    tree = about["config"]
+    cases = [
+        (["--like", "mmgen", "--bgr"], {}, "is a folder; --like mmgen needs a .pth"),
+        (["--bgr"], {}, "--bgr: safetensors of ours have red first"),
+        ([], {"config": tree | {"g": tree["g"] | {"z": 9}}}, "names that do not fit"),
+    ]
+    steps = [-1, 2**31, 1.5, True, None, "x", "9" * 5000, "-1", [7]]
+    cases += [([], {"step": step}, "its step must be") for step in steps]
+    for args, changes, said in cases:
+        hub_config(hub, **about | changes)
+        with pytest.raises(ConfigError, match=said) as error:
+            import_command([str(hub), *args, "--workdir", str(again)])
+        assert "\n" not in str(error.value) and not again.exists()
+
+
 ARRAYS = {
     "a.b": np.arange(6, dtype=np.float32).reshape(2, 3),
     "c": np.array(3, np.float32),

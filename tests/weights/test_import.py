@@ -16,6 +16,9 @@ from sagan.discriminator import Discriminator
 from sagan.evaluation.protocol import Protocol
 from sagan.evaluation.run import evaluate_run
 from sagan.sampling.sampler import make_sampler
+from sagan.weights import importing
+from sagan.weights.files import read_networks
+from sagan.weights.layouts import LAYOUTS
 from tests.support.runs import train
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -205,21 +208,31 @@ class Harm:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_code_in_a_file_is_not_executed_and_is_named(tmp_path, zipped, capsys):
+def test_code_in_a_file_is_not_executed_and_is_named(
+    tmp_path, zipped, capsys, monkeypatch
+):
+    def read(*args):
+        found = read_networks(*args)
+        more = [f"z\x1b[2J{i}" for i in range(9)]
+        return found._replace(inert=[*found.inert[-2:], *more])
+
+    monkeypatch.setattr(importing, "read_networks", read)
     name, g, d = networks("studiogan")
     content = {**torch_peers.as_file(name, {"g": g}), "hook": Harm(tmp_path / "mark")}
     file = torch_peers.write(tmp_path / "a.pth", content, zipped)
     of_d = write(tmp_path / "d.pth", name, d=d)
     run(file, of_d, "--like", name, "--workdir", tmp_path / "run")
     assert not (tmp_path / "mark").exists()
-    assert "not executed" in (said := capsys.readouterr().out) and "system" in said
+    assert "not executed" in (said := capsys.readouterr().out)
+    assert "system" in said and " more\n" in said
+    assert "\x1b" not in said and r"z\x1b[2J0" in said
 
 
 def refusal(tmp_path, *files, like):
     with pytest.raises(ConfigError) as error:
         run(*files, "--like", like, "--workdir", tmp_path / "run")
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
     return str(error.value)
 
 
@@ -256,6 +269,31 @@ def test_bad_files_are_one_line(tmp_path):
         "1 of another shape (output_layer.0.gain (3,), not (8,))",
     ):
         assert part in line
+    far = write(tmp_path / "model-step=2147483648.pth", "biggan", g=g)
+    assert f"{far}: its step must be" in refusal(tmp_path, far, like="biggan")
+    line = refusal(tmp_path, tmp_path, like="biggan")
+    assert line == f"{tmp_path}: is a folder; --like biggan needs a .pth"
+
+
+@pytest.mark.parametrize("case", ["studiogan", "biggan", "mmgen"])
+def test_sizes_without_a_network_are_one_line(tmp_path, case):
+    name, g, d = networks(case)
+    layout = LAYOUTS[name]
+    blocks = tuple(f"{p}." for p in ("blocks", "conv_blocks", layout.first_d) if p)
+    headless = {k: x for k, x in d.state_dict().items() if not k.startswith(blocks)}
+    empty = dict(g.state_dict())
+    conv = f"{layout.blocks.format(0)}.{layout.g['conv1']}.weight_orig"
+    conv = conv if conv in empty else conv.removesuffix("_orig")
+    empty[conv] = empty[conv][:0]
+    for states, said in (
+        ((g.state_dict(), headless), "no blocks"),
+        ((empty, d.state_dict()), "must be a matrix"),
+    ):
+        files = [
+            torch_peers.write(tmp_path / f"{i}.pth", {"state_dict": state})
+            for i, state in enumerate(states)
+        ]
+        assert said in refusal(tmp_path, *files, like=name)
 
 
 def test_a_workdir_with_checkpoints_stays(imported, tmp_path):
