@@ -64,7 +64,7 @@ def imports(path):
 def test_only_the_restricted_reader_knows_pickle():
     loaders = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"}
     found = {p.name for p in MODULES if loaders & set(imports(p))}
-    assert found == {"pickled.py"}
+    assert found == {"unpickler.py"}
 
 
 def test_only_a_config_file_and_a_named_function_are_run():

@@ -8,55 +8,19 @@ a checkpoint with more than tensors, replaced by a class that does nothing.
 import contextlib
 import io
 import math
-import pickle
 import pickletools
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from sagan.config.schema import ConfigError
+from sagan.metrics.unpickler import Inert, Refused, Storage, Tensor, Unpickler
 
-DTYPES = {
-    "DoubleStorage": "<f8",
-    "FloatStorage": "<f4",
-    "HalfStorage": "<f2",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "|i1",
-    "ByteStorage": "|u1",
-    "BoolStorage": "|b1",
-}
 # torch/serialization.py: what a file of torch < 1.6 begins with, pickled
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-
-
-class _Storage(NamedTuple):
-    """A named run of numbers in the file."""
-
-    key: str
-    dtype: str
-    size: int
-
-
-class _Tensor(NamedTuple):
-    """A view of a storage, with offset and strides in elements."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-_Inert = dict[str, type] | None  # stand-ins by name; None: such names are refused
-
-
-class _Refused(Exception):
-    """The file cannot be read here; the message says why."""
 
 
 def read_state_dict(path: Path, content: bytes) -> dict[str, np.ndarray]:
@@ -95,7 +59,7 @@ def read_checkpoint(path: Path, content: bytes) -> tuple[dict[str, Any], list[st
         inert: dict[str, type] = {}
         everything, storages = _read(content, inert)
         if not isinstance(everything, Mapping):
-            raise _Refused(f"holds a {type(everything).__name__}, not a state_dict")
+            raise Refused(f"holds a {type(everything).__name__}, not a state_dict")
         return _nested(everything, storages, {}), sorted(inert)
 
 
@@ -109,7 +73,7 @@ def _nested(
         return known[id(tree)]
     found = known[id(tree)] = {}
     for name, value in tree.items():
-        if type(name) is str and isinstance(value, _Tensor):
+        if type(name) is str and isinstance(value, Tensor):
             found[name] = _view(value, storages)
         elif type(name) is str and isinstance(value, Mapping):
             found[name] = _nested(value, storages, known)
@@ -121,34 +85,34 @@ def _naming(path: Path) -> Iterator[None]:
     """Turns whatever a file raises into one line that names it."""
     try:
         yield
-    except _Refused as error:
+    except Refused as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle may raise anything
         raise ConfigError(
             f"{path}: damaged, or not a state_dict saved by PyTorch"
-            f" ({type(error).__name__}: {error})"
+            f" ({type(error).__name__})"  # its text may hold a value from the file
         ) from error
 
 
-def _read(content: bytes, inert: _Inert) -> tuple[Any, dict[str, np.ndarray]]:
+def _read(content: bytes, inert: Inert) -> tuple[Any, dict[str, np.ndarray]]:
     """The object that a file holds, and the storages of its tensors."""
     read = _read_zip if content.startswith(b"PK\x03\x04") else _read_legacy
     return read(io.BytesIO(content), inert)
 
 
-def _read_zip(file: io.BytesIO, inert: _Inert) -> tuple[Any, dict[str, np.ndarray]]:
+def _read_zip(file: io.BytesIO, inert: Inert) -> tuple[Any, dict[str, np.ndarray]]:
     with zipfile.ZipFile(file) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         stored = sum(info.file_size for info in entries.values())
         if stored > file.getbuffer().nbytes:
-            raise _Refused("a compressed archive; torch.save makes none")
+            raise Refused("a compressed archive; torch.save makes none")
         programs = [name for name in entries if name.endswith("/data.pkl")]
         if len(programs) != 1:
-            raise _Refused("a zip archive, but not one that torch.save made")
+            raise Refused("a zip archive, but not one that torch.save made")
         root = programs[0].removesuffix("data.pkl")
         order = f"{root}byteorder"
         if order in entries and archive.read(order) != b"little":
-            raise _Refused("saved on a big-endian machine")
+            raise Refused("saved on a big-endian machine")
         everything, wanted = _load(archive.read(programs[0]), inert)
         storages = {
             key: _numbers(archive.read(f"{root}data/{key}"), storage)
@@ -157,13 +121,13 @@ def _read_zip(file: io.BytesIO, inert: _Inert) -> tuple[Any, dict[str, np.ndarra
     return everything, storages
 
 
-def _read_legacy(file: io.BytesIO, inert: _Inert) -> tuple[Any, dict[str, np.ndarray]]:
+def _read_legacy(file: io.BytesIO, inert: Inert) -> tuple[Any, dict[str, np.ndarray]]:
     """Five pickles (magic, protocol, machine, object, keys), then the storages."""
     if _next(file)[0] != MAGIC:
-        raise _Refused("not a file that torch.save made")
+        raise Refused("not a file that torch.save made")
     protocol, machine = _next(file)[0], _next(file)[0]
     if protocol != PROTOCOL or not machine["little_endian"]:
-        raise _Refused(f"PyTorch's format {protocol}, written on {machine}")
+        raise Refused("of another format of PyTorch, or of a big-endian machine")
     everything, wanted = _next(file, inert)
     storages = {}
     for key in _next(file)[0]:
@@ -175,11 +139,11 @@ def _read_legacy(file: io.BytesIO, inert: _Inert) -> tuple[Any, dict[str, np.nda
 
 def _exactly(file: io.BytesIO, length: int) -> bytes:
     if not 0 <= length <= file.getbuffer().nbytes - file.tell():
-        raise _Refused("the file is cut short")
+        raise Refused("the file is cut short")
     return file.read(length)
 
 
-def _next(file: io.BytesIO, inert: _Inert = None) -> tuple[Any, dict[str, _Storage]]:
+def _next(file: io.BytesIO, inert: Inert = None) -> tuple[Any, dict[str, Storage]]:
     """Reads the pickle that begins here; the file moves to its end."""
     start = file.tell()
     for _ in pickletools.genops(file):
@@ -188,104 +152,46 @@ def _next(file: io.BytesIO, inert: _Inert = None) -> tuple[Any, dict[str, _Stora
     return _load(file.getbuffer()[start:end].tobytes(), inert)
 
 
-def _load(program: bytes, inert: _Inert) -> tuple[Any, dict[str, _Storage]]:
+def _load(program: bytes, inert: Inert) -> tuple[Any, dict[str, Storage]]:
     """The object that a pickle builds, and the storages that it refers to."""
     # Sizes are looked at first: the unpickler would make room for what is not there.
     for opcode, argument, _ in pickletools.genops(program):
         if "PUT" in opcode.name and argument is not None:
             if int(argument) > len(program):
-                raise _Refused(f"memo {argument} in a pickle of {len(program)} bytes")
-    unpickler = _Unpickler(program, inert)
+                raise Refused(f"memo {argument} in a pickle of {len(program)} bytes")
+    unpickler = Unpickler(program, inert)
     return unpickler.load(), unpickler.storages
 
 
-class _DoesNothing:
-    """Takes whatever a pickle gives to an object, and keeps none of it."""
-
-    def __new__(cls, *_args: Any, **_values: Any) -> Any:
-        return super().__new__(cls)
-
-    def _take(self, *_args: Any) -> None: ...
-
-    __setstate__ = __setitem__ = append = extend = add = _take
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows ordered dictionaries, tensors and storages, and nothing else.
-
-    Attributes:
-      storages: those that were named, by key.
-    """
-
-    def __init__(self, program: bytes, inert: _Inert):
-        super().__init__(io.BytesIO(program))
-        self._inert = inert
-        self.storages: dict[str, _Storage] = {}
-        # functions of this instance: a program can set attributes of what it is given
-        self._allowed: dict[str, Callable[..., Any]] = {
-            "collections.OrderedDict": OrderedDict,
-            "torch._utils._rebuild_tensor_v2": lambda *args: _Tensor(*args[:4]),
-            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-        }
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        name = f"{module_name}.{global_name}"
-        if module_name == "torch" and global_name in DTYPES:
-            return global_name
-        if name not in self._allowed:
-            if self._inert is not None:
-                return self._inert.setdefault(name, type("Inert", (_DoesNothing,), {}))
-            raise _Refused(
-                f"refused: it names {name!r}, which no state_dict of plain tensors"
-                " needs; nothing was executed"
-            )
-        return self._allowed[name]
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _, size, *view = pid
-        if kind != "storage" or any(view):
-            raise _Refused("refused: a persistent object that is no storage")
-        if type(key) is not str or type(size) is not int or type(dtype) is not str:
-            raise _Refused("refused: a storage without key, type or size")
-        storage = _Storage(key, DTYPES[dtype], size)
-        if self.storages.setdefault(key, storage) != storage:
-            raise _Refused(f"storage {key} has two types")
-        return storage
-
-
-def _tensors(state_dict: Any) -> dict[str, _Tensor]:
+def _tensors(state_dict: Any) -> dict[str, Tensor]:
     if not isinstance(state_dict, Mapping):
-        raise _Refused(f"holds a {type(state_dict).__name__}, not a state_dict")
+        raise Refused(f"holds a {type(state_dict).__name__}, not a state_dict")
     for name, value in state_dict.items():
-        if not isinstance(name, str) or not isinstance(value, _Tensor):
+        if not isinstance(name, str) or not isinstance(value, Tensor):
             # of values only the type: a few bytes can make an endless text
             shown = name[:80] if isinstance(name, str) else type(name).__name__
-            raise _Refused(f"not a state_dict: {shown!r} is not a tensor")
+            raise Refused(f"not a state_dict: {shown!r} is not a tensor")
     return dict(state_dict)
 
 
-def _numbers(data: bytes, storage: _Storage) -> np.ndarray:
+def _numbers(data: bytes, storage: Storage) -> np.ndarray:
     numbers = np.frombuffer(data, storage.dtype)
     if len(numbers) != storage.size:
-        raise _Refused(
-            f"storage {storage.key} of {len(numbers)} numbers, {storage.size} expected"
+        raise Refused(
+            f"a storage of {len(numbers)} numbers, where another number is expected"
         )
     return numbers
 
 
-def _view(tensor: _Tensor, storages: Mapping[str, np.ndarray]) -> np.ndarray:
+def _view(tensor: Tensor, storages: Mapping[str, np.ndarray]) -> np.ndarray:
     """The tensor as an array; it must lie within its storage and not be larger."""
-    (storage, offset, shape, strides), places = tensor, (*tensor.shape, *tensor.strides)
+    storage, offset, shape, strides = tensor
     numbers = storages[storage.key]
-    known = all(type(place) is int and place >= 0 for place in (offset, *places))
-    if not known or len(shape) != len(strides):
-        raise _Refused(f"a tensor of shape {shape} with strides {strides}")
     last = sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     count = math.prod(shape)
     if count and (offset + last >= len(numbers) or count > len(numbers)):
-        raise _Refused(
-            f"a tensor of shape {shape}, strides {strides} at {offset} of a storage of"
-            f" {len(numbers)} numbers"
+        raise Refused(
+            f"a tensor of impossible shape or strides in {len(numbers)} numbers"
         )
     if not count:
         return np.empty(shape, numbers.dtype)
