@@ -108,7 +108,7 @@ def test_kid_is_below_zero_with_even_labels_and_zero_with_random_ones(random):
     world = World(10, features=16)
     found = perfect_and_estimated(
         world,
-        lambda rng: rng.permutation(even(600, 10)),
+        lambda rng: rng.integers(0, 10, 600) if random else even(600, 10),
         lambda rng: rng.integers(0, 10, 300) if random else even(300, 10),
         40,
         "kid",
@@ -116,7 +116,8 @@ def test_kid_is_below_zero_with_even_labels_and_zero_with_random_ones(random):
     )
     perfect, estimated, _ = found["kid_full_vectors"]
     assert estimated == pytest.approx(perfect, abs=0.006)
-    assert (perfect < -0.01) == (estimated < -0.01) == (not random)
+    for value in (perfect, estimated):
+        assert abs(value) < 0.008 if random else value < -0.012, (perfect, estimated)
 
 
 def test_too_few_images_for_the_features_have_an_upper_value():
