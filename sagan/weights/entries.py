@@ -91,7 +91,7 @@ def generator_entries(
       layout: The project's names.
       bgr: Whether its images have blue first.
     """
-    names, blocks = layout.g, generator_blocks(config)
+    names, blocks = layout.names, generator_blocks(config)
     _, base = generator_stem(config)
     stem = partial(_stem_inward, base), partial(_stem_outward, base)
     yield Normalised(("stem",), names["stem"], *stem)
@@ -114,7 +114,7 @@ def discriminator_entries(
     config: Config, layout: Layout, *, bgr: bool = False
 ) -> Iterator[Entry]:
     """The layers of the discriminator; arguments as for the generator."""
-    names, blocks = layout.d, discriminator_blocks(config)
+    names, blocks = layout.names, discriminator_blocks(config)
     where = places(layout, [block.slot for block in blocks], d=True)
     channels = config.data.channels
     for i, (block, place) in enumerate(zip(blocks, where.blocks, strict=True), 1):

@@ -15,10 +15,8 @@ Tensors = Mapping[str, np.ndarray]
 
 def player(tensors: Tensors, layout: Layout) -> str | None:
     """Whether a state_dict is this project's generator, "g", or discriminator, "d"."""
-    ends = {"g": (layout.g["stem"], layout.g["out"])}
-    ends["d"] = layout.d["logit"], layout.d["embed"]
-    for name, layers in ends.items():
-        if all(_weight(tensors, layer) for layer in layers):
+    for name, ends in (("g", ("stem", "out")), ("d", ("logit", "embed"))):
+        if all(_weight(tensors, layout.names[end]) for end in ends):
             return name
     return None
 
@@ -34,17 +32,17 @@ def generator_fields(tensors: Tensors, layout: Layout) -> dict[str, Any]:
     Raises:
       ConfigError: It has no blocks, or sizes that no config gives.
     """
-    channels, slots = _blocks(tensors, layout, d=False)
-    stem, z = _shape(tensors, layout.g["stem"])[:2]
-    first = _shape(tensors, f"{layout.blocks.format(0)}.{layout.g['conv1']}")[1]
+    names, (channels, slots) = layout.names, _blocks(tensors, layout, d=False)
+    stem, z = _shape(tensors, names["stem"])[:2]
+    first = _shape(tensors, f"{layout.blocks.format(0)}.{names['conv1']}")[1]
     base = round((stem / first) ** 0.5)
     if base * base * first != stem or not 4 <= base <= 7:
         raise ConfigError(
-            f"{layout.g['stem']}: {stem} features of {first} channels are no image of"
+            f"{names['stem']}: {stem} features of {first} channels are no image of"
             " 4x4 to 7x7: not a SAGAN, whose latents enter once"
         )
     size, width = base * 2 ** len(channels), min(channels)
-    table = f"{layout.blocks.format(0)}.{layout.g['bn1']}.{layout.scale_and_bias[0]}"
+    table = f"{layout.blocks.format(0)}.{names['bn1']}.{layout.scale_and_bias[0]}"
     if not _weight(tensors, table):
         raise ConfigError(
             f"{table}.weight: is missing; only class-conditional ones fit"
@@ -53,7 +51,7 @@ def generator_fields(tensors: Tensors, layout: Layout) -> dict[str, Any]:
     classes = _shape(tensors, table)[1 if layout.linear_tables else 0]
     return {
         "data.size": size,
-        "data.channels": _shape(tensors, layout.g["out"])[0],
+        "data.channels": _shape(tensors, names["out"])[0],
         "data.classes": classes,
         "g.z": z,
         "g.width": width,
@@ -69,7 +67,7 @@ def discriminator_fields(tensors: Tensors, layout: Layout, size: int) -> dict[st
     """Fields of the discriminator with these tensors, for images of a size."""
     channels, slots = _blocks(tensors, layout, d=True)
     learned = sum(
-        name.endswith(f".{layout.d['shortcut']}.bias") for name in tensors
+        name.endswith(f".{layout.names['shortcut']}.bias") for name in tensors
     )  # a block that halves has one; those come first
     halvings = 0
     while size % 2 == 0 and size // 2**halvings > 7:
@@ -89,23 +87,19 @@ def _blocks(
     tensors: Tensors, layout: Layout, *, d: bool
 ) -> tuple[list[int], list[bool]]:
     """Output channels of each block, and whether attention follows it."""
-    names, gamma = (layout.d if d else layout.g), layout.attention[-1]
+    gamma, at = layout.attention[-1], 0
     channels: list[int] = []
     slots: list[bool] = []
-    at = 0
     while True:
-        apart = d and not channels and layout.first_d is not None
-        place = layout.first_d if apart else layout.blocks.format(at)
-        if not _weight(tensors, f"{place}.{names['conv1']}"):
+        spot = layout.spot(at, first_of_d=d and not channels)
+        conv = f"{spot.block}.{layout.names['conv1']}"
+        if not _weight(tensors, conv):
             break
-        channels.append(_shape(tensors, f"{place}.{names['conv1']}")[0])
-        here, at = at, at + (not apart)
-        where = layout.attention_place or layout.blocks
-        inner = where.format(here if layout.attention_place else at)
-        slots.append(f"{inner}.{gamma}" in tensors)
-        at += slots[-1] and layout.attention_place is None
+        channels.append(_shape(tensors, conv)[0])
+        slots.append(f"{spot.attention}.{gamma}" in tensors)
+        at = spot.after_attention if slots[-1] else spot.after
     if not channels:
-        raise ConfigError(f"{place}.{names['conv1']}.weight: is missing: no blocks")
+        raise ConfigError(f"{conv}.weight: is missing: no blocks")
     return channels, slots
 
 

@@ -14,8 +14,8 @@ class Layout(NamedTuple):
       tables: Values of g.sn_tables that it can hold.
       linear_tables: Whether the tables of batch norm are linear maps [c k] of the
         one-hot label, not embeddings [k c].
-      g: Names in the generator: stem, out, conv1, conv2, shortcut, bn1, bn2.
-      d: Names in the discriminator: logit, embed, conv1, conv2, shortcut.
+      names: Names of the generator's stem, out, bn1 and bn2, of the discriminator's
+        logit and embed, and of conv1, conv2 and shortcut in the blocks of both.
       scale_and_bias: Names of the two tables in a conditional batch norm.
       moments: Names of the running mean and variance in one.
       out_norm: Names of scale, bias, mean and variance before the output.
@@ -32,8 +32,7 @@ class Layout(NamedTuple):
     sn_eval: Literal["iterate", "stored"]
     tables: tuple[str, ...]
     linear_tables: bool
-    g: dict[str, str]
-    d: dict[str, str]
+    names: dict[str, str]
     scale_and_bias: tuple[str, str]
     moments: tuple[str, str]
     out_norm: tuple[str, str, str, str]
@@ -42,6 +41,34 @@ class Layout(NamedTuple):
     blocks: str
     attention_place: str | None = None
     first_d: str | None = None
+
+    def spot(self, at: int, *, first_of_d: bool) -> "Spot":
+        """Where the next block is.
+
+        Args:
+          at: Number of the blocks before it, as the project counts.
+          first_of_d: Whether it is the first of the discriminator.
+        """
+        apart = first_of_d and self.first_d is not None
+        block = self.first_d or "" if apart else self.blocks.format(at)
+        after = at + (not apart)
+        if self.attention_place is not None:
+            return Spot(block, self.attention_place.format(at), after, after)
+        return Spot(block, self.blocks.format(after), after, after + 1)
+
+
+class Spot(NamedTuple):
+    """Place of a block, and of the attention that may follow it.
+
+    Attributes:
+      after: Number of the blocks so far, as the project counts, without attention.
+      after_attention: With it.
+    """
+
+    block: str
+    attention: str
+    after: int
+    after_attention: int
 
 
 LAYOUTS = {
@@ -52,7 +79,7 @@ LAYOUTS = {
         sn_eval="iterate",
         tables=("channels",),
         linear_tables=True,
-        g={
+        names={
             "stem": "linear0",
             "out": "conv2d5",
             "conv1": "conv2d1",
@@ -60,13 +87,8 @@ LAYOUTS = {
             "shortcut": "conv2d0",
             "bn1": "bn1",
             "bn2": "bn2",
-        },
-        d={
             "logit": "linear1",
             "embed": "embedding",
-            "conv1": "conv2d1",
-            "conv2": "conv2d2",
-            "shortcut": "conv2d0",
         },
         scale_and_bias=("gain", "bias"),
         moments=("bn.running_mean", "bn.running_var"),
@@ -88,7 +110,7 @@ LAYOUTS = {
         sn_eval="iterate",
         tables=("none", "classes"),
         linear_tables=False,
-        g={
+        names={
             "stem": "linear",
             "out": "output_layer.2",
             "conv1": "conv1",
@@ -96,13 +118,8 @@ LAYOUTS = {
             "shortcut": "conv_sc",
             "bn1": "bn1",
             "bn2": "bn2",
-        },
-        d={
             "logit": "linear",
             "embed": "embed",
-            "conv1": "conv1",
-            "conv2": "conv2",
-            "shortcut": "conv_sc",
         },
         scale_and_bias=("gain", "bias"),
         moments=("stored_mean", "stored_var"),
@@ -124,7 +141,7 @@ LAYOUTS = {
         sn_eval="stored",
         tables=("none", "classes"),
         linear_tables=False,
-        g={
+        names={
             "stem": "noise2feat",
             "out": "to_rgb.conv",
             "conv1": "conv_1.conv",
@@ -132,13 +149,8 @@ LAYOUTS = {
             "shortcut": "shortcut.conv",
             "bn1": "norm_1",
             "bn2": "norm_2",
-        },
-        d={
             "logit": "decision",
             "embed": "proj_y",
-            "conv1": "conv_1.conv",
-            "conv2": "conv_2.conv",
-            "shortcut": "shortcut.conv",
         },
         scale_and_bias=("weight_embedding", "bias_embedding"),
         moments=("norm.running_mean", "norm.running_var"),
@@ -173,14 +185,8 @@ def places(layout: Layout, slots: list[bool], *, d: bool) -> Places:
     """
     at, found = 0, Places([], [])
     for i, slot in enumerate(slots):
-        apart = d and i == 0 and layout.first_d is not None
-        found.blocks.append(layout.first_d or "" if apart else layout.blocks.format(at))
-        here, at = at, at + (not apart)
-        if not slot:
-            found.attention.append(None)
-        elif layout.attention_place is not None:
-            found.attention.append(layout.attention_place.format(here))
-        else:
-            found.attention.append(layout.blocks.format(at))
-            at += 1
+        spot = layout.spot(at, first_of_d=d and i == 0)
+        found.blocks.append(spot.block)
+        found.attention.append(spot.attention if slot else None)
+        at = spot.after_attention if slot else spot.after
     return found

@@ -282,7 +282,7 @@ def test_sizes_without_a_network_are_one_line(tmp_path, case):
     blocks = tuple(f"{p}." for p in ("blocks", "conv_blocks", layout.first_d) if p)
     headless = {k: x for k, x in d.state_dict().items() if not k.startswith(blocks)}
     empty = dict(g.state_dict())
-    conv = f"{layout.blocks.format(0)}.{layout.g['conv1']}.weight_orig"
+    conv = f"{layout.blocks.format(0)}.{layout.names['conv1']}.weight_orig"
     conv = conv if conv in empty else conv.removesuffix("_orig")
     empty[conv] = empty[conv][:0]
     for states, said in (
