@@ -18,7 +18,7 @@ from sagan.config.schema import ConfigError
 from sagan.metrics.inception import Inception
 from sagan.metrics.pickled import read_state_dict
 from sagan.runtime import cache
-from sagan.runtime.files import open_regular
+from sagan.runtime.files import read_whole
 
 INCEPTION = Inception()
 NAME = "weights-inception-2015-12-05"
@@ -55,18 +55,10 @@ def read(path: Path, network: Any, name: str, sha256: str) -> tuple[dict, str]:
     Raises:
       ConfigError: The file cannot be read, or is another one.
     """
-    content = _read(path)
+    content = read_whole(path)
     _refuse_others(path, hashlib.sha256(content).hexdigest(), sha256)
     tensors = read_state_dict(path, content)
     return as_variables(converted(tensors), str(path), network, name), sha256
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with open_regular(path) as file:
-            return file.read()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _refuse_others(path: Path, found: str, sha256: str) -> None:
@@ -146,7 +138,7 @@ def _fetch(path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             pth = Path(folder, path.name)
             download(URL, pth)
-            _refuse_others(pth, hashlib.sha256(_read(pth)).hexdigest(), SHA256)
+            _refuse_others(pth, hashlib.sha256(read_whole(pth)).hexdigest(), SHA256)
             pth.replace(path)
     except (OSError, http.client.HTTPException) as error:
         advice = "fetch it where there is a network, give it with --weights-file PATH"

@@ -111,6 +111,19 @@ def open_regular(path: Path) -> BufferedReader:
     raise OSError(errno.EINVAL, "is not a regular file", str(path))
 
 
+def read_whole(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+      ConfigError: It cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def read_json(path: Path, most: int = _JSON_BYTES) -> Any:
     """The value in a JSON file of at most so many bytes, which need not be trusted.
 

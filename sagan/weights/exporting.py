@@ -118,19 +118,20 @@ def check_layout(config: Config, to: str) -> None:
     """Raises a ConfigError if a project's names cannot hold the generator."""
     layout = LAYOUTS[to]
     slots = any(block.slot for block in generator_blocks(config))
-    wrong = {
-        "data.classes = 0: has only": "class-conditional batch norm",
-        "g.sn = False: has only": "layers with spectral normalisation",
-        f"g.block = {config.g.block!r}: has only": "attention",
-        f"g.sn_tables = {config.g.sn_tables!r}: has only": " or ".join(layout.tables),
-    }
-    holds = (
-        bool(config.data.classes),
-        config.g.sn,
-        config.g.block == "attention" or not slots,
-        config.g.sn_tables in layout.tables,
+    needs = (
+        (config.data.classes, "data.classes = 0", "class-conditional batch norm"),
+        (config.g.sn, "g.sn = False", "layers with spectral normalisation"),
+        (
+            config.g.block == "attention" or not slots,
+            f"g.block = {config.g.block!r}",
+            "attention",
+        ),
+        (
+            config.g.sn_tables in layout.tables,
+            f"g.sn_tables = {config.g.sn_tables!r}",
+            " or ".join(layout.tables),
+        ),
     )
-    for (problem, only), right in zip(wrong.items(), holds, strict=True):
-        if not right:
-            field, _, rest = problem.partition(": ")
-            raise ConfigError(f"{field}: {layout.title} {rest} {only}")
+    for holds, field, only in needs:
+        if not holds:
+            raise ConfigError(f"{field}: {layout.title} has only {only}")

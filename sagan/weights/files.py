@@ -11,7 +11,7 @@ import numpy as np
 
 from sagan.config.schema import ConfigError
 from sagan.metrics.pickled import read_checkpoint
-from sagan.runtime.files import open_regular
+from sagan.runtime.files import read_whole
 from sagan.runtime.progress import first_few
 from sagan.weights import infer
 from sagan.weights.layouts import LAYOUTS
@@ -55,7 +55,7 @@ def read_networks(paths: Iterable[Path], like: str) -> Networks:
     sources: dict[str, str] = {}
     inert: set[str] = set()
     for path in paths:
-        content = _content(path)
+        content = read_whole(path)
         sources[str(path)] = hashlib.sha256(content).hexdigest()
         tree, names = read_checkpoint(path, content)
         inert |= {*names}
@@ -67,18 +67,9 @@ def read_networks(paths: Iterable[Path], like: str) -> Networks:
         raise ConfigError(
             f"{', '.join(sources)}: a discriminator alone; give its generator too"
         )
-    g = found.get("g", found.get("g_ema"))
-    assert g is not None
-    g_ema = found.get("g_ema") if "g" in found else None
-    return Networks(g, g_ema, found.get("d"), sources, sorted(inert))
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with open_regular(path) as file:
-            return file.read()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    average = found.get("g_ema") if "g" in found else None
+    g = found["g" if "g" in found else "g_ema"]
+    return Networks(g, average, found.get("d"), sources, sorted(inert))
 
 
 def _split(tree: dict, path: Path, like: str) -> dict[str, Tensors]:

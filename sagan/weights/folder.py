@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -14,7 +15,7 @@ from sagan.checkpoints.restore import OpenedRun
 from sagan.checkpoints.workdir import class_names
 from sagan.config.fields import from_tree, to_json
 from sagan.config.schema import Config, ConfigError
-from sagan.runtime.files import read_json, write_whole
+from sagan.runtime.files import read_json, read_whole, write_whole
 from sagan.sampling import sampler
 from sagan.sampling.grid import class_titles, image_grid, png
 from sagan.weights.model_card import model_card
@@ -47,8 +48,26 @@ def is_folder(path: Path) -> bool:
     return path.is_dir() or path.suffix == ".safetensors"
 
 
-def read_folder(path: Path) -> tuple[Config, int, dict[str, np.ndarray], Path]:
-    """The config, the step, the arrays by dotted path, and the file of these.
+class Folder(NamedTuple):
+    """What `write_folder` leaves.
+
+    Attributes:
+      config: The config.
+      step: The step.
+      arrays: The arrays by dotted path.
+      model: The file of these.
+      sha256: SHA-256 of that file.
+    """
+
+    config: Config
+    step: int
+    arrays: dict[str, np.ndarray]
+    model: Path
+    sha256: str
+
+
+def read_folder(path: Path) -> Folder:
+    """Reads such a folder, or the file of arrays in one.
 
     Fields of `run` and data.path, which may be a stranger's, are the defaults.
 
@@ -57,12 +76,15 @@ def read_folder(path: Path) -> tuple[Config, int, dict[str, np.ndarray], Path]:
     """
     model = path / MODEL if path.is_dir() else path
     facts = model.with_name(CONFIG)
-    arrays = read_safetensors(model)
+    content = read_whole(model)
+    arrays = read_safetensors(model, content)
+    sha256 = hashlib.sha256(content).hexdigest()
     try:
         about = read_json(facts)
         tree = {k: v for k, v in about["config"].items() if k != "run"}
         tree["data"] = {k: v for k, v in tree["data"].items() if k != "path"}
-        return from_tree(tree), as_step(about["step"], str(facts)), arrays, model
+        step = as_step(about["step"], str(facts))
+        return Folder(from_tree(tree), step, arrays, model, sha256)
     except OSError as error:
         raise ConfigError(f"{facts}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

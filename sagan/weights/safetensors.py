@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sagan.config.schema import ConfigError
-from sagan.runtime.files import open_regular, parse_json
+from sagan.runtime.files import parse_json
 
 
 def safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
@@ -31,15 +31,13 @@ def safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -
     return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The float32 arrays of a file, which need not be trusted.
+def read_safetensors(path: Path, content: bytes) -> dict[str, np.ndarray]:
+    """The float32 arrays of a file's content, which need not be trusted.
 
     Raises:
-      ConfigError: It cannot be read, is damaged, or has arrays of another type.
+      ConfigError: It is damaged, or has arrays of another type; `path` names it.
     """
     try:
-        with open_regular(path) as file:
-            content = file.read()
         length = int.from_bytes(content[:8], "little")
         if not 2 <= length <= len(content) - 8:
             raise ValueError("its header is cut short")
@@ -47,8 +45,6 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         header.pop("__metadata__", None)
         body = memoryview(content)[8 + length :]
         return {name: _array(name, about, body) for name, about in header.items()}
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path}: no safetensors file of ours: {error}") from error
 
