@@ -186,7 +186,9 @@ def test_a_mistake_of_one_process_ends_the_evaluation_of_both(runs, tmp_path):
 def test_only_the_first_process_reports_and_writes(runs):
     _, two, (first, second) = runs
     assert "4 x cpu" in first and "step 4 of 4" in first and "done" in first
-    assert not [x for x in second.splitlines() if not x.startswith("[Gloo]")], second
+    # Gloo's threads write "[Gloo] Rank 1 is connected to ..." over one another.
+    gloo = "gloo rank is connected to peer ranks expected number of".split()
+    assert set(re.findall("[a-z]+", second.lower())) <= set(gloo), second
     assert [row["step"] for row in rows(two / "metrics.jsonl")] == [1, 2, 3, 4]
     assert len(list((two / "tensorboard").iterdir())) == 1
 
