@@ -112,7 +112,7 @@ class BatchNorm(nn.Module):
         return scale[None], bias[None]
 
     def _correction(self, x: Float[Array, "n h w c"]) -> float:
-        """N / (n - 1), n the numbers of a channel that share moments."""
+        """N / (n - 1) for the n values of a channel that share moments."""
         n, height, width, _ = x.shape
         devices = jax.lax.axis_size(self.axis_name) if self.axis_name else 1
         numbers = (self.group or n * devices) * height * width

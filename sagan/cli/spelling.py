@@ -41,7 +41,7 @@ def reads_runs(known: Mapping[str, Any]) -> bool:
 
 
 def joined(first: Iterable[str], options: Iterable[Sequence[str]]) -> list[str]:
-    """What `spell` returns as one list; a value may begin with a hyphen."""
+    """The two parts of `spell` as one list; a value may begin with a hyphen."""
     each = (("=".join(o),) if len(o) == 2 else o for o in options)
     return [*first, *itertools.chain(*each)]
 

@@ -151,6 +151,12 @@ class Source:
             place = f"{self.place}: {record.name(index)}"
             raise ConfigError(f"{place}: cannot be read ({error})") from error
 
+    @property
+    def has_labels_at_hand(self) -> bool:
+        """Whether all labels are known without reading too many records."""
+        known = self.known_labels is not None or not self.sampled
+        return self.memory is not None or known
+
     def labels(self, indices: Int[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
         """The labels at `indices`, without decoding an image."""
         if self.memory:

@@ -103,7 +103,7 @@ def _has_others(metric: Metric, reals: Extracted) -> bool:
 
 
 class _Sizes(NamedTuple):
-    """Numbers of images by class: of the comparison, and of a draw.
+    """Image counts by class, in the comparison and in one draw.
 
     Attributes:
       reals: Reals of the comparison.

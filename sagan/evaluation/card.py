@@ -174,9 +174,9 @@ def render_card(result: Result) -> str:
     parts = [f"# Evaluation of {facts['what']}", markdown_table(result_table(result))]
     words = [f"{result['protocol']['samples']} samples.", *explanations(result)]
     parts.append("\n".join(f"- {text}" for text in words))
-    if spread := result_table(result, spread=True)[1:]:
-        head = result_table(result, spread=True)[:1]
-        parts.append(f"## Spread\n\n{markdown_table(head + spread)}")
+    spread = result_table(result, spread=True)
+    if spread[1:]:
+        parts.append(f"## Spread\n\n{markdown_table(spread)}")
     if classes := class_table(result):
         title = f"## Classes, the worst first ({_variant(result['results'][-1])})"
         parts.append(f"{title}\n\n{markdown_table(classes)}")

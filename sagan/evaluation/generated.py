@@ -89,7 +89,7 @@ def choose_labels(
     """
     kind, notes = protocol.labels if classes else "none", []
     if kind == "auto":
-        known = source.memory or source.known_labels is not None or not source.sampled
+        known = source.has_labels_at_hand
         label = source.labels(np.arange(len(source))) if known else reals
         found = collections.Counter(label.tolist())
         least, most = (op(found[k] for k in range(classes)) for op in (min, max))

@@ -117,7 +117,7 @@ def _open_reals(
     if reference:
         examples = source.examples(np.arange(1))
         check_size(reference, examples.image)
-        known = source.memory or source.known_labels is not None or not source.sampled
+        known = source.has_labels_at_hand
         if known and scoring.feature_name(protocol, reference) not in embedded:
             chosen = image_sets.order(len(source))[: image_sets.TRAINING]
             labels = Examples(examples.image[:0], source.labels(chosen))

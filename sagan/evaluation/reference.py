@@ -122,7 +122,7 @@ def write_reference(path: Path, extracted: Extracted, network: FeatureNetwork) -
 def image_facts(
     image: UInt8[np.ndarray, "n h w c"], network: FeatureNetwork
 ) -> dict[str, str]:
-    """What decides whether statistics of images can be compared with others."""
+    """Facts that must be equal for statistics of images to be comparable."""
     return {
         "image": _shape(image),
         "features": network.name,

@@ -141,7 +141,7 @@ def open_scorer(
 def _facts(
     protocol: Comparison, reals: Reals, network: FeatureNetwork, samples: int
 ) -> dict[str, Any]:
-    """What decides the numbers, besides the metrics."""
+    """Everything but the metrics that the numbers depend on."""
     (image, label), reference = reals.examples, reals.reference
     return {
         "reals": reference.count if reference else len(image),

@@ -123,7 +123,7 @@ class Metric:
         return (*state, {name: getattr(extracted, name) for name in self.keeps})
 
     def prepare(self, real: Any) -> Any:
-        """What `compute` takes of the reals, computed once for any number of fakes.
+        """Prepares the reals once, for `compute` with any number of sets of fakes.
 
         By default their state as it is, which `compute` takes in any case.
 

@@ -32,7 +32,9 @@ def to_ours(
         if isinstance(entry, Plain):
             x = np.asarray(tensors[entry.theirs], np.float32)
             x = x if entry.shape is None else x.reshape(())
-            found[(entry.collection, *entry.ours)] = x + entry.less if entry.less else x
+            found[(entry.collection, *entry.ours)] = (
+                x + entry.offset if entry.offset else x
+            )
             continue
         own = {
             name: np.asarray(tensors[f"{entry.theirs}.{name}"], np.float32)
@@ -84,7 +86,7 @@ def to_theirs(
     for entry in entries:
         if isinstance(entry, Plain):
             x = flat[(entry.collection, *entry.ours)]
-            x = x - np.float32(entry.less) if entry.less else x
+            x = x - np.float32(entry.offset) if entry.offset else x
             found[entry.theirs] = x if entry.shape is None else x.reshape(entry.shape)
             continue
         weight = entry.outward(flat[("params", *entry.ours, entry.leaf)])

@@ -54,14 +54,14 @@ class Plain(NamedTuple):
       ours: Path in it.
       theirs: Name of the tensor.
       shape: Theirs, if it has another than ours.
-      less: Their numbers are ours less this.
+      offset: Added to their numbers to give ours: 1 for scales.
     """
 
     collection: str
     ours: Path
     theirs: str
     shape: tuple[int, ...] | None = None
-    less: float = 0.0
+    offset: float = 0.0
 
 
 Entry = Normalised | Plain
@@ -138,7 +138,9 @@ def _norm(config: Config, layout: Layout, ours: Path, theirs: str) -> Iterator[E
     for leaf, suffix in zip(("scale", "bias"), layout.scale_and_bias, strict=True):
         name, place = f"{theirs}.{suffix}", (*ours, leaf)
         if config.g.sn_tables == "none":
-            yield Plain("params", place, f"{name}.weight", less=float(leaf == "scale"))
+            yield Plain(
+                "params", place, f"{name}.weight", offset=float(leaf == "scale")
+            )
             continue
         kind = {"channels": "kernel", "classes": "embedding"}[config.g.sn_tables]
         yield Normalised(place, name, turn, turn, leaf=kind, bias=False)

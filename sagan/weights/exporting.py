@@ -88,7 +88,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    """What a folder's config.json says; empty if it is none."""
+    """The content of a folder's config.json; empty if there is none."""
     try:
         facts = read_json(folder / CONFIG)
     except (OSError, ValueError):
