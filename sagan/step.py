@@ -6,11 +6,11 @@ statistics, in the D step too; the discriminator's u moves once for each D updat
 frozen in the G update. Here the D updates come first; the official graph begins with
 G's. The rules of others, by the fields that differ from the default:
 
-                         StudioGAN  MMGeneration  BigGAN-PyTorch
-  d_passes               apart      apart         together
-  g_step_moves_d         True       True          True
-  d_step_moves_averages  False      True          True
-  micro_in_turn          -          -             True
+                            StudioGAN  MMGeneration  BigGAN-PyTorch
+  d_passes                  apart      apart         together
+  g_step_moves_d            True       True          True
+  d_step_moves_averages     False      True          True
+  sequential_micro_batches  -          -             True
 
 and all three have g.bn_unbiased, as PyTorch has no other. A pass always computes with
 what its power iteration gives; the rule says whose result stays.
@@ -197,12 +197,14 @@ def accumulate(
 
     All parts start from the same statistics, and running averages are linear in the
     batch's own, so statistics as well as gradients equal those of the whole batch. With
-    rule.micro_in_turn each part starts from those that the one before has moved.
+    rule.sequential_micro_batches each part starts from the statistics that the one
+    before it has moved.
 
     Returns:
       The update, and the statistics that micro moves, by player.
     """
-    parts, in_turn = game.config.optim.accumulate, game.config.rule.micro_in_turn
+    parts = game.config.optim.accumulate
+    sequential = game.config.rule.sequential_micro_batches
     if parts == 1:
         return micro(stats, *batch)
 
@@ -213,7 +215,7 @@ def accumulate(
         return x.swapaxes(0, 1).reshape(parts, -1, *x.shape[3:])
 
     def add(total: Any, part: tuple[Array | None, ...]) -> tuple[Any, None]:
-        if not in_turn:
+        if not sequential:
             return jax.tree.map(jnp.add, total, micro(stats, *part)), None
         update, moved = micro({**stats, **total[1]}, *part)
         return (jax.tree.map(jnp.add, total[0], update), moved), None
@@ -221,12 +223,12 @@ def accumulate(
     split_batch = jax.tree.map(split, batch)
     shapes = jax.eval_shape(micro, stats, *jax.tree.map(lambda x: x[0], split_batch))
     first = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    if in_turn:
+    if sequential:
         first = first[0], {player: stats[player] for player in first[1]}
     unroll = loop_unroll(game, parts)
     (update, moved), _ = jax.lax.scan(add, first, split_batch, unroll=unroll)
     mean = jax.tree.map(lambda x: x / parts, (update, moved))
-    return mean[0], moved if in_turn else mean[1]
+    return mean[0], moved if sequential else mean[1]
 
 
 def loop_unroll(game: Game, count: int) -> int:

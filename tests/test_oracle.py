@@ -80,7 +80,7 @@ RULES = {
     },
     "biggan": {
         "rule.g_step_moves_d": True,
-        "rule.micro_in_turn": True,
+        "rule.sequential_micro_batches": True,
         "optim.accumulate": 2,
         "g.bn_unbiased": True,
         "model.sn_detach": True,

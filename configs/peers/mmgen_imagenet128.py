@@ -4,7 +4,8 @@ sagan prepare imagenet2012 --data-dir data
 python train.py configs/peers/mmgen_imagenet128.py --workdir runs/mm --data.path data
 Cost and FID: not run here. Published: FID 12.83 at 826k steps (50,000 averaged samples
 against the whole training set, Tero's Inception), Inception Score 69.5. It trains on
-BGR images. The best public number: configs/imagenet128.py follows it.
+BGR images. The best public number: configs/imagenet128.py follows it. Its class tables
+start at random numbers, ours at scales of 1 and biases of 0.
 """
 
 from sagan.config import (

@@ -185,7 +185,15 @@ def known_classes(workdir: pathlib.Path) -> list[str] | None:
     with contextlib.suppress(OSError):
         if then := _read_data(workdir):
             return then["classes"]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        names = files.read_json(workdir / IMPORTED)["classes"]
+        return names if names and is_names(names) else None
     return None
+
+
+def is_names(value: Any) -> bool:
+    """Whether a value from a file can be names of classes."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _read_data(workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -199,8 +207,8 @@ def _read_data(workdir: pathlib.Path) -> dict[str, Any] | None:
         if isinstance(error, OSError) and error.errno not in files.DAMAGE:
             raise
         return None
-    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return then if known and all(isinstance(count, int) for count in counts) else None
+    known = is_names(names) and all(isinstance(count, int) for count in counts)
+    return then if known else None
 
 
 def read_config(workdir: str | pathlib.Path) -> Config:

@@ -30,14 +30,15 @@ class ImportOptions:
     files: tyro.conf.Positional[
         Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]
     ]
-    """G.pth [D.pth]: a generator and, to train on, its discriminator; or a folder."""
+    """G.pth [G_ema.pth] [D.pth]: a generator, its average and, to train on, its
+    discriminator; or a folder of `sagan export`."""
     like: Project | None = None
     """Project that wrote them: PyTorch-StudioGAN, BigGAN-PyTorch or MMGeneration. None:
     a folder of `sagan export`."""
     workdir: str = ""
     """New workdir."""
     bgr: bool = False
-    """The images have blue first, as MMGeneration's have."""
+    """The networks are of BGR images, as MMGeneration's are."""
     config: ConfigFields = Config()
 
 
@@ -54,7 +55,7 @@ def import_command(args: Arguments) -> None:
         ImportOptions, joined(files, rest), prog="sagan import", description=about
     )
     if not options.files:
-        raise ConfigError("name the files first: G.pth, or G.pth and D.pth")
+        raise ConfigError("name the files first: G.pth [G_ema.pth] [D.pth]")
     if not options.workdir:
         raise ConfigError(NO_WORKDIR)
     values = fields(options.config)
@@ -86,7 +87,7 @@ class ExportOptions:
     weights: str = ""
     """raw, ema, or the decay of one average. Empty: ema if there is one."""
     bgr: bool = False
-    """Write a network whose images have blue first, for MMGeneration."""
+    """Write a network of BGR images, for MMGeneration."""
 
 
 @command(lambda: ExportOptions)

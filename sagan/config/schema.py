@@ -157,7 +157,7 @@ class RuleConfig:
     """G's update moves D's u too (all in PyTorch that do not freeze it)."""
     d_step_moves_averages: bool = True
     """D's update moves G's running averages. StudioGAN's does not."""
-    micro_in_turn: bool = False
+    sequential_micro_batches: bool = False
     """A micro-batch starts from the statistics that the one before has moved
     (BigGAN-PyTorch); else the update is that of the whole batch."""
 

@@ -12,6 +12,7 @@ DTYPES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
+    "BFloat16Storage": "bfloat16",  # NumPy has it from JAX
     "LongStorage": "<i8",
     "IntStorage": "<i4",
     "ShortStorage": "<i2",

@@ -23,7 +23,7 @@ from sagan.config.schema import Config
 from sagan.weights.layouts import Layout, places
 
 Path = tuple[str, ...]
-Turn = Callable[[np.ndarray], np.ndarray]
+Transform = Callable[[np.ndarray], np.ndarray]
 
 
 class Normalised(NamedTuple):
@@ -40,8 +40,8 @@ class Normalised(NamedTuple):
 
     ours: Path
     theirs: str
-    inward: Turn
-    outward: Turn
+    inward: Transform
+    outward: Transform
     leaf: str = "kernel"
     bias: bool = True
 
@@ -89,7 +89,7 @@ def generator_entries(
     Args:
       config: data.classes is a number, not 0.
       layout: The project's names.
-      bgr: Whether its images have blue first.
+      bgr: Whether its images are BGR.
     """
     names, blocks = layout.names, generator_blocks(config)
     _, base = generator_stem(config)
@@ -107,7 +107,7 @@ def generator_entries(
     kinds += ("batch_stats", "mean"), ("batch_stats", "var")
     for (kind, leaf), name in zip(kinds, layout.out_norm, strict=True):
         yield Plain(kind, ("bn_out", leaf), name)
-    yield _conv(("out",), names["out"], flip=0 if bgr else None)
+    yield _conv(("out",), names["out"], colours=0 if bgr else None)
 
 
 def discriminator_entries(
@@ -122,7 +122,7 @@ def discriminator_entries(
         for conv in ["conv1", "conv2", *["shortcut"] * learned]:
             pixels = bgr and i == 1 and conv != "conv2"
             name = f"{place}.{names[conv]}"
-            yield _conv((f"block{i}", conv), name, flip=1 if pixels else None)
+            yield _conv((f"block{i}", conv), name, colours=1 if pixels else None)
         channels = block.channels
         yield from _attention(layout, block, where.attention[i - 1])
     yield Normalised(("logit",), names["logit"], _transposed, _transposed)
@@ -134,7 +134,7 @@ def _norm(config: Config, layout: Layout, ours: Path, theirs: str) -> Iterator[E
     """A class-conditional batch norm; their scales are 1 plus what they store."""
     for leaf, suffix in zip(("mean", "var"), layout.moments, strict=True):
         yield Plain("batch_stats", (*ours, leaf), f"{theirs}.{suffix}")
-    turn = _transposed if layout.linear_tables else _same
+    move = _transposed if layout.linear_tables else _same
     for leaf, suffix in zip(("scale", "bias"), layout.scale_and_bias, strict=True):
         name, place = f"{theirs}.{suffix}", (*ours, leaf)
         if config.g.sn_tables == "none":
@@ -143,7 +143,7 @@ def _norm(config: Config, layout: Layout, ours: Path, theirs: str) -> Iterator[E
             )
             continue
         kind = {"channels": "kernel", "classes": "embedding"}[config.g.sn_tables]
-        yield Normalised(place, name, turn, turn, leaf=kind, bias=False)
+        yield Normalised(place, name, move, move, leaf=kind, bias=False)
 
 
 def _attention(layout: Layout, block: Block, theirs: str | None) -> Iterator[Entry]:
@@ -156,17 +156,17 @@ def _attention(layout: Layout, block: Block, theirs: str | None) -> Iterator[Ent
     yield Plain("params", place, name, shape=layout.gamma_shape)
 
 
-def _conv(ours: Path, theirs: str, flip: int | None = None) -> Normalised:
-    """A convolution; colours are turned round along their axis `flip`."""
+def _conv(ours: Path, theirs: str, colours: int | None = None) -> Normalised:
+    """A convolution; axis `colours` of their weight, if any, goes from BGR to RGB."""
 
-    def turned(w: np.ndarray) -> np.ndarray:
-        return w if flip is None else np.flip(w, flip)
+    def swapped(w: np.ndarray) -> np.ndarray:
+        return w if colours is None else np.flip(w, colours)
 
     def inward(w: np.ndarray) -> np.ndarray:
-        return turned(w).transpose(2, 3, 1, 0)
+        return swapped(w).transpose(2, 3, 1, 0)
 
     def outward(w: np.ndarray) -> np.ndarray:
-        return turned(w.transpose(3, 2, 0, 1))
+        return swapped(w.transpose(3, 2, 0, 1))
 
     return Normalised(ours, theirs, inward, outward)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sagan.runtime.files import make_place, open_regular, read_json, write_whole
 from sagan.weights.convert import to_theirs
 from sagan.weights.entries import generator_entries
 from sagan.weights.folder import CONFIG, write_folder
-from sagan.weights.layouts import LAYOUTS
+from sagan.weights.layouts import LAYOUTS, Layout
 from sagan.weights.torch_file import torch_file
 
 # what a file of torch.save begins with: a zip archive, or (torch < 1.6) its magic
@@ -31,7 +32,7 @@ def export_weights(
     weights: str | None = None,
     bgr: bool = False,
 ) -> str:
-    """Writes the generator of a checkpoint; returns a line that says where.
+    """Writes the generator of a checkpoint; returns lines for the user.
 
     Args:
       workdir: The run's directory.
@@ -40,7 +41,7 @@ def export_weights(
         too, as the Hugging Face hub expects; else a .pth file.
       step: As for open_run.
       weights: As for open_run.
-      bgr: Whether its images shall have blue first.
+      bgr: Whether to write a network of BGR images.
 
     Raises:
       ConfigError: There is no such checkpoint, the project cannot hold it, or `out`
@@ -61,10 +62,21 @@ def export_weights(
     entries = generator_entries(opened.config, layout, bgr=bgr)
     tensors = to_theirs(entries, layout, collections, model)
     write_whole(out, torch_file(as_saved(to, tensors)))
-    note = ""
-    if (model.sn_eval, layout.sn_eval) == ("stored", "iterate"):
-        note = f"; {layout.title} iterates once more in evaluation, this run does not"
-    return f"G of {opened.words}: {out}{note}"
+    return "\n".join([f"G of {opened.words}: {out}", *_notes(opened.config, layout)])
+
+
+def _notes(config: Config, layout: Layout) -> Iterator[str]:
+    """What to change in the project's code or options to get the same images."""
+    if (config.model.sn_eval, layout.sn_eval) == ("stored", "iterate"):
+        yield f"{layout.title} iterates once more in evaluation; this run does not"
+    if config.g.bn_eps != layout.bn_eps:
+        yield (
+            f"set the epsilon of its batch norm to {config.g.bn_eps:g}:"
+            f" {layout.title}'s is {layout.bn_eps:g}"
+        )
+    if layout.sizes and config.data.size not in layout.sizes:
+        sizes = ", ".join(map(str, layout.sizes))
+        yield f"{layout.title} has no network of {config.data.size} px: only {sizes}"
 
 
 def check_out(out: Path, *, is_file: bool) -> None:

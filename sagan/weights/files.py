@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,7 @@ class Networks(NamedTuple):
       g_ema: Those of its average, if they are there too.
       d: The discriminator's, if they are there.
       sources: SHA-256 of each file by its path.
+      size: Bytes in all files.
       inert: What the files name besides tensors; none of it was executed.
     """
 
@@ -37,14 +39,16 @@ class Networks(NamedTuple):
     g_ema: Tensors | None
     d: Tensors | None
     sources: dict[str, str]
+    size: int
     inert: list[str]
 
 
 def read_networks(paths: Iterable[Path], like: str) -> Networks:
-    """Reads the networks in one or two files of a project.
+    """Reads the networks in one to three files of a project.
 
     Args:
-      paths: The files, in any order.
+      paths: The files, in any order. A generator whose file is named G_ema is an
+        average.
       like: The project, a key of LAYOUTS.
 
     Raises:
@@ -54,12 +58,16 @@ def read_networks(paths: Iterable[Path], like: str) -> Networks:
     found: dict[str, Tensors] = {}
     sources: dict[str, str] = {}
     inert: set[str] = set()
+    size = 0
     for path in paths:
         content = read_whole(path)
         sources[str(path)] = hashlib.sha256(content).hexdigest()
+        size += len(content)
         tree, names = read_checkpoint(path, content)
         inert |= {*names}
+        averaged = re.search("(^|=)G_ema", path.name) is not None
         for name, tensors in _split(tree, path, like).items():
+            name = "g_ema" if name == "g" and averaged else name
             if name in found:
                 raise ConfigError(f"{path}: a second {_WORDS[name]}; give one of each")
             found[name] = tensors
@@ -69,7 +77,7 @@ def read_networks(paths: Iterable[Path], like: str) -> Networks:
         )
     average = found.get("g_ema") if "g" in found else None
     g = found["g" if "g" in found else "g_ema"]
-    return Networks(g, average, found.get("d"), sources, sorted(inert))
+    return Networks(g, average, found.get("d"), sources, size, sorted(inert))
 
 
 def _split(tree: dict, path: Path, like: str) -> dict[str, Tensors]:

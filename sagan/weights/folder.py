@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 import sagan
 from sagan.checkpoints.restore import OpenedRun
-from sagan.checkpoints.workdir import class_names
+from sagan.checkpoints.workdir import class_names, is_names
 from sagan.config.fields import from_tree, to_json
 from sagan.config.schema import Config, ConfigError
 from sagan.runtime.files import read_json, read_whole, write_whole
@@ -20,7 +22,6 @@ from sagan.sampling import sampler
 from sagan.sampling.grid import class_titles, image_grid, png
 from sagan.weights.model_card import model_card
 from sagan.weights.new_run import as_step
-from sagan.weights.safetensors import read_safetensors, safetensors
 
 MODEL, CONFIG, CARD, GRID = "model.safetensors", "config.json", "README.md", "grid.png"
 
@@ -30,7 +31,7 @@ def write_folder(opened: OpenedRun, collections: Any, out: Path) -> None:
     flat: Any = flatten_dict(collections, sep=".")
     about = {"step": str(opened.step), "weights": opened.weights}
     about |= {"format": "flax", "sagan": sagan.__version__}
-    write_whole(out / MODEL, safetensors(flat, about))
+    write_whole(out / MODEL, safetensors.numpy.save(flat, about))
     config = json.loads(to_json(opened.config))
     del config["run"], config["data"]["path"]  # of this machine
     names = class_names(opened.workdir)
@@ -54,6 +55,7 @@ class Folder(NamedTuple):
     Attributes:
       config: The config.
       step: The step.
+      classes: Names of the classes by label; empty if they are not known.
       arrays: The arrays by dotted path.
       model: The file of these.
       sha256: SHA-256 of that file.
@@ -61,6 +63,7 @@ class Folder(NamedTuple):
 
     config: Config
     step: int
+    classes: list[str]
     arrays: dict[str, np.ndarray]
     model: Path
     sha256: str
@@ -77,14 +80,21 @@ def read_folder(path: Path) -> Folder:
     model = path / MODEL if path.is_dir() else path
     facts = model.with_name(CONFIG)
     content = read_whole(model)
-    arrays = read_safetensors(model, content)
     sha256 = hashlib.sha256(content).hexdigest()
+    try:
+        found = safetensors.numpy.load(content)
+        arrays = {name: np.asarray(x, np.float32) for name, x in found.items()}
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ConfigError(f"{model}: no safetensors file of ours: {error}") from error
     try:
         about = read_json(facts)
         tree = {k: v for k, v in about["config"].items() if k != "run"}
         tree["data"] = {k: v for k, v in tree["data"].items() if k != "path"}
-        step = as_step(about["step"], str(facts))
-        return Folder(from_tree(tree), step, arrays, model, sha256)
+        step, config = as_step(about["step"], str(facts)), from_tree(tree)
+        names = about["classes"]
+        if not is_names(names) or len(names) not in (0, config.data.classes):
+            raise ValueError(f"classes must be {config.data.classes} names, or none")
+        return Folder(config, step, names, arrays, model, sha256)
     except OSError as error:
         raise ConfigError(f"{facts}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -43,6 +43,8 @@ PRESETS = {  # by project and size; the last is for all other sizes
     "biggan": {128: "peers/biggan_pytorch_sagan"},
     "mmgen": {32: "peers/mmgen_cifar10", 128: "peers/mmgen_imagenet128"},
 }
+# MMGeneration's recipe of that size with normalised tables: its defaults, SyncBN
+_MMGEN_NORMALISED = {"g.bn_eps": 1e-4, "g.bn_group": 0, "model.sn_eps": 1e-12}
 
 
 def import_weights(
@@ -60,10 +62,10 @@ def import_weights(
     recipe of configs/peers/. `import.json` tells where the weights are from.
 
     Args:
-      paths: One or two files, or a folder of `sagan export`.
+      paths: Files of G, its average and D, or a folder of `sagan export`.
       like: The project that wrote them, a key of LAYOUTS; None: `sagan export`.
       workdir: Its step is the number after `step` or `iter` in a file's name, or 0.
-      bgr: Whether the networks' images have blue first, as MMGeneration's do.
+      bgr: Whether the networks are of BGR images, as MMGeneration's are.
       overrides: Fields of the config by dotted name.
       report: Takes lines for the user.
 
@@ -83,35 +85,46 @@ def import_weights(
             " --to safetensors` wrote needs none"
         )
     networks = read_networks(paths, like)
+    if any("wReLUinplace" in path.stem for path in paths):  # as MMGeneration says it
+        overrides = {"d.rectified_shortcut": True, **(overrides or {})}
     config, preset = make_config(networks, like, overrides or {})
-    found = [re.search(r"(?:step|iter)[=_](\d+)", path.stem) for path in paths]
-    steps = zip(found, paths, strict=True)
-    step = next((as_step(match[1], str(path)) for match, path in steps if match), 0)
+    step = _step(paths)
+    if LAYOUTS[like].counts_d:
+        step //= config.optim.d_steps
     game, where = make_game(config), ", ".join(map(str, paths))
     collections = _collections(game, networks, like, bgr=bgr, where=where)
     claim_new(workdir, config)
     state = new_state(game, collections)
-    for line in _summary(networks, state, config, preset):
+    for line in _summary(networks, state, config, preset, LAYOUTS[like].unsaid):
         report(line)
     facts = {"like": like, "bgr": bgr, "recipe": preset, "sha256": networks.sources}
     save(workdir, config, state, step, facts, report)
+
+
+def _step(paths: Sequence[Path]) -> int:
+    """The step that a file's name tells, as `step=7`, `iter_7` or `iter7`; else 0."""
+    for path in paths:
+        if match := re.search(r"(?:step|iter)[=_-]?(\d+)", path.stem):
+            return as_step(match[1], str(path))
+    return 0
 
 
 def _import_folder(
     path: Path, workdir: Path, overrides: Mapping[str, Any], report: Report
 ) -> None:
     """Reads a generator that `sagan export --to safetensors` wrote."""
-    config, step, arrays, model, sha256 = read_folder(path)
+    config, step, names, arrays, model, sha256 = read_folder(path)
     config = config_lib.replace(config, {"ema.decays": (), **overrides})
     check_config(config)
     game = make_game(config)
     shapes: Any = flatten_dict(collections_of(abstract_state(game).g), sep=".")
-    check(arrays, jax.device_get(empty(shapes)), str(model))
+    check(arrays, shapes, str(model))
     claim_new(workdir, config)
     g: Any = unflatten_dict(dict(arrays), sep=".")
     state = new_state(game, {"g": g})
     report("the discriminator is random: an export has the generator alone")
-    save(workdir, config, state, step, {"sha256": {str(model): sha256}}, report)
+    facts = {"sha256": {str(model): sha256}, "classes": names}
+    save(workdir, config, state, step, facts, report)
 
 
 def make_config(
@@ -129,8 +142,10 @@ def make_config(
     elif size != base.data.size:  # the recipe's D does not fit
         plain = DiscriminatorConfig(rectified_shortcut=base.d.rectified_shortcut)
         base = replace(base, d=replace(plain, width=inferred["g.width"]))
-    if networks.g_ema is None:
-        inferred["ema.decays"] = ()
+    if like == "mmgen" and inferred["g.sn_tables"] != "none" == base.g.sn_tables:
+        inferred |= _MMGEN_NORMALISED
+    decays = base.ema.decays or (layout.ema_decay,)
+    inferred |= {"ema.decays": decays if networks.g_ema else (), "ema.start": 0}
     config = config_lib.replace(base, {**inferred, **overrides})
     if networks.d is None:
         config = fit_attention(config, named={"g.attention"})
@@ -147,7 +162,13 @@ def _collections(
     def read(tensors: Tensors, player: str) -> Collections:
         entries_of = generator_entries if player == "g" else discriminator_entries
         entries = list(entries_of(game.config, LAYOUTS[like], bgr=bgr))
-        zeros = jax.device_get(empty(collections_of(getattr(shapes, player))))
+        wanted = collections_of(getattr(shapes, player))
+        if 2 * count(wanted) > networks.size:  # before memory is taken for them
+            raise ConfigError(
+                f"{where}: {networks.size:,} bytes, too few for the"
+                f" {count(wanted):,} numbers of networks with these shapes"
+            )
+        zeros = jax.device_get(empty(wanted))
         check(tensors, to_theirs(entries, LAYOUTS[like], zeros, model), where)
         return to_ours(entries, LAYOUTS[like], tensors, model)
 
@@ -160,18 +181,21 @@ def _collections(
 
 
 def _summary(
-    networks: Networks, state: GANState, config: Config, preset: str
+    networks: Networks, state: GANState, config: Config, preset: str, unsaid: str
 ) -> list[str]:
     data = config.data
     attention = ", ".join(map(str, config.g.attention)) or "no size"
+    average = ", ".join(map(str, config.ema.decays)) or "left out, as ema.decays says"
     lines = [
         f"G: {count(state.g.params):,} parameters, {data.size}x{data.size},"
         f" {data.classes} classes, attention at {attention}"
-        + ("; with its average" if networks.g_ema else ""),
+        + (f"; with its average ({average})" if networks.g_ema else ""),
         f"D: {count(state.d.params):,} parameters"
         + ("" if networks.d else ", random: no file has them"),
         f"everything else as in the recipe {preset}",
     ]
+    if unsaid:
+        lines.append(f"the files do not say {unsaid}")
     if networks.inert:
         lines.append(f"in the file, and not executed: {first_few(networks.inert)}")
     return lines

@@ -21,10 +21,15 @@ class Layout(NamedTuple):
       out_norm: Names of scale, bias, mean and variance before the output.
       attention: Names of the paper's f, g, h and v, and of gamma.
       gamma_shape: Shape of gamma.
+      bn_eps: Epsilon of its batch norm unless it is told another.
+      ema_decay: Decay of its average unless it is told another.
       blocks: Place of the block at an index.
       attention_place: Place of the attention after the block at an index; None: it
         counts as a block.
       first_d: Place of the discriminator's first block, if it has one of its own.
+      counts_d: Whether the iterations in its files' names are updates of D.
+      sizes: Image sizes for which it has an architecture; empty: any.
+      unsaid: What its files do not say, and the options that do.
     """
 
     title: str
@@ -38,9 +43,14 @@ class Layout(NamedTuple):
     out_norm: tuple[str, str, str, str]
     attention: tuple[str, str, str, str, str]
     gamma_shape: tuple[int, ...]
+    bn_eps: float
+    ema_decay: float
     blocks: str
     attention_place: str | None = None
     first_d: str | None = None
+    counts_d: bool = False
+    sizes: tuple[int, ...] = ()
+    unsaid: str = ""
 
     def spot(self, at: int, *, first_of_d: bool) -> "Spot":
         """Where the next block is.
@@ -101,7 +111,10 @@ LAYOUTS = {
             "sigma",
         ),
         gamma_shape=(1,),
+        bn_eps=1e-4,
+        ema_decay=0.9999,
         blocks="blocks.{}.0",
+        sizes=(32, 64, 128, 256, 512),
     ),
     # BigGAN-PyTorch BigGAN.py, layers.py, without --G_shared
     "biggan": Layout(
@@ -131,7 +144,10 @@ LAYOUTS = {
         ),
         attention=("phi", "theta", "g", "o", "gamma"),
         gamma_shape=(),
+        bn_eps=1e-5,
+        ema_decay=0.9999,
         blocks="blocks.{}.0",
+        sizes=(32, 64, 128, 256, 512),
         attention_place="blocks.{}.1",
     ),
     # MMGeneration mmgen/models/architectures/sagan, sngan_proj, biggan
@@ -162,8 +178,13 @@ LAYOUTS = {
         ),
         attention=("phi.conv", "theta.conv", "g.conv", "o.conv", "gamma"),
         gamma_shape=(),
+        bn_eps=1e-4,
+        ema_decay=0.999,
         blocks="conv_blocks.{}",
         first_d="from_rgb",
+        counts_d=True,
+        unsaid="whether images are BGR (--bgr), and whether D's ReLU was in place"
+        " (--d.rectified-shortcut)",
     ),
 }
 

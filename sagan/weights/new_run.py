@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sagan.checkpoints.manager import Checkpoints
 from sagan.checkpoints.workdir import (
@@ -100,8 +101,14 @@ def save(
     report(f"step {step} is in {workdir}: sagan sample {workdir}")
 
 
-def check(tensors: Tensors, expected: Tensors, where: str) -> None:
-    """Raises a ConfigError if a name is missing, left over or of another shape."""
+def check(tensors: Tensors, expected: Mapping[str, Any], where: str) -> None:
+    """Raises a ConfigError if tensors do not fit those expected, or are not finite.
+
+    Args:
+      tensors: By name.
+      expected: What has their shapes, by name.
+      where: What the message begins with.
+    """
     ignored = {
         name
         for name in tensors
@@ -121,3 +128,5 @@ def check(tensors: Tensors, expected: Tensors, where: str) -> None:
     if any(wrong.values()):
         counts = [f"{len(x)} {what} ({first_few(x)})" for what, x in wrong.items() if x]
         raise ConfigError(f"{where}: names that do not fit: {'; '.join(counts)}")
+    if broken := [x for x in expected if not np.isfinite(tensors[x]).all()]:
+        raise ConfigError(f"{where}: NaN or infinity in {first_few(broken)}")

@@ -431,6 +431,7 @@ def test_another_model_is_an_error_and_sets_nothing_aside(open_):
 def test_reader_changes_nothing(open_):
     checkpoints = saved(open_, 1, 2)
     flip(largest(checkpoints.directory / "2"))
+    open_(read_only=True)  # closes the writer, which tidies up in the background
     unfinished = checkpoints.directory / "3.orbax-checkpoint-tmp"
     unfinished.mkdir()
     before = sorted(checkpoints.directory.rglob("*"))

@@ -7,6 +7,7 @@ import sys
 import types
 import zipfile
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -287,6 +288,7 @@ def test_tensors_of_torch_save_come_back(tmp_path, zipped, monkeypatch):
     state = {
         **net.state_dict(),
         "half": base.half(),
+        "bfloat16": base.bfloat16(),
         "double": base.double(),
         "bool": base > 0,
         "scalar": torch.tensor(3.5),
@@ -305,7 +307,10 @@ def test_tensors_of_torch_save_come_back(tmp_path, zipped, monkeypatch):
     found = read_state_dict(path, path.read_bytes())
     assert list(found) == list(state)
     for name, tensor in state.items():
-        expected = tensor.detach().numpy()
+        if name == "bfloat16":  # which NumPy has from JAX
+            expected = np.asarray(jnp.asarray(base.numpy(), jnp.bfloat16))
+        else:
+            expected = tensor.detach().numpy()
         assert found[name].dtype == expected.dtype, name
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
 

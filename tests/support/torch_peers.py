@@ -249,6 +249,7 @@ def with_places(network, project, slots):
 class Generator(nn.Module):
     def __init__(self, name, sizes, tables="none", eps=None):
         super().__init__()
+        eps = eps or {"mmgen, classes": 1e-4}.get(f"{name}, {tables}")
         self.project, self.sizes = project, s = with_eps(name, eps), sizes
         width = s.base**2 * s.stem
         put(self, project.stem, normalised(project, nn.Linear(s.z, width)))

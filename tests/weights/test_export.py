@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from sagan.checkpoints.manager import Checkpoints
 from sagan.checkpoints.restore import open_run
-from sagan.checkpoints.workdir import claim
+from sagan.checkpoints.workdir import claim, class_names
 from sagan.cli.weights import import_command
 from sagan.config import ConfigError
 from sagan.generator import Generator
@@ -19,7 +20,7 @@ from sagan.sampling.sampler import make_sampler
 from sagan.state import abstract
 from sagan.weights import new_run
 from sagan.weights.exporting import export_weights
-from sagan.weights.safetensors import read_safetensors, safetensors
+from sagan.weights.folder import read_folder
 from sagan.weights.torch_file import torch_file
 
 CHANGES = {
@@ -109,7 +110,9 @@ def test_torch_loads_every_name_and_draws_the_same_images(run, tmp_path, case, w
 
     name, tables, sn_eval = CASES[case]
     workdir = run(g__sn_tables=tables, model__sn_eval=sn_eval)
-    export_weights(workdir, name, tmp_path / "G.pth", weights=weights)
+    said = export_weights(workdir, name, tmp_path / "G.pth", weights=weights)
+    assert ("its batch norm to 1e-05" in said) == (name != "biggan")
+    assert ("no network of 16 px" in said) == (name != "mmgen")
     content = torch.load(tmp_path / "G.pth", weights_only=True)
     state = content if name == "biggan" else content["state_dict"]
     state = {key.removeprefix("generator."): x for key, x in state.items()}
@@ -170,6 +173,7 @@ def test_safetensors_come_back_bit_for_bit_with_config_card_and_grid(run, tmp_pa
     import_command([str(out), "--workdir", str(tmp_path / "again")])
     opened, back = open_run(workdir), open_run(tmp_path / "again")
     assert back.step == 7 and back.config.ema.decays == ()
+    assert class_names(tmp_path / "again") == list("abcde")
     for x, y in zip(
         *map(jax.tree.leaves, (opened.variables, back.variables)), strict=True
     ):
@@ -272,6 +276,9 @@ def test_a_bad_hub_import_is_one_line_and_leaves_nothing(run, tmp_path):
         (["--like", "mmgen", "--bgr"], {}, "is a folder; --like mmgen needs a .pth"),
         (["--bgr"], {}, "--bgr: safetensors of ours have red first"),
         ([], {"config": tree | {"g": tree["g"] | {"z": 9}}}, "names that do not fit"),
+        ([], {"config": tree | {"g": tree["g"] | {"width": 2**20}}}, "do not fit"),
+        ([], {"classes": list("abc")}, "classes must be 5 names, or none"),
+        ([], {"classes": [1, 2, 3, 4, 5]}, "classes must be 5 names, or none"),
     ]
     steps = [-1, 2**31, 1.5, True, None, "x", "9" * 5000, "-1", [7]]
     cases += [([], {"step": step}, "its step must be") for step in steps]
@@ -298,37 +305,10 @@ def test_torch_reads_the_file_that_is_written_without_it(tmp_path):
         np.testing.assert_array_equal(found["state_dict"][name].numpy(), x)
 
 
-def test_safetensors_are_those_of_the_package(tmp_path):
-    theirs = pytest.importorskip("safetensors.numpy", reason="not installed")
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(safetensors(ARRAYS, {"step": "3"}))
-    found = theirs.load_file(path)
-    theirs.save_file({k: np.asarray(x) for k, x in ARRAYS.items()}, path)
-    for read in (found, read_safetensors(path, path.read_bytes())):
-        assert set(read) == set(ARRAYS)
-        for name, x in ARRAYS.items():
-            np.testing.assert_array_equal(read[name], x)
-
-
 def test_damaged_safetensors_are_one_line(tmp_path):
-    path, good = tmp_path / "x.safetensors", safetensors(ARRAYS, {})
-
-    def header(changes):
-        about = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changes
-        text = json.dumps({"a": about}).encode()
-        return len(text).to_bytes(8, "little") + text + bytes(8)
-
-    path.write_bytes(header({}))
-    assert read_safetensors(path, path.read_bytes())["a"].tolist() == [0, 0]
-    for content in (
-        *(b"", b"x" * 20, good[:-3], good[:30], bytes([255]) * 8 + good[8:]),
-        header({"dtype": "BF16"}),
-        header({"shape": [-2]}),
-        header({"shape": [2**62, 4]}),
-        header({"data_offsets": [8, 16]}),
-        header({"data_offsets": None}),
-    ):
+    path, good = tmp_path / "model.safetensors", safetensors.numpy.save(ARRAYS)
+    for content in (b"", b"x" * 20, good[:-3], good[:30], bytes([255]) * 8 + good[8:]):
         path.write_bytes(content)
         with pytest.raises(ConfigError, match="no safetensors file of ours") as error:
-            read_safetensors(path, path.read_bytes())
+            read_folder(path)
         assert "\n" not in str(error.value)
