@@ -1,13 +1,14 @@
 """Compares folders, .npz files and data sets, whatever they come from."""
 
 import datetime
+import functools
 from pathlib import Path
 
 import numpy as np
 
 from sagan.config.schema import Config, ConfigError
 from sagan.data.pipeline import open_source
-from sagan.data.source import Examples
+from sagan.data.source import Examples, Source
 from sagan.evaluation import card, image_sets, results, scoring
 from sagan.evaluation.baseline import baselines
 from sagan.evaluation.image_sets import ImageSet
@@ -26,7 +27,8 @@ from sagan.evaluation.reference import (
     write_reference,
 )
 from sagan.evaluation.scoring import Function
-from sagan.metrics import Extracted
+from sagan.metrics import gaussian
+from sagan.metrics.features import EMBEDDED
 from sagan.runtime import cache
 from sagan.runtime.files import make_folder, make_place
 from sagan.runtime.progress import Report, bar
@@ -138,12 +140,20 @@ def write_statistics(
         raise ConfigError(f"--size {size}: must be at least 1")
     make_place(out, is_file=True)
     like = np.zeros((1, size, size, channels), np.uint8)
-    fakes = ImageSet(Examples(like, np.zeros(1, np.int32)))
-    _, reals = _open_reals(real, data_path, fakes, protocol.reals)
+    like = Examples(like, np.zeros(1, np.int32))
+    if path.suffix == ".npz" or path.is_dir():
+        _, reals = _open_reals(real, data_path, ImageSet(like), protocol.reals)
+        pieces = iter([reals.examples])
+    else:  # in pieces: ImageNet does not fit in memory
+        source = image_sets.of_data_set(real, data_path, like)
+        embedded = features is None and protocol.features in ("auto", *EMBEDDED)
+        reals = _reals_of(source, source.examples(np.arange(1)), embedded)
+        pieces = image_sets.in_pieces(source, protocol.reals)
     network = scoring.open_network(protocol, reals, features)
-    vector, logits = scoring.cached_features(network, reals.examples.image)
-    write_reference(out, Extracted(*reals.examples, vector, logits), network)
-    report(f"{len(vector)} images, {vector.shape[1]} features of {network.name}: {out}")
+    vectors = (network.extract(image)[0] for image, _ in pieces)
+    found = functools.reduce(gaussian.merge, map(gaussian.moments, vectors))
+    write_reference(out, found, reals.examples.image, network)
+    report(f"{found.n} images, {len(found.mean)} features of {network.name}: {out}")
 
 
 def _open_reals(
@@ -169,12 +179,19 @@ def _open_reals(
     source = image_sets.of_data_set(real, data_path, fakes.examples)
     some = image_sets.of_source(source, limit)
     images = ImageSet(some, source.classes > 0, source.class_names)
-    config = Config(data=source.data)
-    trained_on = source
+    return images, _reals_of(source, some, embedded=True)
+
+
+def _reals_of(source: Source, some: Examples, embedded: bool) -> scoring.Reals:
+    """These examples of a source, with what an embedded feature network needs."""
+    classes = source.classes if source.classes > 1 else 0
+    if not embedded:
+        return scoring.Reals(some, Examples(*(x[:0] for x in some)), None, classes)
+    config, trained_on = Config(data=source.data), source
     if source.data.split != "train" and "train" in source.splits:
         trained_on = open_source(config, "train")
     training, test = image_sets.for_features(config, source, some, trained_on)
-    return images, scoring.Reals(some, training, test, images.classes)
+    return scoring.Reals(some, training, test, classes)
 
 
 def _check_there(real: str) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -34,13 +34,20 @@ def order(count: int) -> Int[np.ndarray, " n"]:
 
 def of_source(source: Source, limit: int) -> Examples:
     """At most `limit` (0: all) examples of a source, in a fixed random order."""
-    chosen = order(len(source))[: limit or None]
-    starts = range(0, len(chosen), _CHUNK)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = pool.map(lambda i: source.examples(chosen[i:][:_CHUNK]), starts)
-        shown = zip(bar(starts, "reading images"), parts, strict=True)
-        image, label = zip(*(part for _, part in shown), strict=True)
+    image, label = zip(*in_pieces(source, limit), strict=True)
     return Examples(np.concatenate(image), np.concatenate(label))
+
+
+def in_pieces(source: Source, limit: int) -> Iterator[Examples]:
+    """The examples of `of_source`, a few hundred at a time."""
+    chosen = order(len(source))[: limit or None]
+    starts, together = range(0, len(chosen), _CHUNK), os.cpu_count() or 1
+    with ThreadPoolExecutor(together) as pool:
+        for first in bar(range(0, len(starts), together), "reading images"):
+            yield from pool.map(
+                lambda i: source.examples(chosen[i:][:_CHUNK]),
+                starts[first:][:together],
+            )
 
 
 def for_features(

@@ -10,7 +10,6 @@ from sagan.config.schema import ConfigError
 from sagan.evaluation.npz import read_npz
 from sagan.metrics import gaussian
 from sagan.metrics.features import FeatureNetwork
-from sagan.metrics.interface import Extracted
 from sagan.runtime import cache
 from sagan.runtime.files import make_place, write_arrays
 
@@ -104,18 +103,28 @@ def _impossible(reference: Reference) -> str:
     return ""
 
 
-def write_reference(path: Path, extracted: Extracted, network: FeatureNetwork) -> None:
+def write_reference(
+    path: Path,
+    found: gaussian.Moments,
+    image: UInt8[np.ndarray, "n h w c"],
+    network: FeatureNetwork,
+) -> None:
     """Writes mu, sigma, the number of images, and facts that `check_reference` reads.
+
+    Args:
+      path: The .npz file.
+      found: Moments of the features.
+      image: One or more of the images.
+      network: The feature network.
 
     Raises:
       ConfigError: The file cannot be written.
       MetricError: There are fewer than two images.
     """
     make_place(path, is_file=True)
-    found = gaussian.moments(extracted.vector)
     covariance = gaussian.covariance(found, "real")
     arrays: dict[str, Any] = {"mu": found.mean, "sigma": covariance, "count": found.n}
-    facts = image_facts(extracted.image, network)
+    facts = image_facts(image, network)
     write_arrays(path, {k: np.asarray(x) for k, x in (arrays | facts).items()})
 
 

@@ -56,6 +56,31 @@ def compare(folder, real, metrics="all", **options):
     return result, {row["metric"]: row for row in result["results"]}
 
 
+def test_a_data_set_is_read_in_pieces(tmp_path, monkeypatch):
+    seen = []
+
+    def watched(image):
+        seen.append(image)
+        return features(image)
+
+    monkeypatch.setattr(image_sets, "_CHUNK", 100)
+    image_folders.write_statistics(
+        "digits:test",
+        Comparison(reals=270),
+        size=16,
+        channels=1,
+        out=tmp_path / "stats.npz",
+        features=watched,
+        report=quiet,
+    )
+    assert [len(image) for image in seen if len(image) > 1] == [100, 100, 70]
+    vectors = np.concatenate([features(image) for image in seen if len(image) > 1])
+    with np.load(tmp_path / "stats.npz") as file:
+        assert file["count"] == 270 and file["image"] == "16x16x1"
+        covariance = np.cov(vectors, rowvar=False)
+        np.testing.assert_allclose(file["sigma"], covariance, rtol=1e-6, atol=1e-6)
+
+
 def test_statistics_give_the_distance_of_the_images(files):
     _, by_images = compare(files, "real.npz", "fid")
     result, rows = compare(files, "stats.npz")
