@@ -104,6 +104,21 @@ def test_they_are_the_moments_of_the_features(files, images):
         assert file["count"] == 120 and file["features"] == "features"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of its use of SciPy
+def test_clean_fid_reads_the_file_and_computes_the_same_distance(files, monkeypatch):
+    fid = pytest.importorskip("cleanfid.fid")
+    path = files / "stats.npz"
+    monkeypatch.setattr("cleanfid.features.check_download_url", lambda **_: path)
+    vectors = features(np.load(files / "fake.npz")["image"]).astype(np.float64)
+    theirs = fid.frechet_distance(
+        *fid.get_reference_statistics("ours", "na", split="custom"),
+        vectors.mean(axis=0),
+        np.cov(vectors, rowvar=False),
+    )
+    _, rows = compare(files, "stats.npz", "fid")
+    assert rows["fd_features"]["value"] == pytest.approx(theirs, rel=1e-6)
+
+
 def test_torch_fidelity_computes_the_same_distance_from_the_file(files):
     fid = pytest.importorskip("torch_fidelity.metric_fid")
     vectors = features(np.load(files / "fake.npz")["image"]).astype(np.float64)
