@@ -58,9 +58,10 @@ def better(name: str) -> str:
     return "lower" if of and of[-1].distance else "higher"
 
 
-def titled(name: str) -> str:
-    """A metric's name with an arrow up or down, for what is better."""
-    return f"{name} {_ARROWS[better(name)]}".rstrip()
+def titled(name: str, direction: str | None = None) -> str:
+    """A metric's name with an arrow up or down, for what is better; None: `better`."""
+    arrow = _ARROWS[better(name) if direction is None else direction]
+    return f"{name} {arrow}".rstrip()
 
 
 def headline(result: Result) -> list[tuple[str, str]]:

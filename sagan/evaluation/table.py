@@ -84,7 +84,7 @@ def compare_runs(
 def render_table(table: Mapping[str, Any]) -> str:
     """The table of compare_runs as Markdown."""
     better, protocol = table["better"], table["protocol"]
-    head = [card.titled(name) for name in better]
+    head = [card.titled(name, direction) for name, direction in better.items()]
     lines = [["run", "weights", "seeds", "step", *head]]
     for row in table["rows"]:
         steps = sorted({run["step"] for run in row["runs"]})
