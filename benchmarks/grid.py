@@ -47,14 +47,18 @@ def make_config(changes: Mapping[str, Any]) -> Config:
 
 
 def parse(
-    doc: str | None, *, steps: int, seeds: list[int], name: str, **lists: list[int]
+    doc: str | None, *, steps: int, seeds: list[int], name: str, **lists: list[Any]
 ) -> argparse.Namespace:
-    """The script's arguments; further ones are lists of integers."""
+    """The script's arguments; further ones are lists of integers, or of these words."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for option, default in {"seeds": seeds, **lists}.items():
-        parser.add_argument(f"--{option}", type=int, nargs="+", default=default)
+        kind = type(default[0])
+        known = {"choices": default} if kind is str else {}
+        parser.add_argument(
+            f"--{option}", type=kind, nargs="+", default=default, **known
+        )
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--workdir", type=Path, default=Path("runs", name))
