@@ -15,6 +15,7 @@ from sagan.config.fields import differences, from_tree, replace, to_json
 from sagan.config.schema import MAY_CHANGE, Config, ConfigError
 from sagan.config.validation import check_config, is_local
 from sagan.runtime import files
+from sagan.runtime.progress import printable
 
 _NAME = "config.json"
 _UNFINISHED = f".{_NAME}."
@@ -185,10 +186,27 @@ def known_classes(workdir: pathlib.Path) -> list[str] | None:
     with contextlib.suppress(OSError):
         if then := _read_data(workdir):
             return then["classes"]
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        names = files.read_json(workdir / IMPORTED)["classes"]
-        return names if names and is_names(names) else None
-    return None
+    names = _read_imported(workdir).get("classes")
+    return names if names and is_names(names) else None
+
+
+def imported_from(workdir: pathlib.Path) -> str:
+    """From which files, of which project, a run's weights are; empty: trained here."""
+    known = _read_imported(workdir)
+    sources = known.get("sha256")
+    if not isinstance(sources, dict):
+        return ""
+    whose = " ".join(filter(None, [str(known.get("like", "")), ", ".join(sources)]))
+    recipe = known.get("recipe")
+    return printable(f"{whose}; recipe {recipe}" if recipe else whose)
+
+
+def _read_imported(workdir: pathlib.Path) -> dict[str, Any]:
+    """What `sagan import` wrote about the weights; empty: nothing that can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(known := files.read_json(workdir / IMPORTED), dict):
+            return known
+    return {}
 
 
 def is_names(value: Any) -> bool:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from sagan import config as config_lib
+from sagan.checkpoints.workdir import read_config
 from sagan.cli.spelling import NO_WORKDIR, joined, option_types, reads_runs, spell
 from sagan.config import loading
 from sagan.config.architecture import fit_attention
@@ -153,9 +154,10 @@ def _parse_with_config(
         hint = "--workdir names one" if "workdir" in given else "options begin with --"
         raise ConfigError(f"{first[-1]}: unexpected; {hint}")
     rest += [["--workdir", path] for path in first[1:]]
-    if not first and {"", "help"}.isdisjoint(given):
+    start = loading.read(first[0]) if first else _config_of_run(rest)
+    if start is None and {"", "help"}.isdisjoint(given):
         raise ConfigError("name a recipe or a config file first, such as digits")
-    start = loading.read(first[0]) if first else Config()
+    start = start or Config()
     usage["prog"] = " ".join([usage["prog"], *places])
     args = joined([], rest)
     parsed = parse_dataclass(kind, args, default=kind(config=start), **usage)
@@ -167,6 +169,13 @@ def _parse_with_config(
         places = ", ".join(f"{name} = {now}" for name, (_, now) in moved.items())
         print(f"data.size = {config.data.size}: attention moves from 32 to {places}")
     return dataclasses.replace(parsed, config=config)
+
+
+def _config_of_run(options: Sequence[Arguments]) -> Config | None:
+    """The config of the run in the workdir that is named, if there is a run."""
+    named = (option[1] for option in options if option[0] == "--workdir")
+    workdir = Path(next(named, ""))
+    return read_config(workdir) if (workdir / "config.json").is_file() else None
 
 
 def parse_dataclass(kind: type[T], args: Arguments, **options: Any) -> T:

@@ -51,7 +51,7 @@ def _known() -> Iterator[tuple[str, str]]:
 
 def _run(workdir: Path) -> Iterator[tuple[str, str]]:
     from sagan.checkpoints.restore import SavedRun
-    from sagan.checkpoints.workdir import has_checkpoint, read_config
+    from sagan.checkpoints.workdir import has_checkpoint, imported_from, read_config
     from sagan.visualization.run_record import read_record, run_times
 
     config = read_config(workdir)
@@ -60,6 +60,8 @@ def _run(workdir: Path) -> Iterator[tuple[str, str]]:
     if record.class_names:
         classes += f": {first_few(record.class_names)}"
     yield "recipe", _nearest_recipe(config)
+    if imported := imported_from(workdir):
+        yield "imported", imported
     yield "data", f"{data.name} {data.path}".strip()
     yield "images", f"{data.size}x{data.size}x{data.channels}, {classes}"
     last = record.metrics[-1] if record.metrics else {"step": 0.0}

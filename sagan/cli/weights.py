@@ -20,8 +20,6 @@ from sagan.cli.spelling import NO_WORKDIR, joined, option_types, spell
 from sagan.config import fields
 from sagan.config.schema import Config, ConfigError
 
-Project = Literal["studiogan", "biggan", "mmgen"]
-
 
 @dataclasses.dataclass(frozen=True)
 class ImportOptions:
@@ -32,9 +30,9 @@ class ImportOptions:
     ]
     """G.pth [G_ema.pth] [D.pth]: a generator, its average and, to train on, its
     discriminator; or a folder of `sagan export`."""
-    like: Project | None = None
-    """Project that wrote them: PyTorch-StudioGAN, BigGAN-PyTorch or MMGeneration. None:
-    a folder of `sagan export`."""
+    like: Annotated[str, tyro.conf.arg(metavar="{studiogan,biggan,mmgen}")] = ""
+    """Project that wrote them: PyTorch-StudioGAN, BigGAN-PyTorch or MMGeneration; not
+    for a folder of `sagan export`."""
     workdir: str = ""
     """New workdir."""
     bgr: bool = False

@@ -134,18 +134,23 @@ def write_statistics(
     if path.suffix == ".npz" and holds_statistics(path):
         raise ConfigError(f"{real}: holds statistics already; must hold images")
     _check_there(real)
-    if not (path.suffix == ".npz" or path.is_dir() or size):
+    has_images = path.suffix == ".npz" or path.is_dir()
+    if size and has_images:
+        raise ConfigError(f"--size {size}: is for data sets; {real} has its own size")
+    if not (has_images or size):
         raise ConfigError(f"{real}: a data set needs --size, in pixels")
     if size < 0:
         raise ConfigError(f"--size {size}: must be at least 1")
+    if protocol.reals == 1:
+        raise ConfigError("--reals 1: a covariance needs at least 2 images")
     make_place(out, is_file=True)
     like = np.zeros((1, size, size, channels), np.uint8)
     like = Examples(like, np.zeros(1, np.int32))
-    if path.suffix == ".npz" or path.is_dir():
+    if has_images:
         _, reals = _open_reals(real, data_path, ImageSet(like), protocol.reals)
         pieces = iter([reals.examples])
     else:  # in pieces: ImageNet does not fit in memory
-        source = image_sets.of_data_set(real, data_path, like)
+        source = _open_data_set(real, data_path, like)
         embedded = features is None and protocol.features in ("auto", *EMBEDDED)
         reals = _reals_of(source, source.examples(np.arange(1)), embedded)
         pieces = image_sets.in_pieces(source, protocol.reals)
@@ -176,7 +181,7 @@ def _open_reals(
         images = images._replace(examples=some)
         return images, scoring.Reals(some, training, None, images.classes)
     _check_there(real)
-    source = image_sets.of_data_set(real, data_path, fakes.examples)
+    source = _open_data_set(real, data_path, fakes.examples)
     some = image_sets.of_source(source, limit)
     images = ImageSet(some, source.classes > 0, source.class_names)
     return images, _reals_of(source, some, embedded=True)
@@ -192,6 +197,15 @@ def _reals_of(source: Source, some: Examples, embedded: bool) -> scoring.Reals:
         trained_on = open_source(config, "train")
     training, test = image_sets.for_features(config, source, some, trained_on)
     return scoring.Reals(some, training, test, classes)
+
+
+def _open_data_set(real: str, data_path: str, like: Examples) -> Source:
+    try:
+        return image_sets.of_data_set(real, data_path, like)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{real}: is no folder and no .npz file; as a data set: {error}"
+        ) from error
 
 
 def _check_there(real: str) -> None:

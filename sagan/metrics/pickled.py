@@ -59,7 +59,10 @@ def read_checkpoint(path: Path, content: bytes) -> tuple[dict[str, Any], list[st
         inert: dict[str, type] = {}
         everything, storages = _read(content, inert)
         if not isinstance(everything, Mapping):
-            raise Refused(f"holds a {type(everything).__name__}, not a state_dict")
+            raise Refused(
+                "not a state_dict but another object, such as a whole module: save its"
+                " state_dict()"
+            )
         return _nested(everything, storages, {}), sorted(inert)
 
 

@@ -106,8 +106,10 @@ class Unpickler(pickle._Unpickler):
         kind, dtype, key, _, size, *view = pid
         if kind != "storage" or any(view):
             raise Refused("refused: a persistent object that is no storage")
-        if type(key) is not str or type(size) is not int or type(dtype) is not str:
-            raise Refused("refused: a storage without key, type or size")
+        if type(dtype) is not str:
+            raise Refused("refused: a tensor of a type that NumPy does not have")
+        if type(key) is not str or type(size) is not int:
+            raise Refused("refused: a storage without key or size")
         storage = Storage(key, DTYPES[dtype], size)
         if self.storages.setdefault(key, storage) != storage:
             raise Refused("one of its storages has two types")

@@ -16,7 +16,7 @@ Tensors = Mapping[str, np.ndarray]
 Collections = dict[str, Any]
 
 
-def to_ours(
+def from_state_dict(
     entries: Iterable[Entry], layout: Layout, tensors: Tensors, model: ModelConfig
 ) -> Collections:
     """Our collections of a network, in float32.
@@ -24,7 +24,7 @@ def to_ours(
     Args:
       entries: The layers of the network.
       layout: The project's names.
-      tensors: Those of `to_theirs`, and any others.
+      tensors: Those of `to_state_dict`, and any others.
       model: Its sn_eval says whether v is kept.
     """
     found: dict[tuple[str, ...], np.ndarray] = {}
@@ -70,7 +70,7 @@ def _spectral(
     return ours | ({"v": v[by_v][None]} if model.sn_eval == "stored" else {})
 
 
-def to_theirs(
+def to_state_dict(
     entries: Iterable[Entry],
     layout: Layout,
     collections: Collections,
@@ -101,7 +101,7 @@ def to_theirs(
         if layout.sn_eval == "stored" and model.sn_eval == "iterate":
             u = unit(rows @ v)
         values = [weight, u, v]
-        if layout.sn == "ajbrock":
+        if layout.sn == "biggan":
             values = [weight, u[None], spectral["sigma"].reshape(1)]
         if entry.bias:
             values.append(flat[("params", *entry.ours, "bias")][by_u])

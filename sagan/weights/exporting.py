@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,11 @@ from sagan.checkpoints.restore import open_run
 from sagan.config.architecture import generator_blocks
 from sagan.config.schema import Config, ConfigError
 from sagan.runtime.files import make_place, open_regular, read_json, write_whole
-from sagan.weights.convert import to_theirs
+from sagan.weights.convert import to_state_dict
 from sagan.weights.entries import generator_entries
 from sagan.weights.folder import CONFIG, write_folder
 from sagan.weights.layouts import LAYOUTS, Layout
-from sagan.weights.torch_file import torch_file
-
-# what a file of torch.save begins with: a zip archive, or (torch < 1.6) its magic
-_TORCH = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+from sagan.weights.torch_file import MARK, torch_file
 
 
 def export_weights(
@@ -52,7 +50,7 @@ def export_weights(
     collections = jax.device_get(opened.variables)
     if to == "safetensors":
         if bgr:
-            raise ConfigError("--bgr: safetensors of ours have red first")
+            raise ConfigError("--bgr: is for files of others; our safetensors are RGB")
         make_place(out, is_file=False)
         write_folder(opened, collections, out)
         return f"G of {opened.words}: {out}; its licence is for you to fill in"
@@ -60,7 +58,7 @@ def export_weights(
     make_place(out, is_file=True)
     layout, model = LAYOUTS[to], opened.config.model
     entries = generator_entries(opened.config, layout, bgr=bgr)
-    tensors = to_theirs(entries, layout, collections, model)
+    tensors = to_state_dict(entries, layout, collections, model)
     write_whole(out, torch_file(as_saved(to, tensors)))
     return "\n".join([f"G of {opened.words}: {out}", *_notes(opened.config, layout)])
 
@@ -68,7 +66,10 @@ def export_weights(
 def _notes(config: Config, layout: Layout) -> Iterator[str]:
     """What to change in the project's code or options to get the same images."""
     if (config.model.sn_eval, layout.sn_eval) == ("stored", "iterate"):
-        yield f"{layout.title} iterates once more in evaluation; this run does not"
+        yield (
+            f"{layout.title} runs one more power iteration in evaluation than this run:"
+            " its images will differ a little"
+        )
     if config.g.bn_eps != layout.bn_eps:
         yield (
             f"set the epsilon of its batch norm to {config.g.bn_eps:g}:"
@@ -84,8 +85,11 @@ def check_out(out: Path, *, is_file: bool) -> None:
     for folder in (out.resolve(), *out.resolve().parents):
         if _is_run(folder):
             raise ConfigError(f"--out {out}: is in the workdir {folder}; name another")
-    if is_file and out.exists() and not out.is_dir() and not _is_torch_file(out):
-        raise ConfigError(f"--out {out}: exists, and is no .pth file of an export")
+    if (out.suffix == ".pth") != is_file or out.suffix == ".safetensors":
+        kind = "a .pth file" if is_file else "a folder"
+        raise ConfigError(f"--out {out}: must be {kind}")
+    if is_file and out.exists() and not out.is_dir() and not _is_export(out):
+        raise ConfigError(f"--out {out}: exists, and is no file of sagan export")
     if not is_file and out.is_dir() and any(out.iterdir()):
         if _facts(out).get("model_type") != "sagan":
             raise ConfigError(
@@ -108,11 +112,11 @@ def _facts(folder: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _is_torch_file(path: Path) -> bool:
+def _is_export(path: Path) -> bool:
     try:
-        with open_regular(path) as file:
-            return path.suffix == ".pth" and file.read(20).startswith(_TORCH)
-    except OSError:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            return f"archive/{MARK}" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
         return False
 
 

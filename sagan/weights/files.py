@@ -32,6 +32,7 @@ class Networks(NamedTuple):
       d: The discriminator's, if they are there.
       sources: SHA-256 of each file by its path.
       size: Bytes in all files.
+      is_average: Whether `g` is from a file of an average, and no other was given.
       inert: What the files name besides tensors; none of it was executed.
     """
 
@@ -40,6 +41,7 @@ class Networks(NamedTuple):
     d: Tensors | None
     sources: dict[str, str]
     size: int
+    is_average: bool
     inert: list[str]
 
 
@@ -65,11 +67,14 @@ def read_networks(paths: Iterable[Path], like: str) -> Networks:
         size += len(content)
         tree, names = read_checkpoint(path, content)
         inert |= {*names}
-        averaged = re.search("(^|=)G_ema", path.name) is not None
+        averaged = re.search("(^|[^a-zA-Z])G_ema", path.name) is not None
         for name, tensors in _split(tree, path, like).items():
             name = "g_ema" if name == "g" and averaged else name
             if name in found:
-                raise ConfigError(f"{path}: a second {_WORDS[name]}; give one of each")
+                raise ConfigError(
+                    f"{path}: a second {_WORDS[name]}; give one of each, an average as"
+                    " G_ema.pth"
+                )
             found[name] = tensors
     if "g" not in found and "g_ema" not in found:
         raise ConfigError(
@@ -77,7 +82,15 @@ def read_networks(paths: Iterable[Path], like: str) -> Networks:
         )
     average = found.get("g_ema") if "g" in found else None
     g = found["g" if "g" in found else "g_ema"]
-    return Networks(g, average, found.get("d"), sources, size, sorted(inert))
+    return Networks(
+        g=g,
+        g_ema=average,
+        d=found.get("d"),
+        sources=sources,
+        size=size,
+        is_average="g" not in found,
+        inert=sorted(inert),
+    )
 
 
 def _split(tree: dict, path: Path, like: str) -> dict[str, Tensors]:
@@ -101,12 +114,13 @@ def _split(tree: dict, path: Path, like: str) -> dict[str, Tensors]:
         kind = infer.player(part, LAYOUTS[like])
         shared = any(k.startswith("shared.") for k in part)
         if shared or kind is None or (name and kind != name[0]):
-            raise ConfigError(f"{path}: {_unlike(part, like)}")
+            held = sorted(map(str, state))
+            raise ConfigError(f"{path}: {_unlike(part, like, held)}")
         found[name or kind] = part
     return found
 
 
-def _unlike(tensors: Tensors, like: str) -> str:
+def _unlike(tensors: Tensors, like: str, held: list[str]) -> str:
     """Says why tensors are no network of a project."""
     other = infer.owner(tensors)
     if any(name.startswith("shared.") for name in tensors):
@@ -118,6 +132,6 @@ def _unlike(tensors: Tensors, like: str) -> str:
         return f"has the names of {LAYOUTS[other].title}; try --like {other}"
     title = LAYOUTS[like].title
     if not tensors:
-        return f"holds no tensors where {title} has them"
+        return f"holds no tensors where {title} has them; it has {first_few(held)}"
     names = first_few(sorted(tensors))
     return f"neither a generator nor a discriminator of {title}; it has {names}"

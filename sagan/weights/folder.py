@@ -14,14 +14,14 @@ from flax.traverse_util import flatten_dict
 
 import sagan
 from sagan.checkpoints.restore import OpenedRun
-from sagan.checkpoints.workdir import class_names, is_names
+from sagan.checkpoints.workdir import class_names, has_checkpoint, is_names
 from sagan.config.fields import from_tree, to_json
 from sagan.config.schema import Config, ConfigError
 from sagan.runtime.files import read_json, read_whole, write_whole
 from sagan.sampling import sampler
 from sagan.sampling.grid import class_titles, image_grid, png
+from sagan.weights.checks import as_step
 from sagan.weights.model_card import model_card
-from sagan.weights.new_run import as_step
 
 MODEL, CONFIG, CARD, GRID = "model.safetensors", "config.json", "README.md", "grid.png"
 
@@ -77,6 +77,8 @@ def read_folder(path: Path) -> Folder:
     Raises:
       ConfigError: Something is missing, or is not as `write_folder` leaves it.
     """
+    if has_checkpoint(path):
+        raise ConfigError(f"{path}: is a workdir already; sagan sample {path}")
     model = path / MODEL if path.is_dir() else path
     facts = model.with_name(CONFIG)
     content = read_whole(model)
@@ -88,14 +90,18 @@ def read_folder(path: Path) -> Folder:
         raise ConfigError(f"{model}: no safetensors file of ours: {error}") from error
     try:
         about = read_json(facts)
+        if about.get("model_type") != "sagan":
+            raise ValueError("model_type is not sagan")
         tree = {k: v for k, v in about["config"].items() if k != "run"}
         tree["data"] = {k: v for k, v in tree["data"].items() if k != "path"}
         step, config = as_step(about["step"], str(facts)), from_tree(tree)
-        names = about["classes"]
+        names = about.get("classes", [])
         if not is_names(names) or len(names) not in (0, config.data.classes):
             raise ValueError(f"classes must be {config.data.classes} names, or none")
         return Folder(config, step, names, arrays, model, sha256)
     except OSError as error:
         raise ConfigError(f"{facts}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
+        raise ConfigError(f"{facts}: lacks {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{facts}: not as sagan export writes it: {error}") from error

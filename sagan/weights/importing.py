@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sagan import config as config_lib
@@ -19,14 +20,13 @@ from sagan.config.validation import check_config
 from sagan.runtime.progress import Report, first_few
 from sagan.state import Game, GANState, abstract_state, count, make_game
 from sagan.weights import infer
-from sagan.weights.convert import Collections, Tensors, to_ours, to_theirs
+from sagan.weights.checks import as_step, check_tensors, check_values
+from sagan.weights.convert import Collections, Tensors, from_state_dict, to_state_dict
 from sagan.weights.entries import discriminator_entries, generator_entries
 from sagan.weights.files import Networks, read_networks
 from sagan.weights.folder import is_folder, read_folder
 from sagan.weights.layouts import LAYOUTS
 from sagan.weights.new_run import (
-    as_step,
-    check,
     claim_new,
     collections_of,
     empty,
@@ -43,13 +43,13 @@ PRESETS = {  # by project and size; the last is for all other sizes
     "biggan": {128: "peers/biggan_pytorch_sagan"},
     "mmgen": {32: "peers/mmgen_cifar10", 128: "peers/mmgen_imagenet128"},
 }
-# MMGeneration's recipe of that size with normalised tables: its defaults, SyncBN
+# MMGeneration's other recipe at 128 px, whose tables are normalised: SyncBN, defaults
 _MMGEN_NORMALISED = {"g.bn_eps": 1e-4, "g.bn_group": 0, "model.sn_eps": 1e-12}
 
 
 def import_weights(
     paths: Sequence[Path],
-    like: str | None,
+    like: str,
     workdir: Path,
     *,
     bgr: bool = False,
@@ -63,7 +63,7 @@ def import_weights(
 
     Args:
       paths: Files of G, its average and D, or a folder of `sagan export`.
-      like: The project that wrote them, a key of LAYOUTS; None: `sagan export`.
+      like: The project that wrote them, a key of LAYOUTS; empty: `sagan export`.
       workdir: Its step is the number after `step` or `iter` in a file's name, or 0.
       bgr: Whether the networks are of BGR images, as MMGeneration's are.
       overrides: Fields of the config by dotted name.
@@ -72,41 +72,60 @@ def import_weights(
     Raises:
       ConfigError: A file cannot be used, or the workdir is in use.
     """
-    if like and (ours := next(filter(is_folder, paths), None)):
-        kind = "a folder" if ours.is_dir() else "of sagan export"
-        raise ConfigError(f"{ours}: is {kind}; --like {like} needs a .pth")
-    if len(paths) == 1 and is_folder(paths[0]):
-        if bgr:
-            raise ConfigError("--bgr: safetensors of ours have red first")
+    _check_request(paths, like, bgr)
+    if not like:
         return _import_folder(paths[0], workdir, overrides or {}, report)
-    if like is None:
-        raise ConfigError(
-            "--like is missing: studiogan, biggan or mmgen; only what `sagan export"
-            " --to safetensors` wrote needs none"
-        )
     networks = read_networks(paths, like)
     if any("wReLUinplace" in path.stem for path in paths):  # as MMGeneration says it
         overrides = {"d.rectified_shortcut": True, **(overrides or {})}
-    config, preset = make_config(networks, like, overrides or {})
+    where = ", ".join(map(str, paths))
+    config, preset, notes = make_config(networks, like, overrides or {}, where)
     step = _step(paths)
-    if LAYOUTS[like].counts_d:
+    if LAYOUTS[like].iterations_count_d:
         step //= config.optim.d_steps
-    game, where = make_game(config), ", ".join(map(str, paths))
+    game = make_game(config)
     collections = _collections(game, networks, like, bgr=bgr, where=where)
     claim_new(workdir, config)
     state = new_state(game, collections)
-    for line in _summary(networks, state, config, preset, LAYOUTS[like].unsaid):
+    given = {"--bgr": bgr, "--d.rectified-shortcut": config.d.rectified_shortcut}
+    unsaid = LAYOUTS[like].not_in_files
+    notes += [f"no file says {what}" for option, what in unsaid if not given[option]]
+    for line in [*_summary(networks, state, config), *notes]:
         report(line)
     facts = {"like": like, "bgr": bgr, "recipe": preset, "sha256": networks.sources}
+    facts["average"] = networks.is_average
     save(workdir, config, state, step, facts, report)
 
 
-def _step(paths: Sequence[Path]) -> int:
-    """The step that a file's name tells, as `step=7`, `iter_7` or `iter7`; else 0."""
+def _check_request(paths: Sequence[Path], like: str, bgr: bool) -> None:
+    """Raises a ConfigError if files are not there, or not for these options."""
     for path in paths:
-        if match := re.search(r"(?:step|iter)[=_-]?(\d+)", path.stem):
-            return as_step(match[1], str(path))
-    return 0
+        if not path.exists():
+            raise ConfigError(f"{path}: is not there")
+    if like and (ours := next(filter(is_folder, paths), None)):
+        kind = "a folder" if ours.is_dir() else "of sagan export"
+        raise ConfigError(f"{ours}: is {kind}; --like {like} needs a .pth")
+    is_export = len(paths) == 1 and is_folder(paths[0])
+    if is_export and bgr:
+        raise ConfigError("--bgr: is for files of others; our safetensors are RGB")
+    if not is_export and like not in LAYOUTS:
+        raise ConfigError(
+            f"--like {like or 'is missing'}: must be {', '.join(LAYOUTS)}; only what"
+            " `sagan export --to safetensors` wrote needs none"
+        )
+
+
+def _step(paths: Sequence[Path]) -> int:
+    """The step that names of files tell, as `step=7`, `iter_7` or `iter7`; else 0."""
+    found = {
+        as_step(match[1], str(path))
+        for path in paths
+        if (match := re.search(r"(?:step|iter)[=_-]?(\d+)", path.stem))
+    }
+    if len(found) > 1:
+        told = " and ".join(map(str, sorted(found)))
+        raise ConfigError(f"{', '.join(map(str, paths))}: of steps {told}")
+    return found.pop() if found else 0
 
 
 def _import_folder(
@@ -118,39 +137,73 @@ def _import_folder(
     check_config(config)
     game = make_game(config)
     shapes: Any = flatten_dict(collections_of(abstract_state(game).g), sep=".")
-    check(arrays, shapes, str(model))
-    claim_new(workdir, config)
+    check_tensors(arrays, shapes, str(model))
     g: Any = unflatten_dict(dict(arrays), sep=".")
+    check_values(g, str(model))
+    claim_new(workdir, config)
     state = new_state(game, {"g": g})
-    report("the discriminator is random: an export has the generator alone")
+    report("D is random, and there is no average: an export has one generator alone")
     facts = {"sha256": {str(model): sha256}, "classes": names}
     save(workdir, config, state, step, facts, report)
 
 
 def make_config(
-    networks: Networks, like: str, overrides: Mapping[str, Any]
-) -> tuple[Config, str]:
-    """The config of the networks, and the name of the recipe that gave the rest."""
-    layout = LAYOUTS[like]
-    inferred = infer.generator_fields(networks.g, layout)
-    size = inferred["data.size"]
-    presets = PRESETS[like]
+    networks: Networks, like: str, overrides: Mapping[str, Any], where: str
+) -> tuple[Config, str, list[str]]:
+    """The config of the networks, the recipe that gave the rest, and notes.
+
+    Args:
+      networks: Their tensors.
+      like: As for import_weights.
+      overrides: As for import_weights.
+      where: The files, for messages.
+
+    Raises:
+      ConfigError: No config has these tensors, or `overrides` says otherwise.
+    """
+    layout, presets = LAYOUTS[like], PRESETS[like]
+    inferred = _infer(infer.generator_fields, f"{where}: in G", networks.g, layout)
+    size, tables = inferred["data.size"], inferred["g.sn_tables"]
     name = presets.get(size) or list(presets.values())[-1]
-    base = loading.read(name)
+    recipe = base = loading.read(name)
     if networks.d is not None:
-        inferred |= infer.discriminator_fields(networks.d, layout, size)
+        inferred |= _infer(
+            infer.discriminator_fields, f"{where}: in D", networks.d, layout, size
+        )
     elif size != base.data.size:  # the recipe's D does not fit
         plain = DiscriminatorConfig(rectified_shortcut=base.d.rectified_shortcut)
         base = replace(base, d=replace(plain, width=inferred["g.width"]))
-    if like == "mmgen" and inferred["g.sn_tables"] != "none" == base.g.sn_tables:
-        inferred |= _MMGEN_NORMALISED
-    decays = base.ema.decays or (layout.ema_decay,)
-    inferred |= {"ema.decays": decays if networks.g_ema else (), "ema.start": 0}
-    config = config_lib.replace(base, {**inferred, **overrides})
+    for field in inferred.keys() & overrides.keys():
+        if inferred[field] != overrides[field]:
+            raise ConfigError(
+                f"{field} = {overrides[field]}: {where} has {inferred[field]}"
+            )
+    own: dict[str, Any] = {"ema.decays": (), "ema.start": 0}
+    if networks.g_ema is not None:
+        own["ema.decays"] = base.ema.decays or (layout.ema_decay,)
+    if like == "mmgen" and tables != "none" and recipe.g.sn_tables == "none":
+        own |= _MMGEN_NORMALISED
+    config = config_lib.replace(base, {**own, **overrides, **inferred})
     if networks.d is None:
         config = fit_attention(config, named={"g.attention"})
     check_config(config)
-    return config, name
+    changed = [
+        f"{field} = {value}"
+        for field, (_, value) in config_lib.differences(recipe, config).items()
+        if field not in {*inferred, *overrides}
+    ]
+    notes = [f"the rest is that of the recipe {name}"]
+    if changed:
+        notes[0] += f", but {', '.join(changed)}"
+    return config, name, notes
+
+
+def _infer(fields: Callable[..., dict[str, Any]], where: str, *args: Any) -> Any:
+    """Fields by a function of `infer`, whose errors get the file's name."""
+    try:
+        return fields(*args)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _collections(
@@ -169,8 +222,12 @@ def _collections(
                 f" {count(wanted):,} numbers of networks with these shapes"
             )
         zeros = jax.device_get(empty(wanted))
-        check(tensors, to_theirs(entries, LAYOUTS[like], zeros, model), where)
-        return to_ours(entries, LAYOUTS[like], tensors, model)
+        theirs = to_state_dict(entries, LAYOUTS[like], zeros, model)
+        check_tensors(tensors, theirs, where)
+        with np.errstate(all="ignore"):  # check_values tells what overflows
+            found = from_state_dict(entries, LAYOUTS[like], tensors, model)
+        check_values(found, where)
+        return found
 
     found = {"g": networks.g, "g_ema": networks.g_ema, "d": networks.d}
     return {
@@ -180,9 +237,7 @@ def _collections(
     }
 
 
-def _summary(
-    networks: Networks, state: GANState, config: Config, preset: str, unsaid: str
-) -> list[str]:
+def _summary(networks: Networks, state: GANState, config: Config) -> list[str]:
     data = config.data
     attention = ", ".join(map(str, config.g.attention)) or "no size"
     average = ", ".join(map(str, config.ema.decays)) or "left out, as ema.decays says"
@@ -192,10 +247,9 @@ def _summary(
         + (f"; with its average ({average})" if networks.g_ema else ""),
         f"D: {count(state.d.params):,} parameters"
         + ("" if networks.d else ", random: no file has them"),
-        f"everything else as in the recipe {preset}",
     ]
-    if unsaid:
-        lines.append(f"the files do not say {unsaid}")
+    if networks.is_average:
+        lines.append("the file is an average: it becomes the weights themselves")
     if networks.inert:
         lines.append(f"in the file, and not executed: {first_few(networks.inert)}")
     return lines

@@ -9,7 +9,7 @@ class Layout(NamedTuple):
     Attributes:
       title: Name of the project.
       sn: Which tensors a normalised layer has: "torch": weight_orig, weight_u and
-        weight_v; "ajbrock": weight, u0 and sv0.
+        weight_v; "biggan": weight, u0 and sv0.
       sn_eval: model.sn_eval of its evaluation.
       tables: Values of g.sn_tables that it can hold.
       linear_tables: Whether the tables of batch norm are linear maps [c k] of the
@@ -27,13 +27,13 @@ class Layout(NamedTuple):
       attention_place: Place of the attention after the block at an index; None: it
         counts as a block.
       first_d: Place of the discriminator's first block, if it has one of its own.
-      counts_d: Whether the iterations in its files' names are updates of D.
+      iterations_count_d: Whether the iterations in its files' names are updates of D.
       sizes: Image sizes for which it has an architecture; empty: any.
-      unsaid: What its files do not say, and the options that do.
+      not_in_files: Options for what its files do not say, and what that is.
     """
 
     title: str
-    sn: Literal["torch", "ajbrock"]
+    sn: Literal["torch", "biggan"]
     sn_eval: Literal["iterate", "stored"]
     tables: tuple[str, ...]
     linear_tables: bool
@@ -48,9 +48,9 @@ class Layout(NamedTuple):
     blocks: str
     attention_place: str | None = None
     first_d: str | None = None
-    counts_d: bool = False
+    iterations_count_d: bool = False
     sizes: tuple[int, ...] = ()
-    unsaid: str = ""
+    not_in_files: tuple[tuple[str, str], ...] = ()
 
     def spot(self, at: int, *, first_of_d: bool) -> "Spot":
         """Where the next block is.
@@ -119,7 +119,7 @@ LAYOUTS = {
     # BigGAN-PyTorch BigGAN.py, layers.py, without --G_shared
     "biggan": Layout(
         title="BigGAN-PyTorch",
-        sn="ajbrock",
+        sn="biggan",
         sn_eval="iterate",
         tables=("none", "classes"),
         linear_tables=False,
@@ -182,9 +182,14 @@ LAYOUTS = {
         ema_decay=0.999,
         blocks="conv_blocks.{}",
         first_d="from_rgb",
-        counts_d=True,
-        unsaid="whether images are BGR (--bgr), and whether D's ReLU was in place"
-        " (--d.rectified-shortcut)",
+        iterations_count_d=True,
+        not_in_files=(
+            ("--bgr", "whether images are BGR, as MMGeneration's own are: --bgr"),
+            (
+                "--d.rectified-shortcut",
+                "whether D's ReLU was in place: --d.rectified-shortcut",
+            ),
+        ),
     ),
 }
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sagan.checkpoints.manager import Checkpoints
 from sagan.checkpoints.workdir import (
@@ -22,7 +21,7 @@ from sagan.checkpoints.workdir import (
 )
 from sagan.config.schema import Config, ConfigError
 from sagan.runtime.files import write_whole
-from sagan.runtime.progress import Report, first_few
+from sagan.runtime.progress import Report
 from sagan.state import (
     Average,
     Game,
@@ -31,7 +30,7 @@ from sagan.state import (
     abstract_state,
     create_state,
 )
-from sagan.weights.convert import Collections, Tensors
+from sagan.weights.convert import Collections
 
 
 def new_state(game: Game, networks: Mapping[str, Collections]) -> GANState:
@@ -76,14 +75,6 @@ def claim_new(workdir: Path, config: Config) -> None:
         raise ConfigError(f"{workdir}: has checkpoints already; name a new directory")
 
 
-def as_step(value: Any, where: str) -> int:
-    """A step that somebody else wrote; ConfigError if int32 does not hold it."""
-    text = str(value)[:11] if type(value) in (int, str) else ""
-    if not (text.isascii() and text.isdecimal() and int(text) < 2**31):
-        raise ConfigError(f"{where}: its step must be whole, from 0 to 2^31 - 1")
-    return int(text)
-
-
 def save(
     workdir: Path,
     config: Config,
@@ -99,34 +90,3 @@ def save(
     with contextlib.closing(Checkpoints(folder, keep, report)) as checkpoints:
         checkpoints.save(step, replace(state, step=jnp.int32(step)))
     report(f"step {step} is in {workdir}: sagan sample {workdir}")
-
-
-def check(tensors: Tensors, expected: Mapping[str, Any], where: str) -> None:
-    """Raises a ConfigError if tensors do not fit those expected, or are not finite.
-
-    Args:
-      tensors: By name.
-      expected: What has their shapes, by name.
-      where: What the message begins with.
-    """
-    ignored = {
-        name
-        for name in tensors
-        if name.endswith("num_batches_tracked")
-        or f"{name}_orig" in tensors  # a normalised weight, as torch last applied it
-    }
-    odd = {
-        name: f"{name} {tensors[name].shape}, not {expected[name].shape}"
-        for name in expected
-        if name in tensors and tensors[name].shape != expected[name].shape
-    }
-    wrong = {
-        "missing": sorted(set(expected) - set(tensors)),
-        "left over": sorted(set(tensors) - set(expected) - ignored),
-        "of another shape": list(odd.values()),
-    }
-    if any(wrong.values()):
-        counts = [f"{len(x)} {what} ({first_few(x)})" for what, x in wrong.items() if x]
-        raise ConfigError(f"{where}: names that do not fit: {'; '.join(counts)}")
-    if broken := [x for x in expected if not np.isfinite(tensors[x]).all()]:
-        raise ConfigError(f"{where}: NaN or infinity in {first_few(broken)}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+MARK = "sagan"  # an entry by which an export is known; torch.load ignores it
 # Opcodes of the pickle protocol 2; pickle itself could not name torch's functions
 _MARK, _TUPLE, _REDUCE, _ITEMS, _PERSISTENT = b"(", b"t", b"R", b"u", b"Q"
 _ORDERED = b"ccollections\nOrderedDict\n)R"
@@ -27,6 +28,7 @@ def torch_file(content: Mapping[str, Any]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         entries = {"data.pkl": program, "byteorder": b"little", "version": b"3\n"}
+        entries[MARK] = b""
         for name, entry in entries.items():
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), entry)
         for i, x in enumerate(storages):

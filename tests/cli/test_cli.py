@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
+from sagan.checkpoints.workdir import read_config
 from sagan.cli import arguments, main
-from sagan.config import ConfigError
+from sagan.config import ConfigError, replace
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = str(ROOT / "configs" / "digits.py")
@@ -25,6 +26,13 @@ def test_overrides_reach_the_config():
     assert config.optim.d_steps == 2
     assert config.data.name == "digits"  # from the file
     assert workdir == "runs/a"
+
+
+def test_a_run_is_resumed_without_naming_its_config(finished_run):
+    args = ["--workdir", str(finished_run), "--run.steps", "9"]
+    config, workdir = parse_train(args)
+    assert workdir == str(finished_run)
+    assert config == replace(read_config(finished_run), {"run.steps": 9})
 
 
 def test_no_attention_is_an_empty_list():

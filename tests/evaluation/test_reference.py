@@ -327,6 +327,9 @@ def test_the_size_is_compared_before_images_are_read(tiny, tmp_path, monkeypatch
     [
         (["digits", "--size", "-5"], "--size -5: must be at least 1"),
         (["digits", "--size", "8", "--channels", "-1"], "--channels"),
+        (["digits", "--size", "8", "--reals", "1"], "--reals 1: a covariance needs"),
+        (["digits:foo", "--size", "8"], "digits:foo: is no folder and no .npz file"),
+        (["{files}/real.npz", "--size", "8"], "--size 8: is for data sets"),
         (["{files}/stats.npz"], "holds statistics already"),
         (["/nonexistent/folder"], "/nonexistent/folder: is not there"),
         (["/nonexistent/folder", "--size", "8"], "/nonexistent/folder: is not there"),

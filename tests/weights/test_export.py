@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -233,16 +234,21 @@ def test_an_export_overwrites_nothing_but_an_export(run, tmp_path):
     workdir, hub, other = run(), tmp_path / "hub", tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text("{}")
-    text = tmp_path / "x.pth"
+    text, others = tmp_path / "x.pth", tmp_path / "others.pth"
     text.write_text("text")
+    with zipfile.ZipFile(others, "w") as archive:  # as torch.save makes them
+        archive.writestr("archive/data.pkl", b"")
     for to, out, said in (
         ("safetensors", workdir, "is in the workdir"),
         ("safetensors", workdir / "new", "is in the workdir"),
         ("safetensors", other, "is no earlier export"),
         ("biggan", workdir / "config.json", "is in the workdir"),
         ("biggan", workdir / "new.pth", "is in the workdir"),
-        ("biggan", other / "config.json", "is no .pth file of an export"),
-        ("biggan", text, "is no .pth file of an export"),
+        ("biggan", other / "config.json", "must be a .pth file"),
+        ("biggan", tmp_path / "G", "must be a .pth file"),
+        ("safetensors", tmp_path / "x.safetensors", "must be a folder"),
+        ("biggan", text, "is no file of sagan export"),
+        ("biggan", others, "is no file of sagan export"),
     ):
         before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
         with pytest.raises(ConfigError, match=said) as error:
@@ -274,14 +280,15 @@ def test_a_bad_hub_import_is_one_line_and_leaves_nothing(run, tmp_path):
     tree = about["config"]
     cases = [
         (["--like", "mmgen", "--bgr"], {}, "is a folder; --like mmgen needs a .pth"),
-        (["--bgr"], {}, "--bgr: safetensors of ours have red first"),
-        ([], {"config": tree | {"g": tree["g"] | {"z": 9}}}, "names that do not fit"),
+        (["--bgr"], {}, "--bgr: is for files of others; our safetensors are RGB"),
+        ([], {"config": tree | {"g": tree["g"] | {"z": 9}}}, "tensors that do not fit"),
         ([], {"config": tree | {"g": tree["g"] | {"width": 2**20}}}, "do not fit"),
+        ([], {"model_type": "bert"}, "model_type is not sagan"),
         ([], {"classes": list("abc")}, "classes must be 5 names, or none"),
         ([], {"classes": [1, 2, 3, 4, 5]}, "classes must be 5 names, or none"),
     ]
     steps = [-1, 2**31, 1.5, True, None, "x", "9" * 5000, "-1", [7]]
-    cases += [([], {"step": step}, "its step must be") for step in steps]
+    cases += [([], {"step": step}, "must be whole, from 0 to") for step in steps]
     for args, changes, said in cases:
         hub_config(hub, **about | changes)
         with pytest.raises(ConfigError, match=said) as error:

@@ -10,6 +10,7 @@ import pytest
 
 from sagan.checkpoints.restore import open_run
 from sagan.checkpoints.workdir import read_config
+from sagan.cli.info import info_command
 from sagan.cli.visualize import attend_command, report_command
 from sagan.cli.weights import import_command
 from sagan.config import ConfigError, fields, load, replace
@@ -206,6 +207,11 @@ def test_a_generator_alone_gets_a_random_discriminator(tmp_path, capsys):
     file = write(tmp_path / "G_ema.pth", name, g=g)
     run(file, "--like", name, "--workdir", tmp_path / "run")
     assert "D: " in (said := capsys.readouterr().out) and "random" in said
+    assert "an average: it becomes the weights themselves" in said
+    assert "ema.decays = ()" in said  # not as in the recipe
+    assert json.loads((tmp_path / "run" / "import.json").read_text())["average"]
+    info_command([str(tmp_path / "run")])
+    assert f"biggan {file}; recipe peers/biggan" in capsys.readouterr().out
     opened, z = open_run(tmp_path / "run"), latents()
     assert share_equal(ours(opened, z, Y), as_bytes(torchs_images(g, z, Y))) >= 0.999
     state = opened.state.d
@@ -278,7 +284,7 @@ def test_bad_files_are_one_line(tmp_path):
     cut = tmp_path / "cut.pth"
     cut.write_bytes(good.read_bytes()[:-5000])
     assert f"{cut}: damaged" in refusal(tmp_path, cut, like="biggan")
-    assert "No such file" in refusal(tmp_path, tmp_path / "none.pth", like="biggan")
+    assert "is not there" in refusal(tmp_path, tmp_path / "none.pth", like="biggan")
     whole = {**g.state_dict(), "shared.weight": torch.zeros(3, 4)}
     line = refusal(tmp_path, torch_peers.write(pth, whole), like="biggan")
     assert "a BigGAN: its classes have a shared embedding" in line
@@ -296,13 +302,30 @@ def test_bad_files_are_one_line(tmp_path):
         assert part in line
     state = changed(g, **{"blocks.0.0.bn1.gain.weight": torch.full((5, 16), np.nan)})
     line = refusal(tmp_path, torch_peers.write(pth, state), like="biggan")
-    assert "NaN or infinity in blocks.0.0.bn1.gain.weight" in line
+    assert "NaN or infinity in params.block1.bn1.scale" in line
+    for name, value, said in (
+        ("linear.weight", torch.full((256, 6), 1e300, dtype=torch.float64), "infinity"),
+        ("blocks.0.0.bn1.stored_var", -torch.ones(16), "a negative variance"),
+        ("linear.u0", torch.zeros(1, 256), "a zero vector"),
+        ("linear.weight", torch.ones(256, 6, dtype=torch.int8), "weight int8"),
+    ):
+        state = changed(g, **{name: value})
+        assert said in refusal(tmp_path, torch_peers.write(pth, state), like="biggan")
+    line = refusal(tmp_path, good, "--g.width", 16, like="biggan")
+    assert f"g.width = 16: {good} has 8" in line
+    line = refusal(tmp_path, torch_peers.write(pth, {"G": changed(g)}), like="biggan")
+    assert "it has G" in line
+    twice = [
+        write(tmp_path / f"{x}_step{i}.pth", "biggan", g=g)
+        for i, x in enumerate(["G", "my_G_ema"], 1)
+    ]
+    assert "of steps 1 and 2" in refusal(tmp_path, *twice, like="biggan")
     last = [x for x in d.state_dict() if x.endswith("conv1.weight")][-1]
     wide = torch_peers.write(pth, changed(d, **{last: torch.zeros(2**16, 1, 1, 1)}))
     line = refusal(tmp_path, good, wide, like="biggan")
     assert "bytes, too few for the" in line
     far = write(tmp_path / "model-step=2147483648.pth", "biggan", g=g)
-    assert f"{far}: its step must be" in refusal(tmp_path, far, like="biggan")
+    assert f"{far}: step '2147483648'; must be" in refusal(tmp_path, far, like="biggan")
     line = refusal(tmp_path, tmp_path, like="biggan")
     assert line == f"{tmp_path}: is a folder; --like biggan needs a .pth"
 

@@ -18,7 +18,7 @@ from sagan.latents import G_UPDATE, draw_latents
 from sagan.state import make_game
 from sagan.step import train_step
 from sagan.weights import entries, importing, new_run
-from sagan.weights.convert import to_theirs
+from sagan.weights.convert import to_state_dict
 from sagan.weights.files import Networks
 from sagan.weights.layouts import LAYOUTS
 
@@ -104,9 +104,17 @@ class Sides:
             {k: x.numpy().copy() for k, x in network.state_dict().items()}
             for network in (g, d)
         ]
-        networks = Networks(state[0], None, state[1], {}, [])
+        networks = Networks(
+            g=state[0],
+            g_ema=None,
+            d=state[1],
+            sources={},
+            size=2**30,
+            is_average=False,
+            inert=[],
+        )
         small = {**small, "data.batch": N, "model.fast": False}
-        self.config, _ = importing.make_config(networks, name, small)
+        self.config, *_ = importing.make_config(networks, name, small, "here")
         self.game = make_game(self.config)
         collections = importing._collections(
             self.game, networks, name, bgr=False, where="here"
@@ -166,7 +174,7 @@ def errors(sides):
         ours = ours.transpose(0, 3, 1, 2) if mine is z else ours
         found[name] = error(ours, theirs)
         layout = LAYOUTS[sides.peer.name]
-        of_ours = to_theirs(
+        of_ours = to_state_dict(
             entries_of(sides.config, layout),
             layout,
             jax.device_get(collections),
