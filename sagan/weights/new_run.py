@@ -90,3 +90,4 @@ def save(
     with contextlib.closing(Checkpoints(folder, keep, report)) as checkpoints:
         checkpoints.save(step, replace(state, step=jnp.int32(step)))
     report(f"step {step} is in {workdir}: sagan sample {workdir}")
+    report(f"to train on: sagan train --workdir {workdir}")
