@@ -37,8 +37,9 @@ def downsample(x: Images, *, cpu: bool) -> Float[Array, "n h2 w2 c"]:
         two = (1, 2, 2, 1)
         sums = lax.reduce_window(x.astype(jnp.float32), 0.0, lax.add, two, two, "VALID")
         return (sums / 4).astype(x.dtype)
-    x = x[:, : h // 2 * 2, : w // 2 * 2]
-    return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
+    x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
+    pixels = [x[:, :, i, :, j] for i in (0, 1) for j in (0, 1)]
+    return sum(pixels[1:], pixels[0]) / 4  # as a mean: 3 to 20 times as long
 
 
 def conv(

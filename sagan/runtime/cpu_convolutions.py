@@ -1,4 +1,4 @@
-"""Forms of the resampling convolutions that only XLA's CPU backend gains from.
+"""Forms of the convolutions that only XLA's CPU backend gains from.
 
 Images are NHWC, kernels 3x3 HWIO. Each form gives the values and gradients of the plain
 form, to rounding. Measured with `benchmarks/conv.py`; a form stays if it gains at least
@@ -22,12 +22,13 @@ _correlate = partial(
 
 def conv(x: Images, kernel: Kernel) -> Float[Array, "n h w f"]:
     """Convolves at stride 1 with SAME padding."""
-    # Measured and left out: the weight gradient as a plain convolution (0.97 to 1.05 of
-    # the time), as nine tap products or im2col (slower), Winograd's F(2, 3) (0.9 with
-    # 256 channels, to 3 times slower elsewhere).
-    if x.shape[3] <= 4 and min(x.shape[1:3]) <= 32:  # 0.6 of the time
-        return _im2col(x, kernel)
-    return _correlate(x, kernel, (1, 1), "SAME")
+    # Measured and left out: weight gradients as products (slower), Winograd's F(2, 3)
+    # (0.9 with 256 channels, to 3 times slower elsewhere).
+    if kernel.shape[3] <= 4:  # 0.1 to 0.3 of the time
+        return _sum_of_taps(jnp.einsum("nhwc,ijcf->nhwijf", x, kernel))
+    if _is_wide(x.shape[1:3], kernel):  # the gradient of x: 0.5 to 0.8 of the time
+        return _with_product_gradient(x, kernel)
+    return _plain(x, kernel)
 
 
 def upsample_conv(x: Images, kernel: Kernel) -> Float[Array, "n h2 w2 f"]:
@@ -35,52 +36,85 @@ def upsample_conv(x: Images, kernel: Kernel) -> Float[Array, "n h2 w2 f"]:
 
     The transposed form of accelerators takes 30 times as long on the CPU.
     """
+    n, h, w, _ = x.shape
+    if _is_wide((2 * h, 2 * w), kernel):
+        return conv(x.repeat(2, axis=1).repeat(2, axis=2), kernel.astype(x.dtype))
+    parts = [
+        [
+            _correlate(x, both.astype(x.dtype), (1, 1), ((1 - i, i), (1 - j, j)))
+            for j, both in enumerate(row)
+        ]
+        for i, row in enumerate(_by_parity(kernel))
+    ]
+    rows = [jnp.stack(row, axis=3) for row in parts]
+    return jnp.stack(rows, axis=2).reshape(n, 2 * h, 2 * w, -1)
+
+
+def conv_downsample(x: Images, kernel: Kernel) -> Float[Array, "n h2 w2 f"]:
+    """Convolves and takes the 2x2 mean; height and width are even."""
+    n, h, w, c = x.shape
+    if min(h, w) < 32:  # 0.6 of the time with 512 channels at 16x16
+        return _by_products(x, kernel)
+    # the transpose of upsample_conv: 0.6 of the time of _by_products
+    pixels = x.reshape(n, h // 2, 2, w // 2, 2, c)
+    products = [
+        _correlate(pixels[:, :, 1 - i, :, 1 - j], both, (1, 1), pad)
+        for i, row in enumerate(_by_parity(kernel / 4))
+        for j, both in enumerate(row)
+        for pad in [((1 - i, i), (1 - j, j))]
+    ]
+    return sum(products[1:], products[0])
+
+
+def _plain(x: Array, kernel: Array) -> Array:
+    return _correlate(x, kernel, (1, 1), "SAME")
+
+
+def _is_wide(size: tuple[int, ...], kernel: Array) -> bool:
+    """Whether XLA takes as long to transpose the kernel as to convolve with it."""
+    return max(size) <= 8 and min(kernel.shape[2:]) >= 1024
+
+
+def _sum_of_taps(y: Float[Array, "n h w 3 3 f"]) -> Float[Array, "n h w f"]:
+    """Adds what each tap of a kernel gives, moved to where it belongs."""
+    _, h, w, *_ = y.shape
+    y = jnp.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0), (0, 0)))
+    taps = [y[:, i : i + h, j : j + w, i, j] for i in range(3) for j in range(3)]
+    return sum(taps[1:], taps[0])
+
+
+_with_product_gradient = jax.custom_vjp(_plain)
+
+
+def _backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    taps = jnp.einsum("ijcf,nhwf->ijcnhw", jnp.flip(kernel, (0, 1)), dy)
+    dx = _sum_of_taps(jnp.moveaxis(taps, (3, 4, 5), (0, 1, 2)))
+    return dx, jax.vjp(partial(_plain, x), kernel)[1](dy)[0]
+
+
+_with_product_gradient.defvjp(
+    lambda x, kernel: (_plain(x, kernel), (x, kernel)), _backward
+)
+
+
+def _by_parity(kernel: Array) -> list[tuple[Array, Array]]:
+    """2x2 kernels for each parity of row and column, of the 4x4 kernel of conv.py."""
 
     def fold(kernel: Array, axis: int) -> tuple[Array, Array]:
         a, b, c = jnp.split(kernel, 3, axis=axis)
         even, odd = [a, b + c], [a + b, c]
         return jnp.concatenate(even, axis), jnp.concatenate(odd, axis)
 
-    return _interleave(
-        [
-            [
-                _correlate(x, both.astype(x.dtype), (1, 1), ((1 - i, i), (1 - j, j)))
-                for j, both in enumerate(fold(rows, 1))
-            ]
-            for i, rows in enumerate(fold(kernel.astype(jnp.float32), 0))
-        ]
-    )
-
-
-def conv_downsample(x: Images, kernel: Kernel) -> Float[Array, "n h2 w2 f"]:
-    """Convolves and takes the 2x2 mean; height and width are even."""
-    # below 32 pixels XLA's own gradient is faster, 0.65 of the time at 8
-    small = min(x.shape[1:3]) < 32
-    return (_by_products if small else _with_parity_gradient)(x, kernel)
-
-
-def _dot(x: Array, matrix: Array) -> Array:
-    return jnp.einsum("nhwc,cf->nhwf", x, matrix)
-
-
-def _im2col(x: Array, kernel: Array) -> Array:
-    _, h, w, c = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    taps = [x[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-    return _dot(jnp.concatenate(taps, axis=3), kernel.reshape(9 * c, -1))
-
-
-def _interleave(parts: list[list[Array]]) -> Array:
-    n, h, w, c = parts[0][0].shape
-    rows = [jnp.stack(row, axis=3) for row in parts]
-    return jnp.stack(rows, axis=2).reshape(n, 2 * h, 2 * w, c)
+    return [fold(rows, 1) for rows in fold(kernel.astype(jnp.float32), 0)]
 
 
 # Nine matrix products on the pooled grid, where the 4x4 kernel has sixteen taps and the
 # plain form 36. In one dimension, with the kernel a b c and s = a + b + c, convolving
 # then taking the mean gives half of
 #   s (x[2i] + x[2i+1]) + a (x[2i-1] - x[2i+1]) + c (x[2i+2] - x[2i]).
-# Its transpose, upsampling then convolving, is not faster so than by parity.
+# Its transpose, upsampling then convolving, is not faster so than by parity. A sum as
+# `kernel.sum(0)` would take the products into a slower fusion with it.
 def _by_products(x: Array, kernel: Array) -> Array:
     def images(x: Array, axis: int) -> tuple[Array, Array, Array]:
         half = x.shape[axis] // 2
@@ -92,26 +126,11 @@ def _by_products(x: Array, kernel: Array) -> Array:
         return before - odd, even + odd, after - even
 
     def kernels(kernel: Array) -> tuple[Array, Array, Array]:
-        return kernel[0], kernel.sum(0), kernel[2]
+        return kernel[0], kernel[0] + kernel[1] + kernel[2], kernel[2]
 
     products = [
-        _dot(image, matrix)
+        jnp.einsum("nhwc,cf->nhwf", image, matrix)
         for rows, row_kernels in zip(images(x, 1), kernels(kernel / 4), strict=True)
         for image, matrix in zip(images(rows, 2), kernels(row_kernels), strict=True)
     ]
     return sum(products[1:], products[0])
-
-
-_with_parity_gradient = jax.custom_vjp(_by_products)
-
-
-def _backward(saved, dy):
-    x, kernel = saved
-    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    dx = upsample_conv(dy, flipped / 4)
-    return dx, jax.vjp(partial(_by_products, x), kernel)[1](dy)[0]
-
-
-_with_parity_gradient.defvjp(
-    lambda x, kernel: (_by_products(x, kernel), (x, kernel)), _backward
-)
