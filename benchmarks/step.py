@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sagan.config import Config
+from sagan.config import Config, load
 
 SIDES = {
     "sagan": "ours",
@@ -39,6 +39,7 @@ DEFAULT_SIDES = ("sagan", "torch", "torch-nhwc")
 
 
 LAYOUTS = {
+    16: ("configs/digits.py", 10, (75_394, 75_506)),
     # PyTorch-StudioGAN's CIFAR10 SAGAN, and the G and D parameter counts that it logs
     32: ("StudioGAN CIFAR10", 10, (4_386_308, 1_075_586)),
     # the official code's default
@@ -49,6 +50,10 @@ LAYOUTS = {
 def layout(size: int, batch: int, **model: Any) -> Config:
     """The config of a layout, with fields of `model` replaced."""
     new = dataclasses.replace
+    if size == 16:
+        path = Path(__file__).parents[1] / "configs/digits.py"
+        digits = load(str(path), {"data.classes": 10, "data.batch": batch})
+        return new(digits, model=new(digits.model, **model))
     config = Config()
     data = new(config.data, size=size, classes=LAYOUTS[size][1], batch=batch)
     # one group: the peer's batch norm uses moments of the whole batch
@@ -94,7 +99,8 @@ def make_torch(side: str, args: argparse.Namespace) -> Subject:
     config = layout(args.layout, args.batch)
     trainer = torch_peer.Trainer(config, options)
     size, classes = config.data.size, config.data.classes
-    real = 2 * torch.rand(args.batch, 3, size, size, device=args.device) - 1
+    channels = config.data.channels
+    real = 2 * torch.rand(args.batch, channels, size, size, device=args.device) - 1
     y = torch.randint(classes, (args.batch,), device=args.device)
 
     def step() -> dict[str, float]:
@@ -126,7 +132,8 @@ def make_sagan(side: str, args: argparse.Namespace) -> Subject:
     shapes = jax.eval_shape(lambda state: state, state)
     size, classes = config.data.size, config.data.classes
     rng = np.random.default_rng(0)
-    image = rng.integers(256, size=(1, args.batch, size, size, 3), dtype=np.uint8)
+    shape = (1, args.batch, size, size, config.data.channels)
+    image = rng.integers(256, size=shape, dtype=np.uint8)
     label = rng.integers(classes, size=(1, args.batch), dtype=np.int32)
     batch = Batch(image=image, label=label)
     placed = mapped.place_batch(batch)
@@ -250,10 +257,10 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
             stack.callback(workers[-1].close)
         sides = {worker.side: prepare(worker, args) for worker in workers}
         steps: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-        for i in range(args.rounds):
-            first = i % len(workers)
-            for worker in workers[first:] + workers[:first]:
-                steps[worker.side].append(worker.step())
+        firsts = [i % len(workers) for i in range(args.rounds)]
+        order = [worker for i in firsts for worker in workers[i:] + workers[:i]]
+        for worker in sorted(order, key=workers.index) if args.alone else order:
+            steps[worker.side].append(worker.step())
         for worker in workers:
             sides[worker.side] |= worker.ask("peak")
             sides[worker.side]["flops"] = worker.ask("flops")
@@ -270,6 +277,7 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
         "dtype": args.dtype,
         "device": args.device,
         "threads": args.threads,
+        "alone": args.alone,
         "machine": _machine(),
         "sides": sides,
     }
@@ -354,6 +362,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--layout", type=int, choices=LAYOUTS, default=32)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--alone", action="store_true", help="all steps of a side after each other"
+    )
     parser.add_argument("--warmup", type=int, default=2, help="steps; at least 1")
     parser.add_argument(
         "--json", type=Path, metavar="OUT", help="file for every number"
