@@ -51,8 +51,7 @@ def layout(size: int, batch: int, **model: Any) -> Config:
     """The config of a layout, with fields of `model` replaced."""
     new = dataclasses.replace
     if size == 16:
-        path = Path(__file__).parents[1] / "configs/digits.py"
-        digits = load(str(path), {"data.classes": 10, "data.batch": batch})
+        digits = load("digits", {"data.classes": 10, "data.batch": batch})
         return new(digits, model=new(digits.model, **model))
     config = Config()
     data = new(config.data, size=size, classes=LAYOUTS[size][1], batch=batch)

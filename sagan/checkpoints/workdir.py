@@ -191,7 +191,7 @@ def known_classes(workdir: pathlib.Path) -> list[str] | None:
 
 
 def imported_from(workdir: pathlib.Path) -> str:
-    """From which files, of which project, a run's weights are; empty: trained here."""
+    """The project and the files that a run was imported from; empty: trained here."""
     known = _read_imported(workdir)
     sources = known.get("sha256")
     if not isinstance(sources, dict):
@@ -202,7 +202,7 @@ def imported_from(workdir: pathlib.Path) -> str:
 
 
 def _read_imported(workdir: pathlib.Path) -> dict[str, Any]:
-    """What `sagan import` wrote about the weights; empty: nothing that can be read."""
+    """The content of import.json; empty if none can be read."""
     with contextlib.suppress(OSError, ValueError):
         if isinstance(known := files.read_json(workdir / IMPORTED), dict):
             return known

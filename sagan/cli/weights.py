@@ -36,7 +36,7 @@ class ImportOptions:
     workdir: str = ""
     """New workdir."""
     bgr: bool = False
-    """The networks are of BGR images, as MMGeneration's are."""
+    """The networks were trained on BGR images, as MMGeneration's were."""
     config: ConfigFields = Config()
 
 
@@ -85,7 +85,7 @@ class ExportOptions:
     weights: str = ""
     """raw, ema, or the decay of one average. Empty: ema if there is one."""
     bgr: bool = False
-    """Write a network of BGR images, for MMGeneration."""
+    """Write a network that makes BGR images, for MMGeneration."""
 
 
 @command(lambda: ExportOptions)

@@ -28,7 +28,6 @@ from sagan.evaluation.reference import (
 )
 from sagan.evaluation.scoring import Function
 from sagan.metrics import gaussian
-from sagan.metrics.features import EMBEDDED
 from sagan.runtime import cache
 from sagan.runtime.files import make_folder, make_place
 from sagan.runtime.progress import Report, bar
@@ -93,8 +92,8 @@ def _command(
     fake: Path, real: str, protocol: Comparison, data_path: str, out: Path
 ) -> str:
     """The command that repeats a comparison, in any folder."""
-    is_path = Path(real).suffix == ".npz" or Path(real).is_dir()
-    given = {"fake": absolute(str(fake)), "real": absolute(real) if is_path else real}
+    given = {"fake": absolute(str(fake))}
+    given |= {"real": absolute(real) if _is_images(real) else real}
     given |= {"data-path": absolute(data_path)} if data_path else {}
     given |= {"out": absolute(str(out))}
     named = (option(name, value) for name, value in given.items())
@@ -134,7 +133,7 @@ def write_statistics(
     if path.suffix == ".npz" and holds_statistics(path):
         raise ConfigError(f"{real}: holds statistics already; must hold images")
     _check_there(real)
-    has_images = path.suffix == ".npz" or path.is_dir()
+    has_images = _is_images(real)
     if size and has_images:
         raise ConfigError(f"--size {size}: is for data sets; {real} has its own size")
     if not (has_images or size):
@@ -151,8 +150,8 @@ def write_statistics(
         pieces = iter([reals.examples])
     else:  # in pieces: ImageNet does not fit in memory
         source = _open_data_set(real, data_path, like)
-        embedded = features is None and protocol.features in ("auto", *EMBEDDED)
-        reals = _reals_of(source, source.examples(np.arange(1)), embedded)
+        trained = scoring.trains_features(protocol, None, features)
+        reals = _reals_of(source, source.examples(np.arange(1)), trained)
         pieces = image_sets.in_pieces(source, protocol.reals)
     network = scoring.open_network(protocol, reals, features)
     vectors = (network.extract(image)[0] for image, _ in pieces)
@@ -171,7 +170,7 @@ def _open_reals(
         reference = read_reference(path)
         check_size(reference, like.image)
         return ImageSet(like), scoring.Reals(like, none, reference=reference)
-    if path.suffix == ".npz" or path.is_dir():
+    if _is_images(real):
         images = image_sets.of_path(path)
         order = image_sets.order(len(images.examples.label))
         some, training = (
@@ -184,19 +183,24 @@ def _open_reals(
     source = _open_data_set(real, data_path, fakes.examples)
     some = image_sets.of_source(source, limit)
     images = ImageSet(some, source.classes > 0, source.class_names)
-    return images, _reals_of(source, some, embedded=True)
+    return images, _reals_of(source, some, trained=True)
 
 
-def _reals_of(source: Source, some: Examples, embedded: bool) -> scoring.Reals:
-    """These examples of a source, with what an embedded feature network needs."""
+def _reals_of(source: Source, some: Examples, trained: bool) -> scoring.Reals:
+    """Examples of a source, with what a feature network needs if it is trained."""
     classes = source.classes if source.classes > 1 else 0
-    if not embedded:
+    if not trained:
         return scoring.Reals(some, Examples(*(x[:0] for x in some)), None, classes)
     config, trained_on = Config(data=source.data), source
     if source.data.split != "train" and "train" in source.splits:
         trained_on = open_source(config, "train")
     training, test = image_sets.for_features(config, source, some, trained_on)
     return scoring.Reals(some, training, test, classes)
+
+
+def _is_images(real: str) -> bool:
+    """Whether it names a file or folder of images, rather than a data set."""
+    return Path(real).suffix == ".npz" or Path(real).is_dir()
 
 
 def _open_data_set(real: str, data_path: str, like: Examples) -> Source:

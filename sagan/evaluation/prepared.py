@@ -1,7 +1,7 @@
 """Everything that the evaluations of a run's states share."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ from sagan.evaluation.baseline import DRAWS, baselines
 from sagan.evaluation.protocol import Protocol, check_labels, check_protocol
 from sagan.evaluation.reference import check_size, read_reference
 from sagan.evaluation.scoring import Function, Scorer
-from sagan.metrics.features import EMBEDDED
 from sagan.metrics.interface import Baseline
 from sagan.runtime import exchange
 from sagan.runtime.progress import first_few
@@ -73,8 +72,7 @@ def prepare_evaluation(
         classes = config.data.classes or 0
         check_labels(protocol, classes)
         source = _open_split(config, split, trained_on)
-        embedded = () if features else ("auto", *EMBEDDED)
-        reals = _open_reals(config, protocol, source, trained_on, embedded)
+        reals = _open_reals(config, protocol, source, trained_on, features)
     scorer = scoring.open_scorer(
         protocol, reals, labelled=classes > 0, features=features
     )
@@ -106,19 +104,19 @@ def _open_reals(
     protocol: Protocol,
     source: Source,
     trained_on: Source,
-    embedded: Sequence[str],
+    features: Function | None,
 ) -> scoring.Reals:
     """The images of a source, or the statistics of the protocol, and how to extract.
 
-    Beside statistics no images are read that only `embedded` features need.
+    Beside statistics no images are read that only a trained feature network needs.
     """
     classes = config.data.classes or 0
     reference = read_reference(protocol.reference) if protocol.reference else None
     if reference:
         examples = source.examples(np.arange(1))
         check_size(reference, examples.image)
-        known = source.has_labels_at_hand
-        if known and scoring.feature_name(protocol, reference) not in embedded:
+        trained = scoring.trains_features(protocol, reference, features)
+        if source.has_labels_at_hand and not trained:
             chosen = image_sets.order(len(source))[: image_sets.TRAINING]
             labels = Examples(examples.image[:0], source.labels(chosen))
             return scoring.Reals(examples, labels, None, classes, reference)

@@ -271,6 +271,14 @@ def feature_name(protocol: Comparison, reference: Reference | None) -> str:
     return named if chosen else protocol.features  # never import what a file names
 
 
+def trains_features(
+    protocol: Comparison, reference: Reference | None, features: Function | None
+) -> bool:
+    """Whether a feature network may have to be trained for these choices."""
+    name = feature_name(protocol, reference)
+    return features is None and name in ("auto", *EMBEDDED)
+
+
 def _default_samples(network: FeatureNetwork, reals: int, available: int | None) -> int:
     """Half the reals with an embedded network: the baseline then has as many."""
     embedded = network.name in EMBEDDED

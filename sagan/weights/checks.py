@@ -1,4 +1,4 @@
-"""What is checked of weights from elsewhere before anything is written."""
+"""Checks of weights from elsewhere, made before anything is written."""
 
 from __future__ import annotations
 
@@ -37,22 +37,23 @@ def check_tensors(tensors: Tensors, expected: Mapping[str, Any], where: str) -> 
         if name.endswith("num_batches_tracked")
         or f"{name}_orig" in tensors  # a normalised weight, as torch last applied it
     }
-    odd = {
-        name: f"{name} {tensors[name].shape}, not {expected[name].shape}"
-        for name in expected
-        if name in tensors and tensors[name].shape != expected[name].shape
-    }
+    pairs = [
+        (name, tensors[name], expected[name]) for name in expected if name in tensors
+    ]
     wrong = {
         "missing": sorted(set(expected) - set(tensors)),
         "left over": sorted(set(tensors) - set(expected) - ignored),
-        "of another shape": list(odd.values()),
+        "of another shape": [
+            f"{name} {x.shape}, not {y.shape}"
+            for name, x, y in pairs
+            if x.shape != y.shape
+        ],
+        "not floating": [
+            f"{name} {x.dtype}"
+            for name, x, _ in pairs
+            if not jnp.issubdtype(x.dtype, jnp.floating)
+        ],
     }
-    kinds = {name: tensors[name].dtype for name in {*expected} & {*tensors}}
-    wrong["not floating"] = sorted(
-        f"{name} {kind}"
-        for name, kind in kinds.items()
-        if not jnp.issubdtype(kind, jnp.floating)
-    )
     if any(wrong.values()):
         counts = [f"{len(x)} {what} ({first_few(x)})" for what, x in wrong.items() if x]
         raise ConfigError(f"{where}: tensors that do not fit: {'; '.join(counts)}")

@@ -134,7 +134,7 @@ def _norm(config: Config, layout: Layout, ours: Path, theirs: str) -> Iterator[E
     """A class-conditional batch norm; their scales are 1 plus what they store."""
     for leaf, suffix in zip(("mean", "var"), layout.moments, strict=True):
         yield Plain("batch_stats", (*ours, leaf), f"{theirs}.{suffix}")
-    move = _transposed if layout.linear_tables else _same
+    transform = _transposed if layout.linear_tables else _same
     for leaf, suffix in zip(("scale", "bias"), layout.scale_and_bias, strict=True):
         name, place = f"{theirs}.{suffix}", (*ours, leaf)
         if config.g.sn_tables == "none":
@@ -143,7 +143,7 @@ def _norm(config: Config, layout: Layout, ours: Path, theirs: str) -> Iterator[E
             )
             continue
         kind = {"channels": "kernel", "classes": "embedding"}[config.g.sn_tables]
-        yield Normalised(place, name, move, move, leaf=kind, bias=False)
+        yield Normalised(place, name, transform, transform, leaf=kind, bias=False)
 
 
 def _attention(layout: Layout, block: Block, theirs: str | None) -> Iterator[Entry]:

@@ -16,7 +16,7 @@ from sagan.config.schema import Config, ConfigError
 from sagan.runtime.files import make_place, open_regular, read_json, write_whole
 from sagan.weights.convert import to_state_dict
 from sagan.weights.entries import generator_entries
-from sagan.weights.folder import CONFIG, write_folder
+from sagan.weights.folder import CONFIG, refuse_bgr, write_folder
 from sagan.weights.layouts import LAYOUTS, Layout
 from sagan.weights.torch_file import MARK, torch_file
 
@@ -39,7 +39,7 @@ def export_weights(
         too, as the Hugging Face hub expects; else a .pth file.
       step: As for open_run.
       weights: As for open_run.
-      bgr: Whether to write a network of BGR images.
+      bgr: Whether to write a network that makes BGR images.
 
     Raises:
       ConfigError: There is no such checkpoint, the project cannot hold it, or `out`
@@ -49,8 +49,7 @@ def export_weights(
     opened = open_run(workdir, step, weights)
     collections = jax.device_get(opened.variables)
     if to == "safetensors":
-        if bgr:
-            raise ConfigError("--bgr: is for files of others; our safetensors are RGB")
+        refuse_bgr(bgr)
         make_place(out, is_file=False)
         write_folder(opened, collections, out)
         return f"G of {opened.words}: {out}; its licence is for you to fill in"
@@ -64,7 +63,7 @@ def export_weights(
 
 
 def _notes(config: Config, layout: Layout) -> Iterator[str]:
-    """What to change in the project's code or options to get the same images."""
+    """How to get the same images there, where the project's defaults differ."""
     if (config.model.sn_eval, layout.sn_eval) == ("stored", "iterate"):
         yield (
             f"{layout.title} runs one more power iteration in evaluation than this run:"

@@ -49,8 +49,14 @@ def is_folder(path: Path) -> bool:
     return path.is_dir() or path.suffix == ".safetensors"
 
 
+def refuse_bgr(bgr: bool) -> None:
+    """Raises a ConfigError if a folder of ours is asked for, or given, as BGR."""
+    if bgr:
+        raise ConfigError("--bgr: is for files of others; our safetensors are RGB")
+
+
 class Folder(NamedTuple):
-    """What `write_folder` leaves.
+    """The content of a folder by `write_folder`.
 
     Attributes:
       config: The config.

@@ -24,7 +24,7 @@ from sagan.weights.checks import as_step, check_tensors, check_values
 from sagan.weights.convert import Collections, Tensors, from_state_dict, to_state_dict
 from sagan.weights.entries import discriminator_entries, generator_entries
 from sagan.weights.files import Networks, read_networks
-from sagan.weights.folder import is_folder, read_folder
+from sagan.weights.folder import is_folder, read_folder, refuse_bgr
 from sagan.weights.layouts import LAYOUTS
 from sagan.weights.new_run import (
     claim_new,
@@ -65,7 +65,7 @@ def import_weights(
       paths: Files of G, its average and D, or a folder of `sagan export`.
       like: The project that wrote them, a key of LAYOUTS; empty: `sagan export`.
       workdir: Its step is the number after `step` or `iter` in a file's name, or 0.
-      bgr: Whether the networks are of BGR images, as MMGeneration's are.
+      bgr: Whether the networks were trained on BGR images, as MMGeneration's were.
       overrides: Fields of the config by dotted name.
       report: Takes lines for the user.
 
@@ -106,8 +106,8 @@ def _check_request(paths: Sequence[Path], like: str, bgr: bool) -> None:
         kind = "a folder" if ours.is_dir() else "of sagan export"
         raise ConfigError(f"{ours}: is {kind}; --like {like} needs a .pth")
     is_export = len(paths) == 1 and is_folder(paths[0])
-    if is_export and bgr:
-        raise ConfigError("--bgr: is for files of others; our safetensors are RGB")
+    if is_export:
+        refuse_bgr(bgr)
     if not is_export and like not in LAYOUTS:
         raise ConfigError(
             f"--like {like or 'is missing'}: must be {', '.join(LAYOUTS)}; only what"
@@ -192,7 +192,7 @@ def make_config(
         for field, (_, value) in config_lib.differences(recipe, config).items()
         if field not in {*inferred, *overrides}
     ]
-    notes = [f"the rest is that of the recipe {name}"]
+    notes = [f"everything else is as in the recipe {name}"]
     if changed:
         notes[0] += f", but {', '.join(changed)}"
     return config, name, notes

@@ -27,8 +27,12 @@ def torch_file(content: Mapping[str, Any]) -> bytes:
     program = b"\x80\x02" + _dictionary(content, storages) + b"."
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        entries = {"data.pkl": program, "byteorder": b"little", "version": b"3\n"}
-        entries[MARK] = b""
+        entries = {
+            "data.pkl": program,
+            "byteorder": b"little",
+            "version": b"3\n",
+            MARK: b"",
+        }
         for name, entry in entries.items():
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), entry)
         for i, x in enumerate(storages):
