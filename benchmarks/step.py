@@ -3,7 +3,8 @@
 python benchmarks/step.py --layout 32 --batch 16 --rounds 20 --json step32.json
 
 Each side is a process of its own, with its own threads, allocator and peak of memory,
-and runs one step when told to. A round is one step of each side, in rotating order.
+and runs one step when told to. A round is two steps of each side, in rotating order, the
+second of which is timed.
 Ratios are taken within a round, so that a machine that slows down for a while slows all
 sides. Ours is the step that train.py runs: sagan.training.parallel.map_step, on one
 device.
@@ -120,10 +121,12 @@ def make_sagan(side: str, args: argparse.Namespace) -> Subject:
     import numpy as np
 
     from sagan.data.pipeline import Batch
+    from sagan.runtime import memory
     from sagan.state import count, create, make_game
     from sagan.step import train_step
     from sagan.training.parallel import map_step
 
+    memory.run_on_this_thread()
     config = layout(args.layout, args.batch, fast=side == "sagan", dtype=args.dtype)
     mapped = map_step(make_game(config), jax.devices()[:1])
     state = mapped.place_state(create(config))
@@ -214,8 +217,9 @@ def _high_water() -> int | None:
 class Worker:
     """The parent's end of a worker."""
 
-    def __init__(self, side: str, argv: list[str]):
-        command = [sys.executable, __file__, *argv, "--worker", side]
+    def __init__(self, side: str, args: argparse.Namespace, argv: list[str]):
+        python = args.torch_python if side.startswith("torch") else sys.executable
+        command = [python, __file__, *argv, "--worker", side]
         self.side = side
         # torch's OpenMP threads spin while they wait for each other: on a machine with
         # other work that doubled its CPU seconds (14.6 -> 26.7 at 128 px, batch 8)
@@ -252,13 +256,17 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         workers = []
         for side in args.side or DEFAULT_SIDES:
-            workers.append(Worker(side, argv))
+            workers.append(Worker(side, args, argv))
             stack.callback(workers[-1].close)
         sides = {worker.side: prepare(worker, args) for worker in workers}
         steps: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
         firsts = [i % len(workers) for i in range(args.rounds)]
         order = [worker for i in firsts for worker in workers[i:] + workers[:i]]
+        turn = None
         for worker in sorted(order, key=workers.index) if args.alone else order:
+            if worker is not turn:
+                worker.step()  # brings back memory that the system took from idle sides
+            turn = worker
             steps[worker.side].append(worker.step())
         for worker in workers:
             sides[worker.side] |= worker.ask("peak")
@@ -267,7 +275,7 @@ def measure(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
         told["seconds"] = [step["seconds"] for step in steps[side]]
         told["cpu"] = [step["cpu"] for step in steps[side]]
     if "sagan" in sides and "sagan-plain" not in sides:
-        plain = Worker("sagan-plain", argv)
+        plain = Worker("sagan-plain", args, argv)
         sides["sagan"]["flops_plain"] = plain.ask("flops")
         plain.close()
     return {
@@ -362,7 +370,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument(
-        "--alone", action="store_true", help="all steps of a side after each other"
+        "--alone",
+        action="store_true",
+        help="all timed steps of a side after each other",
     )
     parser.add_argument("--warmup", type=int, default=2, help="steps; at least 1")
     parser.add_argument(
@@ -373,6 +383,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         action="append",
         choices=SIDES,
         help="run only this side; may be repeated",
+    )
+    parser.add_argument(
+        "--torch-python",
+        metavar="PYTHON",
+        default=sys.executable,
+        help="the Python of an environment with PyTorch; default: this one",
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

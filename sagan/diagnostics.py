@@ -65,8 +65,7 @@ def update_values(name: str, update: Update) -> dict[str, Array]:
 
 def report(
     game: Game,
-    before: GANState,
-    after: GANState,
+    state: GANState,
     d_values: dict[str, Array],
     g_values: dict[str, Array],
 ) -> Metrics:
@@ -74,8 +73,7 @@ def report(
 
     Args:
       game: Static.
-      before: State before the step.
-      after: State after it.
+      state: State after the step.
       d_values: update_values of D, with an axis for its updates.
       g_values: update_values of G.
     """
@@ -84,12 +82,12 @@ def report(
         metrics[name] = diversity(metrics[name])
     # the first bad leaf of any update: once weights are bad, all later ones are
     metrics["nonfinite/d_gradient"] = d_values["nonfinite/d_gradient"].max()
-    parts = trained_parts(before)
+    parts = trained_parts(state)
     metrics["nonfinite/state"] = first_nonfinite(parts, sum_of_all(parts))
-    d_count = after.step * game.config.optim.d_steps
-    metrics["lr/g"] = jnp.asarray(game.g_lr(after.step - 1), jnp.float32)
+    d_count = state.step * game.config.optim.d_steps
+    metrics["lr/g"] = jnp.asarray(game.g_lr(state.step - 1), jnp.float32)
     metrics["lr/d"] = jnp.asarray(game.d_lr(d_count - 1), jnp.float32)
-    return metrics | player_scalars("g", after.g) | player_scalars("d", after.d)
+    return metrics | player_scalars("g", state.g) | player_scalars("d", state.d)
 
 
 def player_scalars(name: str, player: Player) -> Metrics:

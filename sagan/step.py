@@ -60,7 +60,7 @@ def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Met
     Returns:
       The state after, and scalars that are equal on all devices.
     """
-    before, d_steps = state, game.config.optim.d_steps
+    d_steps = game.config.optim.d_steps
 
     def update_d(state: GANState, given: tuple[Array, Array, Array]) -> Any:
         image, y, purpose = given
@@ -75,7 +75,7 @@ def train_step(game: Game, state: GANState, batch: Batch) -> tuple[GANState, Met
     g_values = diagnostics.update_values("g", g_update)
     state = replace(state, step=state.step + 1)
     state = replace(state, ema=update_ema(game, state))
-    return state, diagnostics.report(game, before, state, d_values, g_values)
+    return state, diagnostics.report(game, state, d_values, g_values)
 
 
 @jax.named_scope("d_step")  # for profiles, and planning/duration.py

@@ -41,10 +41,11 @@ def train_command(options: TrainOptions) -> None:
     """Trains a config, or resumes the run in the workdir."""
     config, workdir = options.config, options.workdir
     # imports JAX, which takes seconds, after the check of the arguments
-    from sagan.runtime import processes
+    from sagan.runtime import memory, processes
     from sagan.runtime.transfers import local_folder
     from sagan.training import loop
 
+    memory.run_on_this_thread()
     folder = local_folder(workdir, config.run.local_dir)
     if config.run.compilation_cache:
         program_cache.keep_compiled(config.run.compilation_cache_dir)

@@ -32,8 +32,9 @@ MUST_BE_FINITE = tuple(
     for value in ("loss", "grad_norm", "weight_norm")
     for player in PLAYERS
 )
-# indices of the first non-finite leaf, -1 if there is none
-NONFINITE_LEAF = ("nonfinite/state", "nonfinite/d_gradient", "nonfinite/g_gradient")
+# indices of the first non-finite leaf, -1 if there is none, in the order in which a NaN
+# propagates: the state is that after the step
+NONFINITE_LEAF = ("nonfinite/d_gradient", "nonfinite/state", "nonfinite/g_gradient")
 # the scalars needed at every step, logged or not
 NEEDED = (
     *MUST_BE_FINITE,

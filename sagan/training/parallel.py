@@ -11,8 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sagan.config.schema import Config
 from sagan.data.pipeline import Batch
 from sagan.diagnostics import Metrics
-from sagan.runtime.compilation import cpu_compiler_options, return_memory
+from sagan.runtime.compilation import cpu_compiler_options
 from sagan.runtime.devices import AXIS, device_mesh, ordered_devices
+from sagan.runtime.memory import keep_freed_memory
 from sagan.state import Game, GANState, abstract_state
 from sagan.step import train_step
 
@@ -138,7 +139,7 @@ def _compiled_once(step: Any) -> Callable[[GANState, Any], Any]:
         if compiled is None:
             options = cpu_compiler_options()
             compiled = step.lower(state, batch).compile(compiler_options=options)
-            return_memory()
+            keep_freed_memory()
         return compiled(state, batch)
 
     return call

@@ -295,24 +295,24 @@ def test_checkpoints_from_a_step_on_are_set_aside_and_not_restored(tmp_path):
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Puts a NaN into one weight after step 4, of states with `below` rollbacks."""
+    """Makes D's update 5 a NaN in one weight, at rates of fewer than `below` rollbacks."""
 
     def poison(below):
         map_step = parallel.map_step
 
         def poisoned(game):
-            mapped = map_step(game)
+            run, full = game.config.run, game.config.optim.d_lr
+            spared = game.d_lr(0) <= full * run.rollback_factor**below
 
-            def step(state, batch):
-                if int(state.step) == 4 and int(state.rollbacks) < below:
-                    params = jax.tree.map(jnp.copy, state.d.params)
-                    kernel = params["block1"]["conv1"]["kernel"]
-                    params["block1"]["conv1"]["kernel"] = kernel.at[0].set(jnp.nan)
-                    state = state.replace(d=state.d.replace(params=params))
-                    state = mapped.place_state(state)
-                return mapped.step(state, batch)
+            def update(grads, state, params):
+                updates, state = game.d_tx.update(grads, state, params)
+                kernel = updates["block1"]["conv1"]["kernel"]
+                bad = (state[0].count == 5) & ~spared
+                updates["block1"]["conv1"]["kernel"] = jnp.where(bad, nan, kernel)
+                return updates, state
 
-            return mapped._replace(step=step)
+            d_tx = optax.GradientTransformation(game.d_tx.init, update)
+            return map_step(game._replace(d_tx=d_tx))
 
         monkeypatch.setattr(parallel, "map_step", poisoned)
 
@@ -327,7 +327,7 @@ def test_by_default_a_nan_stops_the_run_and_the_line_names_its_leaf(
     tiny, tmp_path, poison
 ):
     poison(below=9)
-    with pytest.raises(Diverged, match=f"step 5: d_loss is nan: .*{LEAF}; the newest"):
+    with pytest.raises(Diverged, match=f"step 5: g_loss is nan: .*{LEAF}; the newest"):
         train(tiny(data__classes=10), tmp_path / "run")
     (line,) = rows(tmp_path / "run" / "monitor.jsonl")
     assert (line["step"], line["since"], line["finding"]) == (5, 5, "nonfinite")
