@@ -3,11 +3,10 @@
 python benchmarks/step.py --layout 32 --batch 16 --rounds 20 --json step32.json
 
 Each side is a process of its own, with its own threads, allocator and peak of memory,
-and runs one step when told to. A round is two steps of each side, in rotating order, the
-second of which is timed.
-Ratios are taken within a round, so that a machine that slows down for a while slows all
-sides. Ours is the step that train.py runs: sagan.training.parallel.map_step, on one
-device.
+and runs one step when told to. A round is a step of each side, in rotating order, after
+one that is not timed. Ratios are taken within a round, so that a machine that slows
+down for a while slows all sides. Ours is the step that train.py runs:
+sagan.training.parallel.map_step, on one device.
 """
 
 import argparse

@@ -23,8 +23,8 @@ _correlate = partial(
 def conv(x: Images, kernel: Kernel) -> Float[Array, "n h w f"]:
     """Convolves at stride 1 with SAME padding."""
     # Measured and left out: weight gradients as products (slower), Winograd's F(2, 3)
-    # (0.9 with 256 channels, to 3 times slower elsewhere), and for 3 outputs one product
-    # (0.1 to 0.3 of the time, but the whole step is as slow).
+    # (0.9 with 256 channels, to 3 times slower elsewhere), one product for 3 outputs
+    # (0.1 to 0.3 of the time, but the whole step is not faster).
     if _is_wide(x.shape[1:3], kernel):  # the gradient of x: 0.5 to 0.8 of the time
         return _with_product_gradient(x, kernel)
     return _plain(x, kernel)

@@ -295,7 +295,7 @@ def test_checkpoints_from_a_step_on_are_set_aside_and_not_restored(tmp_path):
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Makes D's update 5 a NaN in one weight, at rates of fewer than `below` rollbacks."""
+    """Makes D's update 5 a NaN in one weight, until `below` rollbacks."""
 
     def poison(below):
         map_step = parallel.map_step
