@@ -32,6 +32,7 @@ from sagan.config import Config, load
 SIDES = {
     "sagan": "ours",
     "sagan-plain": "ours with model.fast off",
+    "sagan-async": "ours on a thread of JAX (see sagan/runtime/memory.py)",
     "torch": "the peer, NCHW",
     "torch-nhwc": "the peer, channels_last",
 }
@@ -125,8 +126,10 @@ def make_sagan(side: str, args: argparse.Namespace) -> Subject:
     from sagan.step import train_step
     from sagan.training.parallel import map_step
 
-    memory.run_on_this_thread()
-    config = layout(args.layout, args.batch, fast=side == "sagan", dtype=args.dtype)
+    if side != "sagan-async":
+        memory.run_on_this_thread()
+    fast = side != "sagan-plain"
+    config = layout(args.layout, args.batch, fast=fast, dtype=args.dtype)
     mapped = map_step(make_game(config), jax.devices()[:1])
     state = mapped.place_state(create(config))
     parameters = (count(state.g.params), count(state.d.params))
