@@ -3,10 +3,10 @@
 python benchmarks/step.py --layout 32 --batch 16 --rounds 20 --json step32.json
 
 Each side is a process of its own, with its own threads, allocator and peak of memory,
-and runs one step when told to. A round is a step of each side, in rotating order, after
-one that is not timed. Ratios are taken within a round, so that a machine that slows
-down for a while slows all sides. Ours is the step that train.py runs:
-sagan.training.parallel.map_step, on one device.
+and runs one step when told to. A round is one step of each side, in rotating order; a
+side whose turn comes first runs a step that is not timed. Ratios are taken within a
+round, so that a machine that slows down for a while slows all sides. Ours is the step
+that train.py runs: sagan.training.parallel.map_step, on one device.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from sagan.config import Config, load
 SIDES = {
     "sagan": "ours",
     "sagan-plain": "ours with model.fast off",
-    "sagan-async": "ours on a thread of JAX (see sagan/runtime/memory.py)",
+    "sagan-released": "ours, whose memory the system takes back after each step",
     "torch": "the peer, NCHW",
     "torch-nhwc": "the peer, channels_last",
 }
@@ -126,7 +126,7 @@ def make_sagan(side: str, args: argparse.Namespace) -> Subject:
     from sagan.step import train_step
     from sagan.training.parallel import map_step
 
-    if side != "sagan-async":
+    if side != "sagan-released":
         memory.run_on_this_thread()
     fast = side != "sagan-plain"
     config = layout(args.layout, args.batch, fast=fast, dtype=args.dtype)
@@ -390,7 +390,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--torch-python",
         metavar="PYTHON",
         default=sys.executable,
-        help="the Python of an environment with PyTorch; default: this one",
+        help="the Python of an environment with PyTorch and sagan; default: this one",
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

@@ -82,8 +82,8 @@ def report(
         metrics[name] = diversity(metrics[name])
     # the first bad leaf of any update: once weights are bad, all later ones are
     metrics["nonfinite/d_gradient"] = d_values["nonfinite/d_gradient"].max()
-    parts = trained_parts(state)
-    metrics["nonfinite/state"] = first_nonfinite(parts, sum_of_all(parts))
+    for name, parts in trained_parts(state).items():
+        metrics[f"nonfinite/{name}_state"] = first_nonfinite(parts, sum_of_all(parts))
     d_count = state.step * game.config.optim.d_steps
     metrics["lr/g"] = jnp.asarray(game.g_lr(state.step - 1), jnp.float32)
     metrics["lr/d"] = jnp.asarray(game.d_lr(d_count - 1), jnp.float32)
@@ -135,14 +135,14 @@ def diversity(moments: Float[Array, "2 h w c"]) -> Float[Array, ""]:
 class TrainedParts(NamedTuple):
     """A state without its counters, in the order in which a NaN propagates."""
 
-    d: Any
-    g: Any
-    ema: Any
+    d: Any = None
+    g: Any = None
+    ema: Any = None
 
 
-def trained_parts(state: GANState) -> TrainedParts:
-    """Everything in a state but its counters."""
-    return TrainedParts(state.d, state.g, state.ema)
+def trained_parts(state: GANState) -> dict[str, TrainedParts]:
+    """What D's update moves in a state, and what G's update does."""
+    return {"d": TrainedParts(d=state.d), "g": TrainedParts(g=state.g, ema=state.ema)}
 
 
 def first_nonfinite(tree: PyTree, probe: Float[Array, ""]) -> Float[Array, ""]:

@@ -325,7 +325,8 @@ def test_metrics_tell_losses_logits_gammas_sigmas_norms_and_rates(reference):
         *("g_weight_norm", "d_weight_norm"),
         *("sigma/g_max", "sigma/g_min", "sigma/d_max", "sigma/d_min"),
         *("d_saturated", "real_diversity", "fake_diversity"),
-        *("nonfinite/state", "nonfinite/d_gradient", "nonfinite/g_gradient"),
+        *("nonfinite/d_gradient", "nonfinite/d_state"),
+        *("nonfinite/g_gradient", "nonfinite/g_state"),
     }
     assert all(np.ndim(value) == 0 for value in metrics.values())
 

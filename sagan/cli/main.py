@@ -45,7 +45,6 @@ def train_command(options: TrainOptions) -> None:
     from sagan.runtime.transfers import local_folder
     from sagan.training import loop
 
-    memory.run_on_this_thread()
     folder = local_folder(workdir, config.run.local_dir)
     if config.run.compilation_cache:
         program_cache.keep_compiled(config.run.compilation_cache_dir)
@@ -54,6 +53,7 @@ def train_command(options: TrainOptions) -> None:
         "restart all of them with the same command: they resume from the newest"
         f" checkpoint in {workdir}",
     )
+    memory.run_on_this_thread()
     if processes.is_main():
         output.log = folder / "output.log"
     evaluate = None

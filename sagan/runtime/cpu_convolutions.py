@@ -80,11 +80,15 @@ _with_product_gradient = jax.custom_vjp(_plain)
 def _backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = saved
     _, h, w, _ = x.shape
-    y = jnp.moveaxis(jnp.einsum("ijcf,nhwf->ijcnhw", kernel, dy), (3, 4, 5), (0, 1, 2))
-    y = jnp.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0), (0, 0)))
-    at = [(i, j) for i in range(3) for j in range(3)]
-    taps = [y[:, 2 - i : 2 - i + h, 2 - j : 2 - j + w, i, j] for i, j in at]
-    return sum(taps[1:], taps[0]), jax.vjp(partial(_plain, x), kernel)[1](dy)[0]
+    taps = jnp.einsum("ijcf,nhwf->ijcnhw", kernel, dy)
+    taps = jnp.moveaxis(taps, (3, 4, 5), (0, 1, 2))
+    taps = jnp.pad(taps, ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0), (0, 0)))
+    parts = [
+        taps[:, 2 - i : 2 - i + h, 2 - j : 2 - j + w, i, j]
+        for i in range(3)
+        for j in range(3)
+    ]
+    return sum(parts[1:], parts[0]), jax.vjp(partial(_plain, x), kernel)[1](dy)[0]
 
 
 _with_product_gradient.defvjp(

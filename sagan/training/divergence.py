@@ -32,9 +32,11 @@ MUST_BE_FINITE = tuple(
     for value in ("loss", "grad_norm", "weight_norm")
     for player in PLAYERS
 )
-# indices of the first non-finite leaf, -1 if there is none, in the order in which a NaN
-# propagates: the state is that after the step
-NONFINITE_LEAF = ("nonfinite/d_gradient", "nonfinite/state", "nonfinite/g_gradient")
+# indices of the first non-finite leaf, -1 if there is none; a step that starts from
+# finite numbers makes the states, which are those after it, in this order
+NONFINITE_LEAF = tuple(
+    f"nonfinite/{player}_{part}" for player in PLAYERS for part in ("gradient", "state")
+)
 # the scalars needed at every step, logged or not
 NEEDED = (
     *MUST_BE_FINITE,

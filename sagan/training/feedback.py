@@ -33,7 +33,8 @@ class _Pending(NamedTuple):
 class Feedback:
     """Reads each step's scalars while the devices compute the next step.
 
-    The devices always have a step to work on, and never more than two.
+    The devices always have a step to work on, and never more than two; a CPU has ended
+    its step when the call returns (runtime/memory.py).
 
     Attributes:
       latest: The values in MUST_BE_FINITE of the last step that was read.

@@ -124,7 +124,8 @@ def leaf_names(state: GANState) -> dict[str, list[str]]:
         f"nonfinite/{p}_gradient": [f"{p}/gradient/{path}" for path in leaf_paths(tree)]
         for p, tree in (("d", state.d.params), ("g", state.g.params))
     }
-    return {"nonfinite/state": leaf_paths(trained_parts(state)), **gradients}
+    parts = trained_parts(state).items()
+    return gradients | {f"nonfinite/{p}_state": leaf_paths(tree) for p, tree in parts}
 
 
 def measure_sigma(

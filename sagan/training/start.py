@@ -120,8 +120,8 @@ def roll_back(
 ) -> Started:
     """The run at the newest checkpoint from before a finding, with D's rate lowered."""
     game, finding = run.experiment.game, reason.finding
-    # The step that first shows the finding started from a state that already had it:
-    # from there the same latents and images would lead to it again.
+    # Also the state from which the step that first shows the finding started: from
+    # there the same latents and images would lead to it again.
     if run.checkpoints is not None:
         run.checkpoints.set_aside_from(finding.since - 1)
     times = monitor.rollbacks + 1

@@ -68,7 +68,7 @@ nan, inf = float("nan"), float("inf")
 SICK = {
     "loss": ({"d_loss": nan}, "nonfinite", 1),
     "gradient": ({"g_grad_norm": nan}, "nonfinite", 1),
-    "moments": ({"nonfinite/state": 3.0}, "nonfinite", 1),
+    "moments": ({"nonfinite/g_state": 3.0}, "nonfinite", 1),
     "saturated": ({"d_saturated": 0.99}, "discriminator_saturation", 50),
     "loud": ({"d_fake": -3e4}, "diverging_logits", 1),
     "collapsed": ({"fake_diversity": 0.01}, "mode_collapse", 20),
@@ -124,6 +124,15 @@ def test_the_message_names_the_leaf_that_is_not_finite():
     )
 
 
+def test_the_leaf_is_the_one_that_the_step_made_first():
+    names = {name: [name] for name in divergence.NONFINITE_LEAF}
+    order = ("d_gradient", "d_state", "g_gradient", "g_state")
+    for i in range(4):  # all later ones are not finite either
+        values = dict.fromkeys((f"nonfinite/{name}" for name in order[i:]), 0.0)
+        (finding,) = divergence.Detector(names).examine(1, {**healthy(1), **values})
+        assert finding.message.endswith(f"is nonfinite/{order[i]}")
+
+
 # what the values are made of
 
 
@@ -163,14 +172,22 @@ def test_the_first_leaf_that_is_not_finite_is_found_by_its_path(start, bad):
     def first(tree):
         return diagnostics.first_nonfinite(tree, diagnostics.sum_of_all(tree))
 
-    assert first(diagnostics.trained_parts(start)) == -1
-    names = monitor.leaf_names(start)["nonfinite/state"]
+    def found(state):
+        parts = diagnostics.trained_parts(state)
+        return {player: int(first(tree)) for player, tree in parts.items()}
+
+    assert found(start) == {"d": -1, "g": -1}
+    names = monitor.leaf_names(start)
+    d_names, g_names = names["nonfinite/d_state"], names["nonfinite/g_state"]
     poisoned = jax.tree.map(np.array, start)
     poisoned.d.params["block1"]["conv2"]["bias"][3] = bad
-    poisoned.g.params["stem"]["kernel"][0, 0] = bad
-    index = int(first(diagnostics.trained_parts(poisoned)))
-    assert names[index] == "d/params/block1/conv2/bias"
-    assert {"d/opt_state/0/nu/block1/conv1/bias", "ema/0/params/stem/bias"} <= {*names}
+    poisoned.d.params["head"]["kernel"][0, 0] = bad
+    poisoned.ema[0].params["stem"]["bias"][0] = bad
+    index = found(poisoned)
+    assert d_names[index["d"]] == "d/params/block1/conv2/bias"
+    assert g_names[index["g"]] == "ema/0/params/stem/bias"
+    assert "d/opt_state/0/nu/block1/conv1/bias" in d_names
+    assert g_names[0].startswith("g/")
 
 
 def test_leaves_of_one_shape_are_searched_one_by_one():
@@ -295,7 +312,7 @@ def test_checkpoints_from_a_step_on_are_set_aside_and_not_restored(tmp_path):
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Makes D's update 5 a NaN in one weight, until `below` rollbacks."""
+    """Makes one kernel NaN in D's update 5, until `below` rollbacks."""
 
     def poison(below):
         map_step = parallel.map_step
@@ -307,7 +324,7 @@ def poison(monkeypatch):
             def update(grads, state, params):
                 updates, state = game.d_tx.update(grads, state, params)
                 kernel = updates["block1"]["conv1"]["kernel"]
-                bad = (state[0].count == 5) & ~spared
+                bad = (state[0].count == 5) & (not spared)
                 updates["block1"]["conv1"]["kernel"] = jnp.where(bad, nan, kernel)
                 return updates, state
 
@@ -482,7 +499,7 @@ def test_a_nan_loss_stops_the_run_even_if_a_leaf_was_not_finite_before(
     tiny, start, tmp_path
 ):
     watching = monitor.Monitor(tmp_path, tiny(), start, active=True)
-    leaf = {"nonfinite/state": 3.0}
+    leaf = {"nonfinite/g_state": 3.0}
     verdict = watching.examine(1, {**healthy(1), **leaf})
     assert len(verdict.lines) == 1 and verdict.error is None
     assert watching.examine(2, {**healthy(2), **leaf}) == ([], None, None)
