@@ -60,7 +60,7 @@ def test_training_runs_steps_on_the_main_thread(tmp_path, monkeypatch):
 @pytest.fixture
 def glibc(monkeypatch):
     """The calls of its functions, none of which is made, after run_on_this_thread."""
-    called, before = [], jax.config.jax_cpu_enable_async_dispatch
+    called, before = [], jax.config.read("jax_cpu_enable_async_dispatch")
 
     def found(name):
         return lambda *values: called.append((name, *values))

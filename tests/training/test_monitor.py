@@ -181,7 +181,7 @@ def test_the_first_leaf_that_is_not_finite_is_found_by_its_path(start, bad):
     d_names, g_names = names["nonfinite/d_state"], names["nonfinite/g_state"]
     poisoned = jax.tree.map(np.array, start)
     poisoned.d.params["block1"]["conv2"]["bias"][3] = bad
-    poisoned.d.params["head"]["kernel"][0, 0] = bad
+    poisoned.d.params["block2"]["conv1"]["bias"][0] = bad
     poisoned.ema[0].params["stem"]["bias"][0] = bad
     index = found(poisoned)
     assert d_names[index["d"]] == "d/params/block1/conv2/bias"
