@@ -191,10 +191,10 @@ def test_unknown_compiler_option_is_left_out(unknown, monkeypatch):
 
 
 def test_compiler_options_leave_the_flags_of_the_user_alone(monkeypatch):
-    flags = " ".join(f"--{option}=0" for option in compilation.CANDIDATES)
+    flags = " ".join(f"--{option}=0" for option in compilation.STEP_CANDIDATES)
     monkeypatch.setenv("XLA_FLAGS", flags)
     compilation.cpu_compiler_options.cache_clear()
-    assert compilation.cpu_compiler_options() == {}
+    assert compilation.cpu_compiler_options(of_step=True) == {}
     compilation.cpu_compiler_options.cache_clear()
 
 
@@ -213,3 +213,18 @@ def test_compiler_options_compile_a_convolution():
     compiled = lowered.compile(compiler_options=compilation.cpu_compiler_options())
     y = conv(x, kernel, fast=False, cpu=True)
     np.testing.assert_allclose(compiled(x[None], kernel[None])[0], y, atol=1e-4)
+
+
+def test_the_tests_compile_steps_without_llvms_optimisations():
+    assert jax.config.read("jax_disable_most_optimizations")
+    options = compilation.cpu_compiler_options(of_step=True)
+    assert "xla_backend_optimization_level" not in options
+    jax.config.update("jax_disable_most_optimizations", False)
+    compilation.cpu_compiler_options.cache_clear()
+    try:
+        options = compilation.cpu_compiler_options(of_step=True)
+        assert options["xla_backend_optimization_level"] == "1"
+        assert options.keys() > compilation.cpu_compiler_options().keys()
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+        compilation.cpu_compiler_options.cache_clear()

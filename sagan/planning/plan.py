@@ -153,7 +153,7 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
     there = devices(topology)
     game = make_game(cost.with_target(config, topology.kind))
     lowered = map_step(game, there).lower(*abstract_arguments(game, there))
-    options = {} if topology.kind == "tpu" else cpu_compiler_options()
+    options = {} if topology.kind == "tpu" else cpu_compiler_options(of_step=True)
     try:
         compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:

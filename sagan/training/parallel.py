@@ -137,7 +137,7 @@ def _compiled_once(step: Any) -> Callable[[GANState, Any], Any]:
     def call(state: GANState, batch: Any) -> tuple[GANState, Metrics]:
         nonlocal compiled
         if compiled is None:
-            options = cpu_compiler_options()
+            options = cpu_compiler_options(of_step=True)
             compiled = step.lower(state, batch).compile(compiler_options=options)
             keep_freed_memory()
         return compiled(state, batch)
