@@ -141,7 +141,7 @@ class TrainedParts(NamedTuple):
 
 
 def trained_parts(state: GANState) -> dict[str, TrainedParts]:
-    """What D's update moves in a state, and what G's update does."""
+    """Parts of a state that each player's update changes, by player."""
     return {"d": TrainedParts(d=state.d), "g": TrainedParts(g=state.g, ema=state.ema)}
 
 

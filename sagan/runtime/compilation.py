@@ -27,14 +27,15 @@ STEP_CANDIDATES = CANDIDATES | {"xla_backend_optimization_level": "1"}
 def cpu_compiler_options(*, of_step: bool = False) -> dict[str, str | bool]:
     """Options for `.lower(...).compile(compiler_options=...)`; none except on CPUs.
 
-    Leaves out options that the user sets in XLA_FLAGS, and those that this jaxlib does
-    not know: unknown compiler options raise (in XLA_FLAGS they would end the process).
+    Leaves out options that the user sets in XLA_FLAGS or JAX's config, and those that
+    this jaxlib does not know: unknown compiler options raise (in XLA_FLAGS they would
+    end the process).
     """
     if jax.default_backend() != "cpu":
         return {}
     flags = os.environ.get("XLA_FLAGS", "")
-    if jax.config.read("jax_disable_most_optimizations"):  # as the tests do
-        flags += " xla_backend_optimization_level"
+    if jax.config.read("jax_disable_most_optimizations"):
+        flags += " xla_backend_optimization_level"  # JAX sets it to 0
     return {
         name: value
         for name, value in (STEP_CANDIDATES if of_step else CANDIDATES).items()

@@ -120,8 +120,8 @@ def roll_back(
 ) -> Started:
     """The run at the newest checkpoint from before a finding, with D's rate lowered."""
     game, finding = run.experiment.game, reason.finding
-    # Also the state from which the step that first shows the finding started: from
-    # there the same latents and images would lead to it again.
+    # The state before the step that first shows the finding is set aside too: the same
+    # latents and images would lead from there to the same finding.
     if run.checkpoints is not None:
         run.checkpoints.set_aside_from(finding.since - 1)
     times = monitor.rollbacks + 1
