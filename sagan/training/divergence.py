@@ -32,8 +32,8 @@ MUST_BE_FINITE = tuple(
     for value in ("loss", "grad_norm", "weight_norm")
     for player in PLAYERS
 )
-# indices of the first non-finite leaf, or -1, in the order in which a step computes them;
-# a state is the one after the step
+# indices of the first non-finite leaf, or -1, in the order in which a step computes
+# them; a state is the one after the step
 NONFINITE_LEAF = tuple(
     f"nonfinite/{player}_{part}" for player in PLAYERS for part in ("gradient", "state")
 )
